@@ -1,0 +1,232 @@
+"""The command line: `onnx-tucker IN OUT` and `onnx-tucker inspect IN`. The only place that prints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import platformdirs
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+import onnx_tucker
+from onnx_tucker import pipeline
+from onnx_tucker.cost import FLOPS
+from onnx_tucker.errors import TuckerError, UsageError
+from onnx_tucker.job import Progress
+from onnx_tucker.report.json import to_json
+from onnx_tucker.report.schema import Report
+from onnx_tucker.report.terminal import show
+
+T = TypeVar("T")
+
+ERROR, INTERRUPTED = 1, 130
+STDOUT = "-"
+PIPE_WIDTH = 250
+"""Width of the table where the output is no terminal."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "-v" in given or "--verbose" in given
+    err = Console(stderr=True)
+    try:
+        return _run(given, err)
+    except TuckerError as error:
+        if verbose:
+            err.print_exception()
+        _complain(err, str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain(err, "Interrupted; nothing was written.")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # a bug, but still one line for the user
+        if verbose:
+            err.print_exception()
+        _complain(
+            err, f"Unexpected {type(error).__name__}, nothing was written; -v shows where, please report: {error}"
+        )
+        return ERROR
+
+
+def _complain(err: Console, message: str) -> None:
+    line = " ".join(message.split())
+    err.print(f"onnx-tucker: error: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(given: list[str], err: Console) -> int:
+    if given[:1] == ["inspect"]:
+        args = _inspect_parser().parse_args(given[1:])
+        report = _watched(args, err, lambda progress: pipeline.inspect(args.model, progress=progress, **_options(args)))
+    else:
+        args = _compress_parser().parse_args(given)
+        if args.output is None and not args.dry_run:
+            raise UsageError("Name the file to write: onnx-tucker IN OUT, or give --dry-run.")
+        result = _watched(
+            args, err, lambda progress: pipeline.compress(args.model, args.output, progress=progress, **_options(args))
+        )
+        report = result.report
+    _print(report, args)
+    return 0
+
+
+def _print(report: Report, args: argparse.Namespace) -> None:
+    if STDOUT in args.report:
+        sys.stdout.write(to_json(report))
+    elif not args.quiet:
+        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        show(report, console)
+
+
+def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], T]) -> T:
+    """Does the work with a progress bar and the log on stderr."""
+    level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
+    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False, rich_tracebacks=False)
+    logger = logging.getLogger("onnx_tucker")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=err, transient=True, disable=args.quiet or not err.is_terminal) as bars:
+        task = bars.add_task("reading", total=None)
+
+        def progress(what: str, done: int, of: int) -> None:
+            bars.update(task, description=what, completed=done, total=of)
+
+        return work(progress)
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """The parsed arguments as fields of `Settings`."""
+    options = {k: v for k, v in vars(args).items() if k not in ("model", "output", "quiet", "verbose", "no_cache")}
+    options["report"] = [path for path in args.report if path != STDOUT]
+    options["input_shape"], options["dim"] = dict(args.input_shape), dict(args.dim)
+    if args.no_cache:
+        options["cache"] = None
+    return options
+
+
+def _compress_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onnx-tucker",
+        description="Turn a trained ONNX model into a smaller, faster one with the same inputs and outputs.",
+        epilog="Further command: onnx-tucker inspect IN counts and times the layers of a model as they are. "
+        "Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a promise does not hold; "
+        "on 1, 2 and 3 no output is written.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="IN", help="the model; it is never changed")
+    parser.add_argument("output", metavar="OUT", nargs="?", help="where to write the result")
+    parser.add_argument("--version", action="version", version=f"onnx-tucker {onnx_tucker.__version__}")
+    what = parser.add_argument_group("what to factorise")
+    what.add_argument(
+        "--ranks",
+        default="vbmf",
+        help="vbmf, vbmf:W, energy:E, ratio:R, full, a rank, IN,OUT or a .toml or .json file (default: vbmf)",
+    )
+    what.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
+    what.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
+    what.add_argument("--op-types", metavar="OPS", type=_names, default=[], help="only these operators: Conv,Gemm")
+    what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
+    what.add_argument(
+        "--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D (this version always does)"
+    )
+    promises = parser.add_argument_group("promises: if one is broken, the exit code is 3 and nothing is written")
+    promises.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
+    promises.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
+    promises.add_argument("--max-drop", metavar="D", type=float, help="largest loss of that score")
+    promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--keep-slower", action="store_true", help="keep chains that measure slower than their node")
+    speed.add_argument(
+        "--min-speedup", metavar="S", type=float, default=1.0, help="keep a chain only if it is S times as fast"
+    )
+    speed.add_argument("--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time")
+    out = parser.add_argument_group("output")
+    out.add_argument("--plan-out", metavar="P.json", help="write the plan")
+    out.add_argument("--dry-run", action="store_true", help="choose and report, write no model")
+    out.add_argument("--overwrite", action="store_true", help="replace output files that exist")
+    out.add_argument("--save-as-external-data", action="store_true", help="write the weights to OUT.data")
+    _add_common(parser)
+    return parser
+
+
+def _inspect_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onnx-tucker inspect", description="Count and time a model's layers as they are.", allow_abbrev=False
+    )
+    parser.add_argument("model", metavar="IN", help="the model")
+    parser.add_argument("--overwrite", action="store_true", help="replace report files that exist")
+    _add_common(parser)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inputs, counting and timing")
+    group.add_argument(
+        "--data",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help=".npz (input names as keys), .npy or folder; repeatable",
+    )
+    group.add_argument(
+        "--input-shape", metavar="x:1,3,8,8", type=_shape, action="append", default=[], help="of an input; repeatable"
+    )
+    group.add_argument(
+        "--dim", metavar="N=1", type=_dim, action="append", default=[], help="of a free dimension; repeatable"
+    )
+    group.add_argument("--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)}")
+    group.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
+    group.add_argument("--threads", metavar="N", type=int, default=0, help="threads of an operator; 0: one a core")
+    group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random")
+    group.add_argument("--custom-op-lib", metavar="LIB", help="shared library with custom operators")
+    group.add_argument(
+        "--cache", metavar="DIR", default=platformdirs.user_cache_dir("onnx-tucker"), help="remembers measured times"
+    )
+    group.add_argument("--no-cache", action="store_true", help="measure everything again, remember nothing")
+    group.add_argument(
+        "--report",
+        metavar="R",
+        action="append",
+        default=[],
+        help=".json, .md, .html, .csv, or - for JSON on stdout; repeatable",
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="say what is being done, show tracebacks")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, colon, sizes = text.rpartition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = (0,)
+    if not colon or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape like x:1,3,224,224")
+    return name, shape
+
+
+def _dim(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no dimension like N=1")
+    return name, int(size)

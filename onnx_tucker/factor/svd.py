@@ -1,0 +1,34 @@
+"""Truncated SVD of a matrix (a Gemm or a pointwise convolution): W ~ (U) (S V^T), two layers of r channels between.
+
+Optimal in the Frobenius norm (Eckart and Young 1936). The first layer takes the window, so a strided pointwise
+convolution computes its small side on the positions that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+
+from onnx_tucker.factor.method import Method
+from onnx_tucker.factor.unfold import Spectra, leading_basis, lost_share
+from onnx_tucker.types import Array, Ranks, Stage
+
+
+def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
+    """(in -> r with the window), (r -> out)."""
+    return Stage(ranks[0], stage.inp, stage.window), Stage(stage.out, ranks[0], stage.window.pointwise())
+
+
+def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
+    """The matrix projected on its leading output basis, and that basis."""
+    out, inp, *kernel = weight.shape
+    matrix = weight.reshape(out, inp)
+    basis = leading_basis(matrix, ranks[0])
+    return (basis.T @ matrix).reshape(ranks[0], inp, *kernel), basis.reshape(out, ranks[0], *kernel)
+
+
+def error_bound(spectra: Spectra, ranks: Ranks) -> float:
+    """The exact error: root of the lost share of the squared singular values."""
+    return math.sqrt(lost_share(spectra.out, ranks[0]))
+
+
+SVD = Method("svd", ("matrix",), True, False, stages, factors, error_bound)

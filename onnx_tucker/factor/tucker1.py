@@ -1,0 +1,58 @@
+"""Tucker-1: one basis only, on the input or the output side.
+
+    in side    W[o, i, k] ~ sum_a G[o, a, k] V[i, a]      1x1 (in -> a), then the kernel (a -> out)
+    out side   W[o, i, k] ~ sum_b U[o, b] G[b, i, k]      the kernel (in -> b), then 1x1 (b -> out)
+
+Both are truncated singular value decompositions of an unfolding, hence optimal (Eckart and Young 1936).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnx_tucker.factor.method import Method
+from onnx_tucker.factor.unfold import IN, OUT, Spectra, leading_basis, lost_share, unfold
+from onnx_tucker.types import Array, Ranks, Stage
+
+
+def stages_in(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
+    """(in -> r), (r -> out with the window)."""
+    return Stage(ranks[0], stage.inp, stage.window.pointwise()), Stage(stage.out, ranks[0], stage.window)
+
+
+def factors_in(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
+    """The leading basis of the input channels, and the weight projected on it."""
+    basis = leading_basis(unfold(weight, IN), ranks[0])
+    projected = np.moveaxis(np.tensordot(weight, basis, (IN, 0)), -1, IN)
+    return np.ascontiguousarray(basis.T).reshape(*basis.T.shape, *_ones(weight)), np.ascontiguousarray(projected)
+
+
+def error_in(spectra: Spectra, ranks: Ranks) -> float:
+    """The exact error: root of the lost share of the input unfolding."""
+    return math.sqrt(lost_share(spectra.inp, ranks[0]))
+
+
+def stages_out(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
+    """(in -> r with the window), (r -> out)."""
+    return Stage(ranks[0], stage.inp, stage.window), Stage(stage.out, ranks[0], stage.window.pointwise())
+
+
+def factors_out(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
+    """The weight projected on the leading basis of the output channels, and that basis."""
+    basis = leading_basis(unfold(weight, OUT), ranks[0])
+    return np.tensordot(basis.T, weight, (1, OUT)), basis.reshape(*basis.shape, *_ones(weight))
+
+
+def error_out(spectra: Spectra, ranks: Ranks) -> float:
+    """The exact error: root of the lost share of the output unfolding."""
+    return math.sqrt(lost_share(spectra.out, ranks[0]))
+
+
+def _ones(weight: Array) -> tuple[int, ...]:
+    return (1,) * (weight.ndim - 2)
+
+
+TUCKER1_IN = Method("tucker1_in", ("in",), False, True, stages_in, factors_in, error_in)
+TUCKER1_OUT = Method("tucker1_out", ("out",), False, True, stages_out, factors_out, error_out)

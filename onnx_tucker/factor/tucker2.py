@@ -1,0 +1,59 @@
+"""Tucker-2: an input basis, a small core that keeps the kernel, an output basis.
+
+    W[o, i, k] ~ sum_ab U[o, b] G[b, a, k] V[i, a]
+
+as three layers: 1x1 (in -> a), the kernel (a -> b), 1x1 (b -> out). Kim et al., "Compression of Deep Convolutional
+Neural Networks for Fast and Low Power Mobile Applications", ICLR 2016, equations (3) to (6). On a matrix it is the
+thesis's three-factor form with ranks (R_B, R_A). The bases come from higher-order orthogonal iteration (HOOI,
+De Lathauwer et al. 2000) started from the HOSVD.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from tensorly.decomposition import partial_tucker
+
+from onnx_tucker.factor.method import Method
+from onnx_tucker.factor.unfold import IN, OUT, Spectra, leading_basis, lost_share, unfold
+from onnx_tucker.types import Array, Ranks, Stage
+
+
+def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
+    """(in -> r_in), (r_in -> r_out with the window), (r_out -> out)."""
+    r_in, r_out = ranks
+    pointwise = stage.window.pointwise()
+    return Stage(r_in, stage.inp, pointwise), Stage(r_out, r_in, stage.window), Stage(stage.out, r_out, pointwise)
+
+
+def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
+    """Bases and core that minimise the Frobenius error, up to HOOI's local optimum."""
+    r_in, r_out = ranks
+    out, inp, *kernel = weight.shape
+    tensor = weight.reshape(out, inp, -1)
+    u, v = leading_basis(unfold(tensor, OUT), r_out), leading_basis(unfold(tensor, IN), r_in)
+    # The HOSVD is already the optimum of a matrix and of a tensor with one free basis; iterating needs ranks that the
+    # projected unfoldings can have.
+    volume = tensor.shape[2]
+    if volume > 1 and r_in < inp and r_out < out and r_in <= r_out * volume and r_out <= r_in * volume and tensor.any():
+        start = (_core(tensor, u, v), [u, v])
+        (_, (u, v)), _ = partial_tucker(tensor, [r_out, r_in], [OUT, IN], init=start, random_state=0)
+    ones = (1,) * len(kernel)
+    return (
+        np.ascontiguousarray(v.T).reshape(r_in, inp, *ones),
+        _core(tensor, u, v).reshape(r_out, r_in, *kernel),
+        u.reshape(out, r_out, *ones),
+    )
+
+
+def error_bound(spectra: Spectra, ranks: Ranks) -> float:
+    """Root of the sum of the two modes' lost shares (De Lathauwer et al. 2000, property 10)."""
+    return math.sqrt(lost_share(spectra.inp, ranks[0]) + lost_share(spectra.out, ranks[1]))
+
+
+def _core(tensor: Array, u: Array, v: Array) -> Array:
+    return np.asarray(np.einsum("oik,ob,ia->bak", tensor, u, v, optimize=True))
+
+
+TUCKER2 = Method("tucker2", ("in", "out"), False, True, stages, factors, error_bound)

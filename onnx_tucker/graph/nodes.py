@@ -1,0 +1,73 @@
+"""Looking at nodes: attributes, unique labels, and every node of every scope."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import onnx
+from onnx import AttributeProto, helper
+
+
+class Place(NamedTuple):
+    """A node, the label that names it in reports, plans and ranks files, and the scope it is in ("" = main graph)."""
+
+    label: str
+    node: onnx.NodeProto
+    scope: str
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The node's attributes as Python values, strings decoded."""
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+
+
+def places(model: onnx.ModelProto) -> Iterator[Place]:
+    """Every node, in the order of the file: main graph with the bodies in it, then model-local functions.
+
+    A label is the node's name, or its first output where it has no name or shares it; labels within a body start
+    with the label of the node that holds it.
+    """
+    yield from _within(model.graph.node, "", "")
+    for function in model.functions:
+        label = f"{function.domain}.{function.name}" if function.domain else function.name
+        yield from _within(function.node, f"{label}/", f"the model-local function {label}")
+
+
+def _within(nodes: Any, prefix: str, scope: str) -> Iterator[Place]:
+    names = Counter(node.name for node in nodes)
+    for node in nodes:
+        own = node.name if names[node.name] == 1 else ""
+        label = prefix + (own or next((o for o in node.output if o), node.op_type))
+        yield Place(label, node, scope)
+        for attribute in node.attribute:
+            bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+            for body in bodies:
+                where = scope or f"a body of the {node.op_type} node {label}"
+                yield from _within(body.node, f"{label}/{attribute.name}/", where)
+
+
+class Names:
+    """Hands out names that no value, initializer or node of a model has, in any scope."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graphs = [model.graph]
+        self._taken: set[str] = set()
+        for place in places(model):
+            self._taken.update([place.node.name, *place.node.input, *place.node.output])
+            for attribute in place.node.attribute:
+                graphs.extend([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs)
+        for graph in graphs:
+            for values in (graph.input, graph.output, graph.value_info, graph.initializer):
+                self._taken.update(value.name for value in values)
+            self._taken.update(tensor.values.name for tensor in graph.sparse_initializer)
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, or with a number behind it where that is taken."""
+        name, number = wanted, 1
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name

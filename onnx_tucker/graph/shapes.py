@@ -1,0 +1,142 @@
+"""Static shapes of a model's tensors, for a given size of its free dimensions.
+
+Inference runs on a copy without the weights, so it costs no memory to speak of and has no size limit. The shapes
+are used to count and to time; they never enter the output model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import onnx
+from onnx import TensorProto
+
+from onnx_tucker.errors import UsageError
+from onnx_tucker.graph.io import FAILURES
+
+logger = logging.getLogger(__name__)
+
+Shapes = dict[str, tuple[int, ...]]
+
+SMALL = 1024
+"""Constants of up to this many elements are kept for inference: they may be shapes, axes or pads."""
+
+
+def infer(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]) -> Shapes:
+    """Shapes of all tensors of the main graph whose every dimension is known.
+
+    A free first dimension counts as 1 unless it is given.
+
+    Args:
+        model: any model; it is not changed.
+        input_shapes: whole shapes of inputs by name.
+        dims: sizes of symbolic dimensions by name.
+
+    Raises:
+        UsageError: a name is no input or dimension of the model, or a shape contradicts the model's.
+    """
+    bare = _without_weights(model)
+    names = _input_names(model)
+    _check_names(bare, names, input_shapes, dims)
+    inputs = [v for v in bare.graph.input if v.name in names and v.type.HasField("tensor_type")]
+    sizes = _first_dims(inputs) | dict(dims)
+    for value in inputs:
+        _fix(value, input_shapes.get(value.name), sizes)
+    try:
+        bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except FAILURES as error:
+        logger.warning("Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
+    values = [*bare.graph.input, *bare.graph.value_info, *bare.graph.output]
+    found = {value.name: _shape(value) for value in values}
+    return {name: shape for name, shape in found.items() if shape is not None}
+
+
+def input_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element types of the tensor inputs that have no default value, by name."""
+    names = _input_names(model)
+    return {v.name: v.type.tensor_type.elem_type for v in model.graph.input if v.name in names}
+
+
+def _input_names(model: onnx.ModelProto) -> set[str]:
+    return {v.name for v in model.graph.input} - {t.name for t in model.graph.initializer}
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its large weights turned into inputs of their shape, and no claims on intermediate shapes."""
+    bare = onnx.ModelProto(ir_version=model.ir_version)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    bare.graph.name = model.graph.name
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    known = {v.name for v in model.graph.input}
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) < 2 and sum(tensor.dims) <= SMALL:
+            bare.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in known:
+            bare.graph.input.add().CopyFrom(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    # What is claimed of the outputs of unknown operators is all there is to know of them; elsewhere a claim may have
+    # been made for another batch size.
+    foreign = {o for node in model.graph.node if node.domain not in ("", "ai.onnx") for o in node.output}
+    bare.graph.value_info.extend(v for v in model.graph.value_info if v.name in foreign)
+    for value in bare.graph.output:
+        if value.name not in foreign and value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return bare
+
+
+def _check_names(
+    bare: onnx.ModelProto, names: set[str], input_shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]
+) -> None:
+    inputs = {v.name: v for v in bare.graph.input if v.name in names}
+    for name, shape in input_shapes.items():
+        if name not in inputs:
+            raise UsageError(f"--input-shape {name}: the model has no such input; it has {', '.join(sorted(inputs))}.")
+        declared = inputs[name].type.tensor_type
+        if declared.HasField("shape"):
+            sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in declared.shape.dim]
+            if len(sizes) != len(shape) or any(a and a != b for a, b in zip(sizes, shape, strict=True)):
+                wanted = ",".join(str(d.dim_value or d.dim_param or "?") for d in declared.shape.dim)
+                raise UsageError(f"--input-shape {name}:{','.join(map(str, shape))} does not fit the model's {wanted}.")
+    symbols = {d.dim_param for v in inputs.values() for d in v.type.tensor_type.shape.dim} - {""}
+    for name in dims:
+        if name not in symbols:
+            there = ", ".join(sorted(symbols)) or "none"
+            raise UsageError(f"--dim {name}: no input has such a dimension; there is {there}.")
+
+
+def _first_dims(inputs: Iterable[onnx.ValueInfoProto]) -> dict[str, int]:
+    """Size 1 for the symbols that stand first in an input, so that they are 1 wherever else they stand."""
+    first = (v.type.tensor_type.shape.dim[0] for v in inputs if v.type.tensor_type.shape.dim)
+    return {dim.dim_param: 1 for dim in first if dim.dim_param}
+
+
+def _fix(value: onnx.ValueInfoProto, given: tuple[int, ...] | None, sizes: Mapping[str, int]) -> None:
+    """Gives every dimension of an input the size that is known for it."""
+    tensor = value.type.tensor_type
+    if given is not None:
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, tensor.elem_type, list(given)))
+        return
+    for i, dim in enumerate(tensor.shape.dim):
+        if dim.dim_param in sizes:
+            dim.dim_value = sizes[dim.dim_param]
+        elif i == 0 and not dim.HasField("dim_value"):
+            dim.dim_value = 1
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        return None
+    if not all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in tensor.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in tensor.shape.dim)
+
+
+def element_name(elem_type: int) -> str:
+    """The name of an ONNX element type, for messages."""
+    return str(TensorProto.DataType.Name(elem_type)).lower()

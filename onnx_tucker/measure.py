@@ -1,0 +1,193 @@
+"""What came out: the report on a finished run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_tucker.cost import FLOPS, Cost, chain_cost
+from onnx_tucker.factor import METHODS, weight_error
+from onnx_tucker.graph import layer
+from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.splice import Piece
+from onnx_tucker.job import Job
+from onnx_tucker.pricing import Decision, Price
+from onnx_tucker.report.schema import (
+    Change,
+    Fidelity,
+    NodeError,
+    NodeReport,
+    OutputFidelity,
+    Report,
+    Time,
+    Totals,
+    total,
+)
+from onnx_tucker.runtime import fidelity
+from onnx_tucker.runtime.fidelity import Closeness
+from onnx_tucker.runtime.session import FAILURES, environment
+from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.types import Chain, Choice, Site
+
+logger = logging.getLogger(__name__)
+
+PROBE_BYTES = 256 * 2**20
+"""Activations that are held at the same time while the errors of single nodes are measured."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run produced, beside the model itself.
+
+    Attributes:
+        decision: the plan and the times of single nodes.
+        chains: factors by node.
+        pieces: nodes and weights of the chains.
+        timings: of the whole model before and after, or None.
+        closeness: of the outputs, or None.
+        file_bytes: size of the model before, and after unless nothing was made.
+    """
+
+    decision: Decision
+    chains: Mapping[str, Chain]
+    pieces: Mapping[str, Piece]
+    timings: Sequence[Timing] | None
+    closeness: Sequence[Closeness] | None
+    file_bytes: Change[int]
+
+
+def report(job: Job, outcome: Outcome) -> Report:
+    """The report on a run; a dry run has no chains, and so no errors."""
+    errors = _output_errors(job, outcome.pieces)
+    whole = outcome.timings[0].ms if outcome.timings else None
+    nodes = tuple(
+        _node(job, found, choice, outcome, errors.get(choice.name), whole)
+        for found, choice in zip(job.found, outcome.decision.plan.choices, strict=True)
+    )
+    before, after = (*(outcome.timings or ()), None, None)[:2]
+    totals = Totals(
+        params=total(n.params for n in nodes),
+        bias_params=total(n.bias_params for n in nodes),
+        macs=total(n.macs for n in nodes),
+        flops=total(n.flops for n in nodes),
+        file_bytes=outcome.file_bytes,
+        time_ms=Change(before.ms if before else None, after.ms if after else None),
+        time_spread_ms=Change(before.spread_ms if before else None, after.spread_ms if after else None),
+        speedup=after.speedup if after else None,
+        speedup_ci=after.speedup_ci if after else None,
+    )
+    return Report(
+        nodes=nodes,
+        totals=totals,
+        fidelity=_fidelity(job, outcome.closeness),
+        environment=environment(job.stopwatch.machine),
+        settings=job.settings.as_dict(),
+    )
+
+
+def _node(
+    job: Job, found: Found, choice: Choice, outcome: Outcome, output_error: float | None, whole: float | None
+) -> NodeReport:
+    reading, price = found.reading, outcome.decision.prices.get(choice.name)
+    convention = job.settings.flops
+    layer_ = reading.layer
+    before = Cost(
+        reading.params or 0,
+        layer_.macs if layer_ else None,
+        FLOPS[convention](layer_) if layer_ else None,
+    )
+    after, lost = before, None
+    if choice.method and choice.ranks and isinstance(reading.found, Site):
+        site = reading.found
+        after = chain_cost(site, METHODS[choice.method].stages(site.stage, choice.ranks), convention)
+        if choice.name in outcome.chains:
+            lost = weight_error(site.weight, outcome.chains[choice.name])
+    first, last = _times(price, choice)
+    return NodeReport(
+        name=choice.name,
+        op=choice.op,
+        shape=choice.shape,
+        status=choice.status,
+        reason=choice.reason,
+        method=choice.method,
+        form=choice.form,
+        ranks=choice.ranks,
+        params=Change(before.params, after.params) if reading.params is not None else Change(),
+        bias_params=Change(reading.bias_params, reading.bias_params),
+        macs=Change(before.macs, after.macs),
+        flops=Change(before.flops, after.flops),
+        time_ms=_time(first, last, "ms"),
+        time_spread_ms=_time(first, last, "spread_ms"),
+        speedup=last.speedup if last else None,
+        speedup_ci=last.speedup_ci if last else None,
+        time_share=first.ms / whole if first and whole else None,
+        error=NodeError(lost, output_error),
+    )
+
+
+def _times(price: Price | None, choice: Choice) -> tuple[Timing | None, Timing | None]:
+    """Before and after; a node that stays takes as long as it took."""
+    if price is None:
+        return None, None
+    return price.before, price.after if choice.method else price.before
+
+
+def _time(before: Timing | None, after: Timing | None, name: str) -> Time:
+    return Change(getattr(before, name, None), getattr(after, name, None))
+
+
+def _fidelity(job: Job, closeness: Sequence[Closeness] | None) -> Fidelity | None:
+    if closeness is None or job.inputs is None:
+        return None
+    outputs = tuple(
+        OutputFidelity(c.name, c.relative_l2, c.max_abs, c.cosine, c.snr_db, c.argmax_agreement) for c in closeness
+    )
+    return Fidelity(job.inputs.kind, job.inputs.samples, outputs)
+
+
+def _output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | None]:
+    """Relative L2 error of each chain's output, on the input that the original model computes for its node."""
+    feed = job.timed_input
+    if feed is None or not pieces:
+        return {}
+    errors = {}
+    for group in _groups(job, pieces):
+        names = sorted({f.place.node.input[0] for f in group})
+        computed = [name for name in names if name not in feed]
+        values = dict(feed)
+        if computed:
+            try:
+                session = job.stopwatch.machine.session(layer.probe(job.model, computed))
+                values |= dict(zip(computed, session.run(computed, dict(feed)), strict=True))
+            except FAILURES as error:
+                logger.warning("Errors of single nodes are not measured: %s", error)
+                return {}
+        for found in group:
+            x = {layer.INPUT: values[found.place.node.input[0]]}
+            models = (
+                layer.real_original(job.model, found, job.context),
+                layer.real_chain(job.model, found, job.context, pieces[found.place.label]),
+            )
+            a, b = (job.stopwatch.machine.session(m) for m in models)
+            errors[found.place.label] = fidelity.compare(a, b, [x])[0].relative_l2
+    return errors
+
+
+def _groups(job: Job, pieces: Mapping[str, Piece]) -> Iterator[list[Found]]:
+    """The factorised nodes, in groups whose inputs fit into `PROBE_BYTES`."""
+    group: list[Found] = []
+    size = 0
+    for found in job.found:
+        if found.place.label not in pieces:
+            continue
+        shape = job.context.shapes.get(found.place.node.input[0], ())
+        size += int(np.prod(shape)) * found.site.weight.itemsize
+        if group and size > PROBE_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(found)
+    if group:
+        yield group

@@ -1,0 +1,315 @@
+"""Wires the parts together: load, find, price, plan, factorise, splice, measure, write. No algorithms here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from joblib import Parallel, delayed
+
+from onnx_tucker.errors import PlanError, PromiseError, TuckerError, UsageError
+from onnx_tucker.factor import METHODS
+from onnx_tucker.graph import io
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.splice import Piece, build, splice
+from onnx_tucker.job import Job, Progress, prepare
+from onnx_tucker.measure import Outcome, report
+from onnx_tucker.pricing import Decision, decide, give_back, planned_candidate, replay, rules_of
+from onnx_tucker.report import render, writer
+from onnx_tucker.report.schema import Change, Report
+from onnx_tucker.runtime import fidelity
+from onnx_tucker.runtime.evaluate import load_function, score
+from onnx_tucker.runtime.fidelity import Closeness
+from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Chain, Plan
+
+logger = logging.getLogger(__name__)
+
+MODEL_SECONDS = 3.0
+"""Time spent on comparing the whole model before and after, beyond the least number of rounds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `compress` returns.
+
+    Attributes:
+        model: the compressed model; the input itself where nothing was changed.
+        report: everything measured.
+        plan: what was done to every node.
+    """
+
+    model: onnx.ModelProto
+    report: Report
+    plan: Plan
+
+
+def silent(what: str, done: int, of: int) -> None:
+    """Progress that nobody watches."""
+
+
+def compress(
+    model: onnx.ModelProto | str | Path,
+    output: str | Path | None = None,
+    *,
+    progress: Progress = silent,
+    **options: Any,
+) -> Result:
+    """Factorises the linear layers of a trained model.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+        output: where to write the result; None writes nothing.
+        progress: is told what is being done.
+        **options: the fields of `Settings`, which mirror the command line.
+
+    Returns:
+        The compressed model, the report and the plan.
+
+    Raises:
+        TuckerError: see `errors`; no file has then been written.
+    """
+    settings = Settings(**options)
+    source = Path(model) if isinstance(model, str | Path) else model
+    target = Path(output) if output is not None else None
+    _check_targets(source, target, settings)
+    rules = rules_of(settings)
+    plan = _given_plan(settings)
+    evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
+    job = prepare(source, settings, progress)
+    decision = decide(job, rules) if plan is None else replay(job, plan)
+    made = _Made(job.model, decision, {}, {})
+    if settings.dry_run:
+        outcome = _outcome(job, made, _time(job, made), None)
+    else:
+        made, timings = _make(job, decision)
+        session = _checked_session(job, made.model)
+        closeness = _compare(job, session)
+        _require(job, made, closeness)
+        if evaluate is not None and session is not None and job.session is not None:
+            _require_score(settings, score(evaluate, job.session), score(evaluate, session))
+        outcome = _outcome(job, made, timings, closeness)
+    files = {} if settings.dry_run or target is None else _model_files(job, source, made, target)
+    if files:
+        size = sum(len(data) for data in files.values())
+        outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
+    result = Result(made.model, report(job, outcome), made.decision.plan)
+    files = {**_side_files(result, settings), **files}
+    io.write_files(files)
+    return result
+
+
+def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent, **options: Any) -> Report:
+    """Counts and times a model's linear layers as they are.
+
+    Args:
+        model: a model or the path of one.
+        progress: is told what is being done.
+        **options: the fields of `Settings` that concern the model's inputs, timing and counting.
+
+    Raises:
+        TuckerError: see `errors`.
+    """
+    return compress(model, progress=progress, **options, ranks="full", dry_run=True).report
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A model with the chains of a decision in it."""
+
+    model: onnx.ModelProto
+    decision: Decision
+    chains: Mapping[str, Chain]
+    pieces: Mapping[str, Piece]
+
+
+def _check_targets(source: onnx.ModelProto | Path, target: Path | None, settings: Settings) -> None:
+    paths = [Path(p) for p in (settings.plan_out, *settings.report) if p is not None]
+    for path in settings.report:
+        writer(Path(path))
+    if target is not None and not settings.dry_run:
+        paths.append(target)
+        if settings.save_as_external_data:
+            paths.append(target.with_name(f"{target.name}.data"))
+    for path in paths:
+        if isinstance(source, Path) and source.exists() and path.exists() and path.samefile(source):
+            raise UsageError(f"{path} is the input itself, which is never changed; name another output.")
+    if len({path.absolute() for path in paths}) < len(paths):
+        raise UsageError("Two outputs have the same name.")
+    for path in paths:
+        io.check_target(path, settings.overwrite)
+
+
+def _given_plan(settings: Settings) -> Plan | None:
+    if settings.plan is None or isinstance(settings.plan, Plan):
+        return settings.plan
+    try:
+        return Plan.from_json(Path(settings.plan).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"The plan {settings.plan} cannot be read: {getattr(error, 'strerror', error)}.") from error
+
+
+def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
+    """Factorises and splices; gives back the weaker half of the chains while the whole model measures slower."""
+    made = _factorise(job, decision)
+    timings = _time(job, made)
+    while made.pieces and timings and timings[1].speedup_ci[1] < 1:
+        if job.settings.keep_slower or job.settings.plan is not None:
+            logger.warning("The result is slower than the input, as asked: x%.2f.", timings[1].speedup)
+            break
+        weak = _weaker_half(made)
+        reason = f"given back, the whole model measured x{timings[1].speedup:.2f}"
+        logger.info("%s: %s", ", ".join(sorted(weak)), reason)
+        kept = {name: chain for name, chain in made.chains.items() if name not in weak}
+        made = _splice(job, give_back(made.decision, weak, reason), kept)
+        timings = _time(job, made)
+    return made, timings
+
+
+def _weaker_half(made: _Made) -> set[str]:
+    """The half of the chains that saves least time by itself."""
+
+    def saved(name: str) -> float:
+        price = made.decision.prices.get(name)
+        return price.before.ms - price.after.ms if price and price.after else 0.0
+
+    ordered = sorted(made.chains, key=saved)
+    return set(ordered[: -(-len(ordered) // 2)])
+
+
+def _factorise(job: Job, decision: Decision) -> _Made:
+    sites = {f.place.label: f for f in job.found}
+    planned = [(c.name, planned_candidate(sites[c.name], c)) for c in decision.plan.choices if c.method]
+    tasks = Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(
+        delayed(METHODS[c.method].chain)(sites[name].site.weight, sites[name].site.stage, c.ranks)
+        for name, c in planned
+    )
+    chains = {}
+    for i, ((name, _), chain) in enumerate(zip(planned, tasks, strict=True)):
+        job.progress("factorising", i, len(planned))
+        chains[name] = chain
+    job.progress("factorising", len(planned), len(planned))
+    return _splice(job, decision, chains)
+
+
+def _splice(job: Job, decision: Decision, chains: Mapping[str, Chain]) -> _Made:
+    if not chains:
+        return _Made(job.model, decision, {}, {})
+    names, sites = Names(job.model), {f.place.label: f for f in job.found}
+    methods = {c.name: c.method for c in decision.plan.choices if c.method}
+    pieces = {n: build(sites[n], methods[n], chain, job.context, names) for n, chain in chains.items()}
+    return _Made(splice(job.model, pieces, job.found), decision, chains, pieces)
+
+
+def _time(job: Job, made: _Made) -> list[Timing] | None:
+    feed = job.timed_input
+    if not job.settings.benchmark or feed is None:
+        return None
+    job.progress("timing the whole model", 0, 1)
+    contents = [job.content]
+    if not job.settings.dry_run:
+        contents.append(made.model.SerializeToString(deterministic=True) if made.pieces else job.content)
+    timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS)
+    job.progress("timing the whole model", 1, 1)
+    return timings
+
+
+def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession | None:
+    """A session on the result, which has to be as good a model as the input was."""
+    if model is job.model:
+        return job.session
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except io.FAILURES as error:
+        if _passes_checker(job.model):
+            raise TuckerError(f"The result is not a valid model, please report this: {first_line(error)}") from error
+        logger.warning("Neither the input nor the result passes onnx's checker: %s", first_line(error))
+    if job.session is None:
+        return None
+    try:
+        return job.stopwatch.machine.session(model.SerializeToString(deterministic=True))
+    except FAILURES as error:
+        raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
+
+
+def _passes_checker(model: onnx.ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except io.FAILURES:
+        return False
+    return True
+
+
+def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] | None:
+    if session is None or job.session is None or job.inputs is None:
+        return None
+    comparison = fidelity.Comparison()
+    names = [value.name for value in job.session.get_outputs()]
+    for i, feed in enumerate(job.inputs.feeds):
+        job.progress("comparing outputs", i, len(job.inputs.feeds))
+        comparison.add(names, job.session.run(names, dict(feed)), session.run(names, dict(feed)))
+    job.progress("comparing outputs", len(job.inputs.feeds), len(job.inputs.feeds))
+    return comparison.results()
+
+
+def _require(job: Job, made: _Made, closeness: list[Closeness] | None) -> None:
+    """Holds the result to the promises on its outputs.
+
+    Raises:
+        PromiseError: one of them is broken.
+    """
+    settings = job.settings
+    if settings.fail_if_unchanged and not made.pieces:
+        raise PromiseError("Nothing was factorised, and --fail-if-unchanged asks for a change.")
+    for output in closeness or []:
+        if not output.finite:
+            raise PromiseError(f"The output {output.name} is not finite where the original's is.")
+    if settings.max_error is None:
+        return
+    if closeness is None or job.inputs is None:
+        raise PromiseError("--max-error cannot be checked, because the model cannot be run; see the reason above.")
+    for output in closeness:
+        if output.relative_l2 is None or output.relative_l2 > settings.max_error:
+            error = "not defined" if output.relative_l2 is None else f"{output.relative_l2:.3g}"
+            where = "the data" if job.inputs.kind == "data" else "random inputs"
+            raise PromiseError(
+                f"The relative error of output {output.name} on {where} is {error}, above --max-error "
+                f"{settings.max_error:g}; keep more with --ranks."
+            )
+
+
+def _require_score(settings: Settings, before: float, after: float) -> None:
+    logger.info("score %.6g before, %.6g after", before, after)
+    drop = before - after
+    if settings.max_drop is not None and not drop <= settings.max_drop:
+        raise PromiseError(
+            f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {settings.max_drop:g}."
+        )
+
+
+def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:
+    return Outcome(made.decision, made.chains, made.pieces, timings, closeness, Change(len(job.content), None))
+
+
+def _model_files(job: Job, source: onnx.ModelProto | Path, made: _Made, target: Path) -> dict[Path, bytes]:
+    """The files of the result; a model in which nothing changed is written byte for byte as it was read."""
+    external = job.settings.save_as_external_data
+    if made.model is job.model and isinstance(source, Path) and not external:
+        content = source.read_bytes()
+        if len(content) >= len(job.content):  # otherwise its weights are in files beside it
+            return {target: content}
+    return io.model_files(made.model, target, external)
+
+
+def _side_files(result: Result, settings: Settings) -> dict[Path, bytes]:
+    files = {Path(path): render(result.report, Path(path)).encode() for path in settings.report}
+    if settings.plan_out is not None:
+        files[Path(settings.plan_out)] = result.plan.to_json().encode()
+    return files

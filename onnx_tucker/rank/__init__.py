@@ -1,0 +1,154 @@
+"""Pure rank policies, chosen by `--ranks`, for the whole model or by node from a file.
+
+A new policy is one file, one entry in `POLICIES`, and one test file.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_tucker.errors import PlanError, UsageError
+from onnx_tucker.factor import METHODS
+from onnx_tucker.rank.energy import Energy
+from onnx_tucker.rank.fixed import Fixed, Full
+from onnx_tucker.rank.policy import Policy, share
+from onnx_tucker.rank.ratio import Ratio
+from onnx_tucker.rank.vbmf import Vbmf
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def _vbmf(argument: str | None) -> Policy:
+    return Vbmf() if argument is None else Vbmf(share(argument, "vbmf"))
+
+
+def _energy(argument: str | None) -> Policy:
+    return Energy(share(argument or "", "energy"))
+
+
+def _ratio(argument: str | None) -> Policy:
+    return Ratio(share(argument or "", "ratio"))
+
+
+def _full(argument: str | None) -> Policy:
+    if argument is not None:
+        raise ValueError("full takes no argument")
+    return Full()
+
+
+POLICIES: dict[str, Callable[[str | None], Policy]] = {
+    "vbmf": _vbmf,
+    "energy": _energy,
+    "ratio": _ratio,
+    "full": _full,
+}
+
+FILE_ENDINGS = (".toml", ".json")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a ranks setting says of one node: a policy (None keeps the node) and perhaps one method.
+
+    `exact` marks ranks that were written for this very node, so that one above its size is an error and not clipped.
+    """
+
+    policy: Policy | None
+    method: str | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules by node name or glob; exact names go before globs, globs in the order given."""
+
+    entries: Mapping[str, Rule]
+
+    def rule(self, name: str) -> Rule | None:
+        """The rule of a node, or None where no entry names it."""
+        if name in self.entries:
+            return self.entries[name]
+        return next((r for pattern, r in self.entries.items() if fnmatch.fnmatchcase(name, pattern)), None)
+
+    def unused(self, names: set[str]) -> list[str]:
+        """Entries that match none of the nodes `names`."""
+        return [e for e in self.entries if e not in names and not fnmatch.filter(names, e)]
+
+
+def parse_ranks(text: str) -> Rules:
+    """Reads a `--ranks` setting: a policy for all nodes, or the path of a TOML or JSON file with one for each.
+
+    Raises:
+        UsageError: neither a policy nor a file with a known ending.
+        PlanError: the file cannot be read or has a malformed entry.
+    """
+    if text.endswith(FILE_ENDINGS):
+        return _read_file(Path(text))
+    try:
+        return Rules({"*": Rule(_policy(text))})
+    except ValueError as error:
+        raise UsageError(f"--ranks {text}: {error}.") from error
+
+
+def _policy(text: str) -> Policy:
+    """A policy from its text; ValueError with the reason where it is none."""
+    name, colon, argument = text.partition(":")
+    if name in POLICIES:
+        return POLICIES[name](argument if colon else None)
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        known = "vbmf, vbmf:W, energy:E, ratio:R, full, a number, IN,OUT, or a .toml or .json file"
+        raise ValueError(f"unknown policy {text!r}; it is one of {known}")
+    if min(numbers) < 1:
+        raise ValueError("a rank is at least 1")
+    return Fixed(numbers[0], numbers[-1])
+
+
+def _read_file(path: Path) -> Rules:
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise PlanError(f"The ranks file {path} cannot be read: {reason}.") from error
+    if not isinstance(document, dict):
+        raise PlanError(f"The ranks file {path} is no table of node names and ranks.")
+    entries = {}
+    for name, value in document.items():
+        try:
+            entries[name] = _entry(name, value)
+        except ValueError as error:
+            raise PlanError(f"The ranks file {path}, entry {name!r}: {error}.") from error
+    return Rules(entries)
+
+
+def _entry(name: str, value: Any) -> Rule:
+    method = None
+    if isinstance(value, dict):
+        unknown = set(value) - {"ranks", "method"}
+        if unknown or "ranks" not in value:
+            raise ValueError("a table has the keys ranks and, if wanted, method")
+        method, value = value.get("method"), value["ranks"]
+        if method is not None and method not in METHODS:
+            raise ValueError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
+    if value == "keep":
+        return Rule(None)
+    numbers = value if isinstance(value, list) else [value]
+    if all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+        value = ",".join(map(str, numbers))
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is no rank, pair of ranks, policy or "keep"')
+    policy = _policy(value)
+    return Rule(policy, method, exact=isinstance(policy, Fixed) and not any(c in name for c in "*?["))

@@ -1,0 +1,36 @@
+"""Ranks given as numbers: one for every mode, or a pair for the input and the output side; and full rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_tucker.factor import Method, Spectra
+from onnx_tucker.rank.policy import per_mode
+from onnx_tucker.types import Ranks, Stage
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """`inp` for the input mode, `out` for the output mode, the smaller of both for a matrix; clipped to the size."""
+
+    inp: int
+    out: int
+
+    def ranks(self, spectra: Spectra, stage: Stage, method: Method) -> Ranks | str:
+        """See `policy.Policy`."""
+        wanted = dict(zip(method.modes, self.wanted(method), strict=True))
+        return per_mode(stage, method, lambda mode, full: wanted[mode])
+
+    def wanted(self, method: Method) -> Ranks:
+        """The ranks as they were given, before clipping."""
+        modes = {"in": self.inp, "out": self.out, "matrix": min(self.inp, self.out)}
+        return tuple(modes[mode] for mode in method.modes)
+
+
+@dataclass(frozen=True)
+class Full:
+    """No truncation."""
+
+    def ranks(self, spectra: Spectra, stage: Stage, method: Method) -> Ranks | str:
+        """See `policy.Policy`."""
+        return method.dimensions(stage)

@@ -1,0 +1,41 @@
+"""Ranks, in proportion to the sizes of the modes, at which a chain has a given share of the weight's parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnx_tucker.factor import Method, Spectra
+from onnx_tucker.rank.policy import per_mode
+from onnx_tucker.types import Ranks, Stage
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The largest ranks with at most the share `kept` of the weight's parameters."""
+
+    kept: float
+
+    def ranks(self, spectra: Spectra, stage: Stage, method: Method) -> Ranks | str:
+        """See `policy.Policy`."""
+        limit = self.kept * math.prod(stage.shape)
+        # Every point at which one of the ranks steps up; the parameters grow along them.
+        steps = sorted({i / full for full in method.dimensions(stage) for i in range(1, full + 1)})
+        low, high = 0, len(steps)
+        while low < high:
+            middle = (low + high) // 2
+            if _params(method, stage, _at(method, stage, steps[middle])) <= limit:
+                low = middle + 1
+            else:
+                high = middle
+        if not low:
+            return f"even rank 1 has more than {self.kept:g} of the weights"
+        return _at(method, stage, steps[low - 1])
+
+
+def _at(method: Method, stage: Stage, fraction: float) -> Ranks:
+    return per_mode(stage, method, lambda mode, full: math.floor(fraction * full + 1e-9))
+
+
+def _params(method: Method, stage: Stage, ranks: Ranks) -> int:
+    return sum(math.prod(part.shape) for part in method.stages(stage, ranks))

@@ -1,0 +1,42 @@
+"""Ranks from variational Bayesian matrix factorisation of every unfolding, as it is or weakened towards full rank.
+
+EVBMF as the rank of Tucker-2: Kim et al., ICLR 2016, section 3.1. Weakening: R = R0 - w (R0 - R_vbmf).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_tucker.factor import Method, Spectra
+from onnx_tucker.factor.unfold import IN, OUT, unfold
+from onnx_tucker.rank.evbmf import evbmf_rank, observed_shape
+from onnx_tucker.rank.policy import per_mode
+from onnx_tucker.types import Ranks, Stage
+
+
+@dataclass(frozen=True)
+class Vbmf:
+    """`weakening` 1 takes EVBMF's rank, 0 the full one."""
+
+    weakening: float = 1.0
+
+    def ranks(self, spectra: Spectra, stage: Stage, method: Method) -> Ranks | str:
+        """See `policy.Policy`."""
+        sizes = {"in": stage.inp, "out": stage.out, "matrix": min(stage.inp, stage.out)}
+        # A weight without structure along one of its modes is left alone, whatever the method's modes are.
+        modes = ("in", "out") if stage.window.volume > 1 else ("matrix",)
+        found = {}
+        for mode in dict.fromkeys((*modes, *method.modes)):
+            full = sizes[mode]
+            found[mode] = round(full - self.weakening * (full - _rank(spectra, mode, full)))
+            if not found[mode]:
+                where = "" if mode == "matrix" else f" along the {mode}put channels"
+                return f"VBMF rank 0: no structure above the noise{where}"
+        return per_mode(stage, method, lambda mode, full: found[mode])
+
+
+def _rank(spectra: Spectra, mode: str, full: int) -> int:
+    if full == 1:
+        return 1  # nothing to decide, and no second row to tell structure from noise by
+    values = spectra.inp if mode == "in" else spectra.out
+    return evbmf_rank(values, *observed_shape(unfold(spectra.weight, IN if mode == "in" else OUT)))

@@ -1,0 +1,128 @@
+"""The report as one table and a few sentences, which the terminal, Markdown, HTML and CSV formats all show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnx_tucker.report.numbers import UNKNOWN, count, factor, milliseconds, share, small
+from onnx_tucker.report.schema import Change, NodeReport, Report
+
+HEADERS = (
+    "node",
+    "op",
+    "shape",
+    "status",
+    "method",
+    "ranks",
+    "params",
+    "FLOPs",
+    "time ms",
+    "speed-up",
+    "share",
+    "weight error",
+    "output error",
+    "reason",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text: a row for each node, one for the totals, and sentences below."""
+
+    rows: tuple[tuple[str, ...], ...]
+    totals: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def table(report: Report) -> Table:
+    """The report as text."""
+    return Table(tuple(_row(node) for node in report.nodes), _totals(report), tuple(_notes(report)))
+
+
+def _change(change: Change[int] | Change[float], show: Callable[[float | None], str]) -> str:
+    if change.before == change.after or change.after is None:
+        return show(change.before)
+    return f"{show(change.before)} → {show(change.after)}"
+
+
+def _row(node: NodeReport) -> tuple[str, ...]:
+    return (
+        node.name,
+        node.op,
+        "x".join(map(str, node.shape)) if node.shape else UNKNOWN,
+        node.status,
+        node.method or "",
+        ", ".join(map(str, node.ranks or ())),
+        _change(node.params, count),
+        _change(node.flops, count),
+        _change(node.time_ms, milliseconds),
+        factor(node.speedup) if node.method else "",
+        share(node.time_share),
+        small(node.error.weight) if node.method else "",
+        small(node.error.output) if node.method else "",
+        node.reason,
+    )
+
+
+def _totals(report: Report) -> tuple[str, ...]:
+    totals = report.totals
+    factorised = sum(node.status == "factorized" for node in report.nodes)
+    return (
+        "total",
+        "",
+        "",
+        f"{factorised} of {len(report.nodes)} factorized",
+        "",
+        "",
+        _change(totals.params, count),
+        _change(totals.flops, count),
+        _change(totals.time_ms, milliseconds),
+        factor(totals.speedup),
+        "",
+        "",
+        "",
+        "",
+    )
+
+
+def _notes(report: Report) -> list[str]:
+    totals, notes = report.totals, []
+    bias = totals.bias_params
+    notes.append(
+        f"params are weights; biases ({count(bias.before)}) are not counted among them. "
+        f"FLOPs by the convention {report.settings['flops']!r}, totals over the nodes listed."
+    )
+    if totals.params.after:
+        promised = _ratio(totals.flops)
+        line = f"Weights {factor(_ratio(totals.params))}, FLOPs {factor(promised)}"
+        if totals.speedup is not None and totals.speedup_ci is not None:
+            low, high = totals.speedup_ci
+            line += f", measured time {factor(totals.speedup)} (95 % interval {low:.2f} to {high:.2f})"
+        notes.append(line + ".")
+    if report.fidelity is not None:
+        notes += [_fidelity(report, i) for i in range(len(report.fidelity.outputs))]
+    env = report.environment
+    notes.append(
+        f"{env['cpu']}, threads {env['threads']}; onnxruntime {env['onnxruntime']}, onnx-tucker {env['onnx_tucker']}, "
+        f"Python {env['python']}. Node times are of the node alone."
+    )
+    return notes
+
+
+def _fidelity(report: Report, index: int) -> str:
+    fidelity = report.fidelity
+    assert fidelity is not None
+    output = fidelity.outputs[index]
+    if fidelity.inputs == "data":
+        where = f"{fidelity.samples} samples of the data"
+    else:
+        where = f"{fidelity.samples} samples of random noise (no --data), which says little about real inputs"
+    agree = (
+        "" if output.argmax_agreement is None else f", largest value in the same place {output.argmax_agreement:.1%}"
+    )
+    return f"Output {output.name}: relative error {small(output.relative_l2)}{agree}, on {where}."
+
+
+def _ratio(change: Change[int]) -> float | None:
+    return change.before / change.after if change.before and change.after else None

@@ -1,0 +1,1 @@
+"""onnxruntime sessions: running, timing and comparing models."""

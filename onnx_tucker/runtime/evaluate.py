@@ -1,0 +1,59 @@
+"""The user's own score of a model: `--eval FILE.py:FUNC`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_tucker.errors import DataError, UsageError
+from onnx_tucker.runtime.session import Feed, output_names
+
+Run = Callable[[Feed], dict[str, NDArray[Any]]]
+"""Runs a model: arrays by input name to arrays by output name."""
+
+Evaluate = Callable[[Run], float]
+"""The user's function: scores a model by running it; higher is better."""
+
+
+def load_function(spec: str) -> Evaluate:
+    """The function that `FILE.py:FUNC` names.
+
+    Raises:
+        UsageError: there is no such file or function, or the file fails when it is imported.
+    """
+    name, _, function = spec.rpartition(":")
+    path = Path(name)
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or module_spec is None or module_spec.loader is None:
+        raise UsageError(f"--eval {spec}: there is no Python file {path}; it is FILE.py:FUNC.")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises
+        raise UsageError(f"--eval {spec}: {path} fails when it is imported: {error!r}.") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise UsageError(f"--eval {spec}: {path} has no function {function!r}.")
+    return found  # type: ignore[no-any-return]  # checked to be callable; what it returns is checked when it does
+
+
+def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
+    """The user's score of a model.
+
+    Raises:
+        DataError: the function fails or returns no number.
+    """
+    names = output_names(session)
+
+    def run(feed: Feed) -> dict[str, NDArray[Any]]:
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+    try:
+        return float(evaluate(run))
+    except Exception as error:  # whatever the user's function raises
+        raise DataError(f"The function of --eval fails: {error!r}.") from error

@@ -1,0 +1,116 @@
+"""How close the outputs of two models are on the same inputs, summed up batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_tucker.runtime.session import Feed, output_names
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """One output of model B against the same output of model A.
+
+    Attributes:
+        name: the output.
+        relative_l2: |a - b| / |a| over all samples; None where A's output is zero and B's is not.
+        max_abs: largest absolute difference.
+        cosine: cosine of the angle between all of A's values and all of B's.
+        snr_db: -20 log10(relative_l2); None without any difference.
+        argmax_agreement: share of positions at which the largest value along axis 1 is the same; None without axis 1.
+        finite: whether B is finite wherever A is.
+    """
+
+    name: str
+    relative_l2: float | None
+    max_abs: float
+    cosine: float | None
+    snr_db: float | None
+    argmax_agreement: float | None
+    finite: bool = True
+
+
+@dataclass
+class _Sums:
+    difference: float = 0.0
+    norm_a: float = 0.0
+    norm_b: float = 0.0
+    product: float = 0.0
+    max_abs: float = 0.0
+    agree: int = 0
+    positions: int = 0
+    finite: bool = True
+
+    def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
+        if a.ndim > 1 and a.shape[1] > 1:
+            same = a.argmax(axis=1) == b.argmax(axis=1)
+            self.agree += int(same.sum())
+            self.positions += same.size
+        x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+        usable = np.isfinite(x)
+        self.finite &= bool(np.isfinite(y[usable]).all())
+        usable &= np.isfinite(y)
+        x, y = x[usable], y[usable]
+        difference = x - y
+        self.difference += float(difference @ difference)
+        self.norm_a += float(x @ x)
+        self.norm_b += float(y @ y)
+        self.product += float(x @ y)
+        self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
+
+    def closeness(self, name: str) -> Closeness:
+        relative: float | None
+        if self.norm_a:
+            relative = math.sqrt(self.difference / self.norm_a)
+        else:
+            relative = None if self.difference else 0.0
+        lengths = math.sqrt(self.norm_a) * math.sqrt(self.norm_b)
+        return Closeness(
+            name=name,
+            relative_l2=relative,
+            max_abs=self.max_abs,
+            cosine=min(1.0, self.product / lengths) if lengths else None,
+            snr_db=-20 * math.log10(relative) if relative else None,
+            argmax_agreement=self.agree / self.positions if self.positions else None,
+            finite=self.finite,
+        )
+
+
+@dataclass
+class Comparison:
+    """Sums over feeds, one for each output that holds numbers."""
+
+    sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def add(self, names: Sequence[str], a: Sequence[Any], b: Sequence[Any]) -> None:
+        """Takes in the outputs for one feed.
+
+        Raises:
+            ValueError: an output of B has another shape than A's.
+        """
+        for name, x, y in zip(names, a, b, strict=True):
+            if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
+                continue
+            if x.shape != y.shape:
+                raise ValueError(f"output {name} has the shape {y.shape} instead of {x.shape}")
+            self.sums.setdefault(name, _Sums()).add(x, y)
+
+    def results(self) -> list[Closeness]:
+        """The outputs compared, in order."""
+        return [sums.closeness(name) for name, sums in self.sums.items()]
+
+
+def compare(a: ort.InferenceSession, b: ort.InferenceSession, feeds: Sequence[Feed]) -> list[Closeness]:
+    """Runs two models of the same interface on the same feeds and compares all outputs that hold numbers."""
+    comparison = Comparison()
+    names = output_names(a)
+    for feed in feeds:
+        comparison.add(names, a.run(names, feed), b.run(names, feed))
+    return comparison.results()

@@ -1,0 +1,176 @@
+"""Inputs to run a model on: the user's data, checked against the model, or seeded noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_tucker.errors import DataError, UsageError
+from onnx_tucker.runtime.session import Feed
+
+TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+}
+
+BATCH_BYTES = 64 * 2**20
+"""Samples are run in batches of at most this much input."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Feeds for a model, and where they come from.
+
+    Attributes:
+        kind: "data" for the user's, "random" for seeded noise.
+        samples: how many samples all feeds hold together.
+        feeds: what to run, in order.
+    """
+
+    kind: str
+    samples: int
+    feeds: Sequence[Feed]
+
+
+def read_data(paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
+    """Reads `.npz` (keys are input names) and `.npy` files and folders of them; samples are joined in order.
+
+    A `.npy` file, which has no keys, is returned under the empty name.
+
+    Raises:
+        DataError: a file cannot be read, or files do not have the same keys and sample shapes.
+    """
+    files = [file for path in paths for file in _files(path)]
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for file in files:
+        for name, array in _load(file).items():
+            parts.setdefault(name, []).append(array)
+    if {len(arrays) for arrays in parts.values()} != {len(files)}:
+        raise DataError(f"The files of --data do not all have the same keys; seen: {', '.join(sorted(parts))}.")
+    try:
+        return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in parts.items()}
+    except ValueError as error:
+        raise DataError(f"The files of --data cannot be joined into one set of samples: {error}.") from error
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
+    if not files:
+        raise DataError(f"The folder {path} holds no .npz or .npy file.")
+    return files
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return {"": content}
+        with content:
+            return {name: content[name] for name in content.files}
+    except FileNotFoundError as error:
+        raise DataError(f"There is no data file {path}.") from error
+    except Exception as error:  # numpy and zipfile raise many types for a damaged file
+        raise DataError(f"The data file {path} cannot be read as .npz or .npy: {error}") from error
+
+
+def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession) -> Inputs:
+    """The user's samples as feeds of a model, in batches where its first dimension is free.
+
+    Raises:
+        DataError: a name, shape, type or number of samples does not fit.
+    """
+    inputs = {value.name: value for value in session.get_inputs()}
+    if set(arrays) == {""} and len(inputs) == 1:
+        arrays = {next(iter(inputs)): arrays[""]}
+    if set(arrays) != set(inputs):
+        raise DataError(
+            f"The data has the keys {_listed(arrays)}, but the model's inputs are {_listed(inputs)}; "
+            "name the arrays of an .npz file like the inputs."
+        )
+    fitted = {name: _fit(array, inputs[name]) for name, array in arrays.items()}
+    counts = {name: len(array) for name, array in fitted.items()}
+    if len(set(counts.values())) != 1:
+        raise DataError(f"The inputs have different numbers of samples: {counts}.")
+    samples = next(iter(counts.values()))
+    fixed = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int)}
+    sample_bytes = sum(array.nbytes for array in fitted.values()) // samples
+    size = max(fixed, default=max(1, min(64, BATCH_BYTES // max(sample_bytes, 1))))
+    if samples < size:
+        raise DataError(f"The model takes batches of {size}, but the data has only {samples} samples.")
+    if fixed:  # a last batch that is not full cannot be run
+        samples -= samples % size
+    feeds = [{n: a[i : i + size] for n, a in fitted.items()} for i in range(0, samples, size)]
+    return Inputs("data", samples, feeds)
+
+
+def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]], seed: int, feeds: int) -> Inputs:
+    """Seeded noise: standard normal, and zeros and ones for integers.
+
+    Args:
+        session: the model.
+        shapes: shape of every input.
+        seed: of the noise.
+        feeds: how many feeds.
+
+    Raises:
+        UsageError: the shape or type of an input is not known.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(value: Any) -> NDArray[Any]:
+        if value.type not in TYPES:
+            raise UsageError(f"The input {value.name} is a {value.type}, which cannot be made up; give --data.")
+        if value.name not in shapes:
+            raise UsageError(f"The shape of input {value.name} is not known; give --input-shape or --data.")
+        dtype = np.dtype(TYPES[value.type])
+        noise = rng.standard_normal(shapes[value.name])
+        return noise.astype(dtype) if dtype.kind == "f" else (noise > 0).astype(dtype)
+
+    made = [{value.name: draw(value) for value in session.get_inputs()} for _ in range(feeds)]
+    batch = max((len(array) for array in made[0].values() if array.ndim), default=1)
+    return Inputs("random", feeds * batch, made)
+
+
+def first_samples(arrays: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a single sample of the data, for inputs whose shape is free."""
+    if set(arrays) == {""} and len(names) == 1:
+        arrays = {names[0]: arrays[""]}
+    return {name: (1, *array.shape[1:]) for name, array in arrays.items() if name in names and array.ndim}
+
+
+def _fit(array: NDArray[Any], value: Any) -> NDArray[Any]:
+    dtype = TYPES.get(value.type)
+    if dtype is None:
+        raise DataError(f"The input {value.name} is a {value.type}, which .npz data cannot hold.")
+    shape = [d if isinstance(d, int) else None for d in value.shape]
+    fits = array.ndim == len(shape) and all(
+        want is None or want == have for want, have in zip(shape[1:], array.shape[1:], strict=True)
+    )
+    if not fits or not array.size:
+        wanted = "x".join("?" if d is None else str(d) for d in shape)
+        raise DataError(f"The data for input {value.name} has the shape {array.shape}; the model takes {wanted}.")
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise DataError(f"The data for input {value.name} is {array.dtype}; the model takes {np.dtype(dtype)}.")
+    return array.astype(dtype, copy=False)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(repr(name) if name else "none (.npy)" for name in sorted(names))

@@ -1,0 +1,93 @@
+"""onnxruntime sessions on the CPU, all made in one place with the same options."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as status
+
+Feed = Mapping[str, NDArray[Any]]
+
+FAILURES = (
+    status.EngineError,
+    status.EPFail,
+    status.Fail,
+    status.InvalidArgument,
+    status.InvalidGraph,
+    status.InvalidProtobuf,
+    status.NoModel,
+    status.NoSuchFile,
+    status.NotImplemented,
+    status.RuntimeException,
+    RuntimeError,
+    ValueError,
+)
+"""What a session raises for a model or an input that it cannot run: one class a status code, without a common base."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How sessions run.
+
+    Attributes:
+        threads: threads of one operator; 0 leaves it to onnxruntime (one for each core).
+        custom_op_lib: a shared library with custom operators.
+    """
+
+    threads: int = 0
+    custom_op_lib: Path | None = None
+
+    def session(self, model: bytes | str) -> ort.InferenceSession:
+        """A CPU session on a model's bytes or path.
+
+        Raises:
+            FAILURES: onnxruntime cannot run the model.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 4
+        # Threads that spin on after a run would steal the cores from the session that is timed next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.custom_op_lib is not None:
+            options.register_custom_ops_library(str(self.custom_op_lib))
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without onnxruntime's status prefix."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+
+
+def output_names(session: ort.InferenceSession) -> list[str]:
+    """Names of the model's outputs, in order."""
+    return [value.name for value in session.get_outputs()]
+
+
+def environment(machine: Machine) -> dict[str, Any]:
+    """What a measurement depends on, for the report."""
+    packages = ("onnx-tucker", "onnx", "onnxruntime", "numpy", "tensorly")
+    return {
+        "cpu": cpu_name(),
+        "threads": machine.threads or "all",
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{name.replace("-", "_"): version(name) for name in packages},
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,147 @@
+"""Comparing the speed of models: run in turn, in one process, on the same input.
+
+Machines drift, so only ratios of runs that stand side by side mean anything. The runs of all contenders alternate;
+the speed-up is the median over rounds of the ratio to the first, with a distribution-free 95 % confidence interval
+(order statistics of the binomial distribution).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from onnx_tucker.runtime.session import Feed, Machine, cpu_name, output_names
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_S = 0.002
+"""A sample shorter than this is made of several runs, so that the clock's and the scheduler's grain vanish."""
+MIN_ROUNDS, MAX_ROUNDS = 7, 60
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one model takes, and how much faster it is than the first of its comparison.
+
+    Attributes:
+        ms: median time of a run.
+        spread_ms: interquartile range.
+        speedup: median over rounds of first / this; 1 for the first itself.
+        speedup_ci: 95 % confidence interval of the speed-up.
+    """
+
+    ms: float
+    spread_ms: float
+    speedup: float
+    speedup_ci: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Times models on one machine setting, with a memory of what it has timed before.
+
+    Attributes:
+        machine: how sessions run.
+        cache: folder of earlier results, safe to delete and to share between processes; None remembers nothing.
+    """
+
+    machine: Machine
+    cache: Path | None = None
+
+    def compare(self, models: Sequence[bytes], feed: Feed, seconds: float) -> list[Timing]:
+        """Times models in turn, for about `seconds` but at least `MIN_ROUNDS` rounds.
+
+        Raises:
+            session.FAILURES: onnxruntime cannot run one of them.
+        """
+        path = self._path(models, feed)
+        known = _read(path)
+        if known is not None:
+            return known
+        sessions = [self.machine.session(model) for model in models]
+        timings = _measure(sessions, feed, seconds)
+        if path is not None:
+            _write(path, timings)
+        return timings
+
+    def _path(self, models: Sequence[bytes], feed: Feed) -> Path | None:
+        if self.cache is None:
+            return None
+        shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
+        key = hashlib.sha256(f"{cpu_name()} {self.machine} {ort.__version__} {sorted(shapes.items())}".encode())
+        for model in models:
+            key.update(hashlib.sha256(model).digest())
+        return self.cache / "timings" / f"{key.hexdigest()}.json"
+
+
+def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: float) -> list[Timing]:
+    outputs = [output_names(session) for session in sessions]
+    repeats = []
+    for session, names in zip(sessions, outputs, strict=True):
+        session.run(names, feed)  # allocates
+        _time(session, names, feed, 1)
+        repeats.append(max(1, round(SAMPLE_S / _time(session, names, feed, 1))))
+    contenders = list(zip(sessions, outputs, repeats, strict=True))
+    samples: list[list[float]] = []
+    end = time.perf_counter() + seconds
+    while len(samples) < MIN_ROUNDS or (time.perf_counter() < end and len(samples) < MAX_ROUNDS):
+        samples.append([_time(session, names, feed, n) for session, names, n in contenders])
+    times = np.array(samples) * 1000
+    ratios = times[:, :1] / times
+    return [_timing(times[:, i], ratios[:, i]) for i in range(len(sessions))]
+
+
+def _time(session: ort.InferenceSession, names: list[str], feed: Feed, repeats: int) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        session.run(names, feed)
+    return (time.perf_counter() - began) / repeats
+
+
+def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
+    low, high = np.percentile(times, [25, 75])
+    ordered = np.sort(ratios)
+    outside = max(int(binom.ppf(0.025, len(ordered), 0.5)) - 1, 0)
+    return Timing(
+        ms=float(np.median(times)),
+        spread_ms=float(high - low),
+        speedup=float(np.median(ratios)),
+        speedup_ci=(float(ordered[outside]), float(ordered[-1 - outside])),
+    )
+
+
+def _read(path: Path | None) -> list[Timing] | None:
+    """A remembered result, or None."""
+    if path is None or not path.exists():
+        return None
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"])}) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        logger.info("%s is not used: %s", path, error)
+        return None
+
+
+def _write(path: Path, timings: Sequence[Timing]) -> None:
+    """Remembers a result; a cache that cannot be written is no reason to fail."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps([asdict(t) for t in timings]), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        logger.info("The timing cache cannot be written: %s", error)
+        with suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,126 @@
+"""Every option of the main job, once; the command line and the Python API both fill these in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from onnx_tucker.cost import FLOPS
+from onnx_tucker.errors import UsageError
+from onnx_tucker.graph.ops import OPS
+from onnx_tucker.types import Plan
+
+PathLike = str | Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `compress`.
+
+    Attributes:
+        ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full"), a rank, a pair of ranks (in, out), or the
+            path of a TOML or JSON file with one of these for each node.
+        data: `.npz` or `.npy` files or folders of them, or arrays by input name.
+        max_error: the largest relative L2 error of any output that is accepted.
+        eval: "FILE.py:FUNC", or a function; FUNC(run) returns a score, higher is better.
+        max_drop: the largest loss of that score that is accepted.
+        lower: whether 3D convolutions may be rewritten as 2D ones, which this version never does.
+        benchmark: whether to time; without it nothing is given back for being slow.
+        keep_slower: whether to keep chains that measure slower than their node.
+        min_speedup: how much faster than its node a chain, and than the input the whole model, has to be.
+        include: globs of node names to factorise; empty for all.
+        exclude: globs of node names to leave alone.
+        op_types: operators to factorise; empty for all.
+        input_shape: whole shapes of inputs by name.
+        dim: sizes of symbolic dimensions by name.
+        threads: of one operator; 0 for one a core.
+        seed: of all randomness.
+        jobs: layers that are factorised at the same time.
+        flops: counting convention, one of `cost.FLOPS`.
+        plan: a plan, or the path of one, to carry out instead of choosing.
+        plan_out: where to write the plan.
+        report: where to write reports, format by ending.
+        dry_run: stop when the plan is made.
+        overwrite: whether existing output files are replaced.
+        save_as_external_data: whether weights go to a file of their own.
+        custom_op_lib: shared library with custom operators for onnxruntime.
+        fail_if_unchanged: whether it breaks a promise if nothing is factorised.
+        cache: folder that remembers measured times; None remembers nothing.
+    """
+
+    ranks: str | int | tuple[int, int] = "vbmf"
+    data: PathLike | Sequence[PathLike] | Mapping[str, Any] = ()
+    max_error: float | None = None
+    eval: Any = None
+    max_drop: float | None = None
+    lower: bool = True
+    benchmark: bool = True
+    keep_slower: bool = False
+    min_speedup: float = 1.0
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    op_types: Sequence[str] = ()
+    input_shape: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    dim: Mapping[str, int] = field(default_factory=dict)
+    threads: int = 0
+    seed: int = 0
+    jobs: int = 1
+    flops: str = "exact"
+    plan: Plan | PathLike | None = None
+    plan_out: PathLike | None = None
+    report: Sequence[PathLike] = ()
+    dry_run: bool = False
+    overwrite: bool = False
+    save_as_external_data: bool = False
+    custom_op_lib: PathLike | None = None
+    fail_if_unchanged: bool = False
+    cache: PathLike | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without a model.
+
+        Raises:
+            UsageError: an option has no such value, or two of them contradict each other.
+        """
+        if self.flops not in FLOPS:
+            raise UsageError(f"--flops {self.flops}: unknown convention; it is one of {', '.join(FLOPS)}.")
+        unknown = sorted(set(self.op_types) - set(OPS))
+        if unknown:
+            raise UsageError(f"--op-types {unknown[0]}: not factorised; choose from {', '.join(OPS)}.")
+        if (self.eval is None) != (self.max_drop is None):
+            raise UsageError("--eval and --max-drop go together.")
+        for name, least in (("threads", 0), ("seed", 0), ("jobs", 1), ("min_speedup", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} is at least {least}.")
+        for name in ("max_error", "max_drop"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UsageError(f"--{name.replace('_', '-')} is not negative.")
+
+    @property
+    def ranks_text(self) -> str:
+        """`ranks` as on the command line."""
+        return ",".join(map(str, self.ranks)) if isinstance(self.ranks, tuple) else str(self.ranks)
+
+    @property
+    def data_paths(self) -> list[Path]:
+        """The data files and folders; none where arrays were given."""
+        if isinstance(self.data, Mapping):
+            return []
+        return [Path(p) for p in ([self.data] if isinstance(self.data, str | Path) else self.data)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings for the report: arrays, functions and plans by kind, paths as text."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else type(value).__name__

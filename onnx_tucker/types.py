@@ -1,0 +1,220 @@
+"""What flows through the pipeline: Site or Skip, then Candidate, Choice, Plan, and at last Chain.
+
+All are frozen, and none knows about files, graphs or sessions. Weights are in one canonical layout everywhere,
+`W[out, in, *kernel]`: a matrix product is a convolution without spatial axes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tucker.errors import PlanError
+
+Array = NDArray[np.floating[Any]]
+Ranks = tuple[int, ...]
+Status = Literal["factorized", "lowered", "kept", "skipped"]
+
+PLAN_SCHEMA = "onnx-tucker/plan/1"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The spatial side of a convolution, one entry an axis; without axes, a matrix product.
+
+    Attributes:
+        kernel: kernel size.
+        strides: step between output positions.
+        dilations: step between kernel elements.
+        pads: all begins, then all ends, as in ONNX; meaningless unless `auto_pad` is "NOTSET".
+        auto_pad: "NOTSET", "VALID", "SAME_UPPER" or "SAME_LOWER".
+    """
+
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    auto_pad: str = "NOTSET"
+
+    @property
+    def volume(self) -> int:
+        """Number of kernel elements."""
+        return math.prod(self.kernel)
+
+    def pointwise(self) -> Window:
+        """The window of the same number of axes that looks at one position at a time."""
+        axes = len(self.kernel)
+        return Window((1,) * axes, (1,) * axes, (1,) * axes, (0,) * 2 * axes)
+
+    def output_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Spatial size of the output for an input of spatial size `size` (ONNX operator Conv)."""
+        axes = len(self.kernel)
+        result = []
+        for i, (length, kernel, stride, dilation) in enumerate(
+            zip(size, self.kernel, self.strides, self.dilations, strict=True)
+        ):
+            if self.auto_pad.startswith("SAME"):
+                result.append(-(-length // stride))
+            else:
+                pad = 0 if self.auto_pad == "VALID" else self.pads[i] + self.pads[i + axes]
+                result.append((length + pad - dilation * (kernel - 1) - 1) // stride + 1)
+        return tuple(result)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of a chain, without its weight: `out` and `inp` channels and the window it moves."""
+
+    out: int
+    inp: int
+    window: Window
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the stage's weight, (out, in, *kernel)."""
+        return (self.out, self.inp, *self.window.kernel)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A decomposition: stages in the order of computation, and the weight of each."""
+
+    stages: tuple[Stage, ...]
+    factors: tuple[Array, ...]
+
+    def __post_init__(self) -> None:
+        shapes = [factor.shape for factor in self.factors]
+        if shapes != [stage.shape for stage in self.stages]:
+            raise ValueError(f"factors of the shapes {shapes} do not fit the stages {self.stages}")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node that could be factorised.
+
+    Attributes:
+        name: unique in the model; the node's own name where it has one.
+        op: operator type.
+        weight: (out, in, *kernel), in the model's own type.
+        window: spatial geometry.
+        input_shape: (batch, in, *spatial) of the activations, or None where it is not known.
+        bias: whether something is added to the output.
+        scalings: multiplications per output element besides the products (alpha and beta of a Gemm).
+    """
+
+    name: str
+    op: str
+    weight: Array
+    window: Window
+    input_shape: tuple[int, ...] | None
+    bias: bool
+    scalings: int = 0
+
+    @property
+    def stage(self) -> Stage:
+        """The site as the only stage of a chain."""
+        return Stage(self.weight.shape[0], self.weight.shape[1], self.window)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A weight-bearing node that is left alone, and why."""
+
+    name: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to factorise a site, without its factors.
+
+    Attributes:
+        method: name in `factor.METHODS`.
+        ranks: one rank for each of the method's modes.
+        stages: the layers that it would become.
+        predicted_error: upper bound on the relative Frobenius error of the weight.
+    """
+
+    method: str
+    ranks: Ranks
+    stages: tuple[Stage, ...]
+    predicted_error: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to become of one node.
+
+    Attributes:
+        name: the node's name, as in `Site.name`.
+        op: operator type.
+        shape: shape of the canonical weight, or None where it was not read.
+        status: "factorized", "lowered", "kept" (could have been) or "skipped" (could not).
+        reason: why it is kept or skipped; empty otherwise.
+        method: name in `factor.METHODS`, or None.
+        form: how the chain's arithmetic is laid out, or None.
+        ranks: the method's ranks, or None.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...] | None
+    status: Status
+    reason: str = ""
+    method: str | None = None
+    form: str | None = None
+    ranks: Ranks | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision for every weight-bearing node, in the order of the graph."""
+
+    choices: tuple[Choice, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{c.name}: {c.method} {c.ranks}" if c.method else f"{c.name}: {c.status}, {c.reason}" for c in self.choices
+        )
+
+    def to_json(self) -> str:
+        """The plan as a JSON document that `from_json` reads back."""
+        return json.dumps({"schema": PLAN_SCHEMA, "nodes": [asdict(c) for c in self.choices]}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads a plan.
+
+        Raises:
+            PlanError: the text is no plan of this version.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"The plan is not JSON: {error}.") from error
+        if not isinstance(document, Mapping) or document.get("schema") != PLAN_SCHEMA:
+            raise PlanError(f'The plan has no "schema": "{PLAN_SCHEMA}"; write one with --plan-out.')
+        try:
+            return cls(tuple(_choice(entry) for entry in document["nodes"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"The plan has a malformed entry ({error}); write a new one with --plan-out.") from error
+
+
+def _choice(entry: Mapping[str, Any]) -> Choice:
+    ranks, shape = entry["ranks"], entry["shape"]
+    if entry["status"] not in ("factorized", "lowered", "kept", "skipped"):
+        raise ValueError(f"unknown status {entry['status']!r}")
+    return Choice(
+        **{
+            **entry,
+            "ranks": None if ranks is None else tuple(int(r) for r in ranks),
+            "shape": None if shape is None else tuple(int(d) for d in shape),
+        }
+    )
