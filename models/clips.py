@@ -7,10 +7,13 @@ stroke, background, light, noise, and things that move past in front of and behi
 
 A clip is a function of (seed, index) alone, so calibration, training and test sets are ranges of seeds and indices
 and no file needs to be shipped. Needs numpy only.
+
+    python models/clips.py OUT.npz [--count 16]        writes calibration clips, key `clip`
 """
 
 from __future__ import annotations
 
+import argparse
 from typing import NamedTuple
 
 import numpy as np
@@ -190,3 +193,16 @@ def _paint(image: Array, limb: Limb) -> None:
     value = np.append(limb.colour, np.clip(1.5 / limb.depth, 0, 1))
     patch = image[y0:y1, x0:x1]
     patch += cover * (value - patch)
+
+
+def main() -> None:
+    """Writes unlabelled calibration clips to a file."""
+    parser = argparse.ArgumentParser(description="Draw calibration clips for models/strokes.onnx.")
+    parser.add_argument("out", help=".npz file to write")
+    parser.add_argument("--count", type=int, default=16, help="number of clips")
+    args = parser.parse_args()
+    np.savez(args.out, clip=clips(CALIBRATION, args.count)[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Trains `models/strokes.onnx` on the clips of `models/clips.py`, from scratch, on a CPU.
 
-    python models/train_strokes.py [--train 2000] [--out models/strokes.onnx]
+    python models/train_strokes.py [--train 5000] [--out models/strokes.onnx]
 
 Needs torch (the `train` extra). Three phases with one set of weights: first the input convolution is evaluated at
 every fourth pixel only and not pooled over the image, then at every second and pooled over 2x2 of its outputs, which
@@ -77,8 +77,8 @@ def accuracy(model: Strokes, x: NDArray[np.uint8], y: NDArray[np.int64], step: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--train", type=int, default=2000, help="number of training clips")
-    parser.add_argument("--epochs", type=int, nargs=3, default=(6, 3, 2), help="epochs of the three phases")
+    parser.add_argument("--train", type=int, default=5000, help="number of training clips")
+    parser.add_argument("--epochs", type=int, nargs=3, default=(5, 2, 1), help="epochs of the three phases")
     parser.add_argument("--decay", type=float, default=0.05, help="weight decay")
     parser.add_argument("--out", type=Path, default=strokes.PATH)
     args = parser.parse_args()
@@ -106,8 +106,11 @@ def main() -> None:
             score = accuracy(model, *validation, step)
             if score >= best:
                 best, kept = score, {name: value.clone() for name, value in model.state_dict().items()}
-            print(f"step {step} epoch {epoch}: loss {np.mean(losses):.3f}, validation {score:.3f}, "
-                  f"{time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"step {step} epoch {epoch}: loss {np.mean(losses):.3f}, validation {score:.3f}, "
+                f"{time.monotonic() - began:.0f} s",
+                flush=True,
+            )
         model.load_state_dict(kept)
     test = draw(clips.TEST, 1000)
     print(f"test accuracy {accuracy(model, *test, 1):.4f} of {len(test[1])}")

@@ -28,7 +28,7 @@ T = TypeVar("T")
 ERROR, INTERRUPTED = 1, 130
 STDOUT = "-"
 PIPE_WIDTH = 250
-"""Width of the table where the output is no terminal."""
+"""Width of lines where the output is no terminal."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in given or "--verbose" in given
-    err = Console(stderr=True)
+    err = _console(stderr=True)
     try:
         return _run(given, err)
     except TuckerError as error:
@@ -62,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             err, f"Unexpected {type(error).__name__}, nothing was written; -v shows where, please report: {error}"
         )
         return ERROR
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 def _complain(err: Console, message: str) -> None:
@@ -89,8 +94,7 @@ def _print(report: Report, args: argparse.Namespace) -> None:
     if STDOUT in args.report:
         sys.stdout.write(to_json(report))
     elif not args.quiet:
-        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
-        show(report, console)
+        show(report, _console(stderr=False))
 
 
 def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], T]) -> T:

@@ -79,8 +79,10 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     model = io.load(source) if isinstance(source, Path) else source
     content = model.SerializeToString(deterministic=True)
     machine = Machine(settings.threads, Path(settings.custom_op_lib) if settings.custom_op_lib else None)
+    machine.check()
     session = _session(model, content, machine)
     arrays = _arrays(settings)
+    data = _data(session, arrays)
     named = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     given = {**inputs.first_samples(arrays, list(shapes.input_types(model))), **named}
     known = shapes.infer(model, given, settings.dim)
@@ -92,7 +94,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         session=session,
         context=context,
         found=find(model, context),
-        inputs=_inputs(session, arrays, known, settings),
+        inputs=data or _noise(session, known, settings.seed),
         stopwatch=Stopwatch(machine, Path(settings.cache) if settings.cache else None),
         progress=progress,
     )
@@ -117,20 +119,19 @@ def _arrays(settings: Settings) -> Mapping[str, NDArray[Any]]:
     return inputs.read_data(settings.data_paths) if settings.data_paths else {}
 
 
-def _inputs(
-    session: ort.InferenceSession | None,
-    arrays: Mapping[str, NDArray[Any]],
-    known: shapes.Shapes,
-    settings: Settings,
-) -> Inputs | None:
-    if session is None:
-        if arrays:
-            raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
+def _data(session: ort.InferenceSession | None, arrays: Mapping[str, NDArray[Any]]) -> Inputs | None:
+    if not arrays:
         return None
-    if arrays:
-        return inputs.from_data(arrays, session)
+    if session is None:
+        raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
+    return inputs.from_data(arrays, session)
+
+
+def _noise(session: ort.InferenceSession | None, known: shapes.Shapes, seed: int) -> Inputs | None:
+    if session is None:
+        return None
     try:
-        return inputs.random(session, known, settings.seed, RANDOM_FEEDS)
+        return inputs.random(session, known, seed, RANDOM_FEEDS)
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
         return None

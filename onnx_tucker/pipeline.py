@@ -33,7 +33,7 @@ from onnx_tucker.types import Chain, Plan
 logger = logging.getLogger(__name__)
 
 MODEL_SECONDS = 3.0
-"""Time spent on comparing the whole model before and after, beyond the least number of rounds."""
+"""Time spent at most on comparing the whole model before and after."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
     """Factorises and splices; gives back the weaker half of the chains while the whole model measures slower."""
     made = _factorise(job, decision)
     timings = _time(job, made)
-    while made.pieces and timings and timings[1].speedup_ci[1] < 1:
+    while made.pieces and timings and timings[1].speedup < 1:
         if job.settings.keep_slower or job.settings.plan is not None:
             logger.warning("The result is slower than the input, as asked: x%.2f.", timings[1].speedup)
             break

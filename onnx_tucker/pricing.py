@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 FORM = "direct"
 LAYER_SECONDS = 0.4
-"""Time spent on one layer and its candidates, beyond the least number of rounds."""
+"""Time spent at most on one layer and its candidates."""
 
 
 @dataclass(frozen=True)

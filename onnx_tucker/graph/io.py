@@ -56,7 +56,7 @@ def load(path: Path) -> onnx.ModelProto:
     for tensor in external:
         try:
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.ClearField("data_location")
             del tensor.external_data[:]
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             reason = str(error).splitlines()[0]

@@ -84,7 +84,7 @@ def _alone(model: onnx.ModelProto, found: Found, context: Context, piece: Piece,
     graph = helper.make_graph(
         piece.nodes,
         "layer",
-        [helper.make_tensor_value_info(INPUT, elem_type, [None] * len(context.shapes[node.input[0]]))],
+        [helper.make_tensor_value_info(INPUT, elem_type, None)],
         [helper.make_tensor_value_info(OUTPUT, elem_type, None)],
         tensors,
     )

@@ -13,14 +13,12 @@ import onnx
 from onnx import TensorProto
 
 from onnx_tucker.errors import UsageError
+from onnx_tucker.graph.fold import SMALL, fold
 from onnx_tucker.graph.io import FAILURES
 
 logger = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
-
-SMALL = 1024
-"""Constants of up to this many elements are kept for inference: they may be shapes, axes or pads."""
 
 
 def infer(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]) -> Shapes:
@@ -43,13 +41,21 @@ def infer(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]], d
     sizes = _first_dims(inputs) | dict(dims)
     for value in inputs:
         _fix(value, input_shapes.get(value.name), sizes)
-    try:
-        bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except FAILURES as error:
-        logger.warning("Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
-    values = [*bare.graph.input, *bare.graph.value_info, *bare.graph.output]
-    found = {value.name: _shape(value) for value in values}
-    return {name: shape for name, shape in found.items() if shape is not None}
+    known: Shapes = {}
+    while True:
+        folded = fold(bare, known)
+        if known and not folded:
+            return known
+        try:
+            bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+        except FAILURES as error:
+            logger.warning("Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
+            return known
+        values = [*bare.graph.input, *bare.graph.value_info, *bare.graph.output]
+        shapes = {value.name: _shape(value) for value in values}
+        known = {name: shape for name, shape in shapes.items() if shape is not None}
+        if not known:
+            return known
 
 
 def input_types(model: onnx.ModelProto) -> dict[str, int]:

@@ -1,8 +1,11 @@
 """Rank of a noisy matrix by the global analytic solution of empirical variational Bayesian matrix factorisation.
 
 Nakajima, Sugiyama, Babacan and Tomioka, "Global Analytic Solution of Fully-observed Variational Bayesian Matrix
-Factorization", JMLR 14 (2013): theorem 2 (threshold), equations (25) to (29) (free energy as a function of the noise
-variance alone). With unknown noise the variance is the minimiser of that one-dimensional function.
+Factorization", JMLR 14 (2013), and, for the closed form of the threshold, the free energy as a function of the noise
+variance alone and the bounds of that variance, Nakajima, Tomioka, Sugiyama and Babacan, "Condition for Perfect
+Dimensionality Recovery by Variational Bayesian PCA", JMLR 16 (2015). Both papers' notation: x = s^2 / (M variance)
+for a singular value s of an L x M matrix, L <= M; alpha = L / M; Phi(z) = log(z + 1) / z - 1/2; the threshold of x is
+(1 + tau)(1 + alpha / tau) at the root tau of Phi(tau) + Phi(tau / alpha).
 """
 
 from __future__ import annotations
@@ -67,12 +70,12 @@ def observed_shape(matrix: Array) -> tuple[int, int]:
 
 
 def x_threshold(alpha: float) -> float:
-    """The smallest x = s^2 / (long * variance) at which a component survives (theorem 2, equation (22))."""
+    """The smallest x = s^2 / (long * variance) at which a component survives."""
 
     def excess(tau: float) -> float:
         return _phi(tau) + _phi(tau / alpha)
 
-    # Equation (22) has one root, and 2.5129 sqrt(alpha) is within a few per cent of it for every alpha in (0, 1].
+    # There is one root, and 2.5129 sqrt(alpha), the papers' approximation, is near it for every alpha in (0, 1].
     guess = 2.5129 * math.sqrt(alpha)
     tau = brentq(excess, guess / 4, guess * 4, xtol=1e-14)
     return float((1 + tau) * (1 + alpha / tau))
@@ -83,7 +86,7 @@ def _phi(z: float) -> float:
 
 
 def _psi1(x: Array, alpha: float, threshold: float) -> Array:
-    """What a surviving component adds to x - log x in the free energy (equation (28)); 0 below the threshold."""
+    """What a surviving component adds to x - log x in the free energy; 0 below the threshold."""
     above = np.maximum(x, threshold)
     middle = above - (1 + alpha)
     tau = (middle + np.sqrt(np.square(middle) - 4 * alpha)) / 2

@@ -11,10 +11,8 @@ def count(value: float | None) -> str:
         return UNKNOWN
     if abs(value) < 100_000:
         return f"{value:,.0f}"
-    for limit, unit in ((1e6, "k"), (1e9, "M"), (1e12, "G"), (float("inf"), "T")):
-        if abs(value) < limit:
-            return f"{value / limit * 1000:.4g} {unit}"
-    return f"{value:g}"
+    scale, unit = next(((s, u) for s, u in ((1e3, "k"), (1e6, "M"), (1e9, "G")) if abs(value) < s * 1000), (1e12, "T"))
+    return f"{value / scale:.4g} {unit}"
 
 
 def milliseconds(value: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +82,15 @@ def _files(path: Path) -> list[Path]:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return {"": content}
-        with content:
-            return {name: content[name] for name in content.files}
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"": content}
+            with content:
+                return {name: content[name] for name in content.files}
     except FileNotFoundError as error:
         raise DataError(f"There is no data file {path}.") from error
-    except Exception as error:  # numpy and zipfile raise many types for a damaged file
+    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"The data file {path} cannot be read as .npz or .npy: {error}") from error
 
 
@@ -113,10 +116,10 @@ def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession)
     fixed = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int)}
     sample_bytes = sum(array.nbytes for array in fitted.values()) // samples
     size = max(fixed, default=max(1, min(64, BATCH_BYTES // max(sample_bytes, 1))))
-    if samples < size:
-        raise DataError(f"The model takes batches of {size}, but the data has only {samples} samples.")
-    if fixed:  # a last batch that is not full cannot be run
-        samples -= samples % size
+    if fixed:
+        samples -= samples % size  # a last batch that is not full cannot be run
+        if not samples:
+            raise DataError(f"The model takes batches of {size}, but the data has fewer samples.")
     feeds = [{n: a[i : i + size] for n, a in fitted.items()} for i in range(0, samples, size)]
     return Inputs("data", samples, feeds)
 

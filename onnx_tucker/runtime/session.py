@@ -13,6 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as status
 
+from onnx_tucker.errors import TuckerError
+
 Feed = Mapping[str, NDArray[Any]]
 
 FAILURES = (
@@ -43,6 +45,19 @@ class Machine:
 
     threads: int = 0
     custom_op_lib: Path | None = None
+
+    def check(self) -> None:
+        """Makes sure that the library with custom operators can be loaded.
+
+        Raises:
+            TuckerError: it cannot.
+        """
+        if self.custom_op_lib is None:
+            return
+        try:
+            ort.SessionOptions().register_custom_ops_library(str(self.custom_op_lib))
+        except FAILURES as error:
+            raise TuckerError(f"--custom-op-lib {self.custom_op_lib} cannot be loaded: {first_line(error)}") from error
 
     def session(self, model: bytes | str) -> ort.InferenceSession:
         """A CPU session on a model's bytes or path.

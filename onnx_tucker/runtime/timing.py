@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_S = 0.002
 """A sample shorter than this is made of several runs, so that the clock's and the scheduler's grain vanish."""
-MIN_ROUNDS, MAX_ROUNDS = 7, 60
+MIN_ROUNDS = 7
+"""The least number of rounds for which the 95 % interval exists."""
+TIGHT = 0.03
+"""Rounds go on until the intervals of all speed-ups are this narrow, relative to the speed-up, on either side."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,14 @@ class Stopwatch:
     cache: Path | None = None
 
     def compare(self, models: Sequence[bytes], feed: Feed, seconds: float) -> list[Timing]:
-        """Times models in turn, for about `seconds` but at least `MIN_ROUNDS` rounds.
+        """Times models in turn until the result is tight, for `seconds` at most but no less than `MIN_ROUNDS` rounds.
 
         Raises:
             session.FAILURES: onnxruntime cannot run one of them.
         """
         path = self._path(models, feed)
         known = _read(path)
-        if known is not None:
+        if len(known) == len(models):
             return known
         sessions = [self.machine.session(model) for model in models]
         timings = _measure(sessions, feed, seconds)
@@ -96,11 +99,19 @@ def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: floa
     contenders = list(zip(sessions, outputs, repeats, strict=True))
     samples: list[list[float]] = []
     end = time.perf_counter() + seconds
-    while len(samples) < MIN_ROUNDS or (time.perf_counter() < end and len(samples) < MAX_ROUNDS):
+    while True:
         samples.append([_time(session, names, feed, n) for session, names, n in contenders])
-    times = np.array(samples) * 1000
-    ratios = times[:, :1] / times
-    return [_timing(times[:, i], ratios[:, i]) for i in range(len(sessions))]
+        if len(samples) < MIN_ROUNDS:
+            continue
+        times = np.array(samples) * 1000
+        timings = [_timing(times[:, i], times[:, 0] / times[:, i]) for i in range(len(contenders))]
+        if time.perf_counter() > end or all(_tight(t) for t in timings):
+            return timings
+
+
+def _tight(timing: Timing) -> bool:
+    low, high = timing.speedup_ci
+    return max(high - timing.speedup, timing.speedup - low) <= TIGHT * timing.speedup
 
 
 def _time(session: ort.InferenceSession, names: list[str], feed: Feed, repeats: int) -> float:
@@ -122,16 +133,16 @@ def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
     )
 
 
-def _read(path: Path | None) -> list[Timing] | None:
-    """A remembered result, or None."""
+def _read(path: Path | None) -> list[Timing]:
+    """A remembered result; empty where there is none."""
     if path is None or not path.exists():
-        return None
+        return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return [Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"])}) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.info("%s is not used: %s", path, error)
-        return None
+        return []
 
 
 def _write(path: Path, timings: Sequence[Timing]) -> None:

@@ -1,0 +1,45 @@
+# Everything runs in .venv, which is made on first use from PYTHON and needs a package index only then.
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint lowest tables clean
+
+demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
+	mkdir -p build
+	$(BIN)/python models/clips.py build/calibration.npz --count 16
+	$(BIN)/onnx-tucker models/strokes.onnx build/strokes.onnx --ranks vbmf --data build/calibration.npz \
+		--plan-out build/plan.json --report build/report.json --report build/report.md --overwrite
+
+test: $(VENV)/dev lint  ## all that CI runs
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev  ## style, types, and which module may import which
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+lowest:  ## the tests with the oldest versions that pyproject.toml admits
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable .
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python hypothesis pytest
+	.venv-lowest/bin/python -m pytest -m "not slow"
+
+tables: $(VENV)/run  ## the tables of the README and of docs/
+	$(BIN)/python benchmarks/thesis_table.py
+
+clean:
+	rm -rf .venv .venv-lowest build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/run

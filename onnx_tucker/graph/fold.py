@@ -1,0 +1,89 @@
+"""Evaluates the shape arithmetic of a graph: small constant nodes, and Shape of values whose shape is known.
+
+Exporters compute pads, sizes and axes by chains of small nodes that shape inference alone does not see through.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from onnx_tucker.graph.io import FAILURES
+
+SMALL = 1024
+"""Constants of up to this many elements may be shapes, axes or pads; larger ones are weights."""
+
+ARITHMETIC = frozenset(
+    "Abs Add And Cast Ceil Concat Constant ConstantOfShape Div Equal Expand Floor Gather Greater Identity Less Max Min "
+    "Mod Mul Neg Not Or Pow ReduceMax ReduceMin ReduceProd ReduceSum Reshape Round Shape Size Slice Split Sqrt Squeeze "
+    "Sub Transpose Unsqueeze Where".split()
+)
+
+
+def fold(model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> bool:
+    """Replaces nodes of the main graph that can be evaluated by initializers, in place.
+
+    Args:
+        model: a copy for shape inference, without large weights.
+        known: shapes of values.
+
+    Returns:
+        Whether anything was replaced.
+    """
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    kept, folded = [], False
+    for node in model.graph.node:
+        values = _evaluate(node, model, constants, known)
+        if values is None:
+            kept.append(node)
+            continue
+        constants |= values
+        model.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in values.items())
+        folded = True
+    if folded:
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    return folded
+
+
+def _evaluate(
+    node: onnx.NodeProto,
+    model: onnx.ModelProto,
+    constants: dict[str, NDArray[Any]],
+    known: dict[str, tuple[int, ...]],
+) -> dict[str, NDArray[Any]] | None:
+    """Values of the node's outputs, or None where they are not small constants."""
+    if node.op_type not in ARITHMETIC or node.domain not in ("", "ai.onnx"):
+        return None
+    feed = {name: constants[name] for name in node.input if name in constants}
+    if node.op_type in ("Shape", "Size") and node.input[0] in known:
+        feed = {node.input[0]: np.broadcast_to(np.float32(0), known[node.input[0]])}  # a view: takes no memory
+    elif any(name and name not in constants for name in node.input):
+        return None
+    if node.op_type in ("ConstantOfShape", "Expand") and math.prod(feed[node.input[-1]].tolist()) > SMALL:
+        return None
+    try:
+        values = ReferenceEvaluator(_alone(node, model)).run(None, feed)
+    except (*FAILURES, IndexError, KeyError, NotImplementedError):
+        return None
+    arrays = [v for v in values if isinstance(v, np.ndarray | np.generic)]
+    if len(arrays) < len(values) or any(v.size > SMALL for v in arrays):
+        return None
+    return {name: np.asarray(v) for name, v in zip(filter(None, node.output), arrays, strict=True)}
+
+
+def _alone(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = onnx.helper.make_graph(
+        [node],
+        "node",
+        [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(filter(None, node.input))],
+        [onnx.ValueInfoProto(name=name) for name in filter(None, node.output)],
+    )
+    return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=list(model.opset_import))

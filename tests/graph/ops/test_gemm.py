@@ -1,0 +1,66 @@
+"""Full rank equals the original in onnxruntime, for every form of a Gemm."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+
+from onnx_tucker.factor import METHODS
+from onnx_tucker.graph.find import context_of, find
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.shapes import infer
+from onnx_tucker.graph.splice import build, splice
+from tests.helpers import Array, model, run
+
+C_SHAPES = {"none": None, "scalar": (), "one": (1,), "row": (5,), "column": (3, 1), "full": (3, 5)}
+
+
+def gemm_model(weight: Array, c: Array | None, opset: int, **attributes: float) -> onnx.ModelProto:
+    tensors = {"w": weight} if c is None else {"w": weight, "c": c}
+    node = helper.make_node("Gemm", ["x", *tensors], ["y"], "gemm", **attributes)
+    inp = weight.shape[1] if attributes.get("transB") else weight.shape[0]
+    shape = [inp, 3] if attributes.get("transA") else [3, inp]
+    return model([node], tensors, {"x": shape}, {"y": 2}, opset=opset)
+
+
+@given(
+    name=st.sampled_from(["svd", "tucker2"]),
+    trans_a=st.booleans(),
+    trans_b=st.booleans(),
+    alpha=st.sampled_from([1.0, 0.5, -2.0]),
+    beta=st.sampled_from([1.0, 0.25, 0.0]),
+    c=st.sampled_from(list(C_SHAPES)),
+    inp=st.integers(1, 8),
+    opset=st.sampled_from([7, 9, 11, 13, 18]),
+)
+def test_full_rank_equals_the_original(
+    name: str, trans_a: bool, trans_b: bool, alpha: float, beta: float, c: str, inp: int, opset: int
+) -> None:
+    if c == "none" and opset < 11:
+        return  # C is required there
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((5, inp) if trans_b else (inp, 5)).astype(np.float32)
+    shape = C_SHAPES[c]
+    bias = None if shape is None else rng.standard_normal(shape).astype(np.float32)
+    made = gemm_model(weight, bias, opset, transA=int(trans_a), transB=int(trans_b), alpha=alpha, beta=beta)
+    context = context_of(made, infer(made, {}, {}))
+    [found] = find(made, context)
+    site, method = found.site, METHODS[name]
+    assert site.weight.shape == (5, inp)
+    assert site.input_shape == (3, inp)
+    chain = method.chain(site.weight, site.stage, method.dimensions(site.stage))
+    spliced = splice(made, {"gemm": build(found, name, chain, context, Names(made))}, [found])
+    onnx.checker.check_model(spliced, full_check=True)
+    x = rng.standard_normal((inp, 3) if trans_a else (3, inp)).astype(np.float32)
+    assert np.allclose(run(made, x=x)[0], run(spliced, x=x)[0], atol=1e-4)
+
+
+def test_scalings_are_counted() -> None:
+    weight = np.ones((4, 5), np.float32)
+    made = gemm_model(weight, np.ones(5, np.float32), 18, alpha=0.5, beta=0.5)
+    [found] = find(made, context_of(made, infer(made, {}, {})))
+    assert found.site.scalings == 2
+    assert found.site.bias

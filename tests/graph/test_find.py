@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_tucker.graph.find import context_of, find
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.shapes import infer
+from onnx_tucker.types import Skip
+from tests.helpers import conv_model, model, two_layers
+
+WEIGHT = np.random.default_rng(0).standard_normal((6, 4, 3)).astype(np.float32)
+
+
+def reasons(made: onnx.ModelProto) -> dict[str, str]:
+    found = find(made, context_of(made, infer(made, {}, {})))
+    return {f.place.label: f.reading.found.reason if isinstance(f.reading.found, Skip) else "" for f in found}
+
+
+def test_sites_are_found_in_order() -> None:
+    assert reasons(two_layers()) == {"conv": "", "fc": ""}
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (WEIGHT * np.nan, "NaN"),
+        (WEIGHT * 0, "all zeros"),
+        (np.zeros((0, 4, 3), np.float32), "empty"),
+    ],
+)
+def test_weights_that_cannot_be_factorised(weight: np.ndarray, words: str) -> None:
+    assert words in reasons(conv_model(weight, bias=False))["conv"]
+
+
+def test_a_computed_weight() -> None:
+    made = conv_model(WEIGHT)
+    made.graph.node.insert(0, helper.make_node("Identity", ["w"], ["w2"]))
+    made.graph.node[1].input[1] = "w2"
+    assert "computed" in reasons(made)["conv"]
+
+
+def test_a_shared_weight() -> None:
+    made = conv_model(WEIGHT)
+    made.graph.node.add().CopyFrom(helper.make_node("Conv", ["x", "w"], ["z"], "again"))
+    made.graph.output.add().CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None] * 3))
+    assert set(reasons(made).values()) == {"the weight is used in several places"}
+
+
+def test_a_weight_that_is_also_an_output() -> None:
+    made = conv_model(WEIGHT)
+    made.graph.output.add().CopyFrom(helper.make_tensor_value_info("w", TensorProto.FLOAT, WEIGHT.shape))
+    assert "several places" in reasons(made)["conv"]
+
+
+def test_an_overridable_weight() -> None:
+    made = conv_model(WEIGHT)
+    made.graph.input.add().CopyFrom(helper.make_tensor_value_info("w", TensorProto.FLOAT, WEIGHT.shape))
+    assert "override" in reasons(made)["conv"]
+    made.ir_version = 3  # there, initializers have to be inputs
+    assert reasons(made)["conv"] == ""
+
+
+def test_operators_that_are_not_covered_are_listed_and_counted() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "m"], ["a"], "matmul"),
+        helper.make_node("Unsqueeze", ["a", "axis"], ["b"]),
+        helper.make_node("ConvTranspose", ["b", "t"], ["c"], "up", strides=[2]),
+        helper.make_node("LSTM", ["x3", "lw", "lr"], ["d"], "lstm", hidden_size=3),
+        helper.make_node("MatMul", ["a", "a2"], ["e"], "product"),
+    ]
+    rng = np.random.default_rng(0)
+    tensors = {
+        "m": rng.standard_normal((8, 6)).astype(np.float32),
+        "axis": np.array([0]),
+        "t": rng.standard_normal((5, 2, 3)).astype(np.float32),
+        "lw": rng.standard_normal((1, 12, 7)).astype(np.float32),
+        "lr": rng.standard_normal((1, 12, 3)).astype(np.float32),
+    }
+    made = model(nodes, tensors, {"x": [5, 8], "x3": [2, 1, 7], "a2": [6, 2]}, {"c": 3, "d": 4, "e": 2})
+    found = {f.place.label: f.reading for f in find(made, context_of(made, infer(made, {}, {})))}
+    assert list(found) == ["matmul", "up", "lstm", "product"]
+    assert found["matmul"].layer is not None
+    assert found["matmul"].layer.macs == 5 * 48
+    assert found["up"].layer is not None
+    assert found["up"].layer.macs == 6 * 5 * 2 * 3
+    assert found["lstm"].params == 84
+    assert found["product"].params is None
+    assert found["product"].layer is not None
+
+
+def test_nodes_in_bodies_and_functions_are_skipped_with_their_place() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["inner"], "conv")],
+        "body",
+        [],
+        [helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)],
+    )
+    made = model(
+        [helper.make_node("If", ["flag"], ["y"], "choice", then_branch=body, else_branch=body)],
+        {"w": WEIGHT},
+        {"x": [1, 4, 8]},
+        {"y": 3},
+    )
+    made.graph.input.add().CopyFrom(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    found = reasons(made)
+    assert set(found) == {"choice/then_branch/conv", "choice/else_branch/conv"}
+    assert "inside a body of the If node choice" in found["choice/then_branch/conv"]
+    function = helper.make_function(
+        "mine", "F", ["a", "b"], ["c"], [helper.make_node("MatMul", ["a", "b"], ["c"])], [helper.make_opsetid("", 18)]
+    )
+    made.functions.append(function)
+    assert reasons(made)["mine.F/c"] == "it is inside the model-local function mine.F"
+
+
+def test_nodes_without_a_name_or_with_a_shared_one_go_by_their_output() -> None:
+    made = two_layers()
+    for node in made.graph.node:
+        node.name = "same" if node.op_type in ("Conv", "Gemm") else ""
+    assert list(reasons(made)) == ["c", "y"]
+
+
+def test_fresh_names_are_in_no_scope() -> None:
+    made = two_layers()
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["deep"])], "g", [], [], [numpy_helper.from_array(WEIGHT, "deep_1")]
+    )
+    made.graph.node.append(helper.make_node("Custom", ["x"], ["z"], domain="d", body=inner))
+    names = Names(made)
+    assert names.fresh("deep") == "deep_2"
+    assert names.fresh("deep") == "deep_3"
+    assert names.fresh("new") == "new"

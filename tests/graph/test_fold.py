@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_tucker.graph.fold import fold
+from tests.helpers import model
+
+
+def test_shape_arithmetic_becomes_constants_and_the_rest_stays() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Mul", ["s", "two"], ["t"]),
+        helper.make_node("Relu", ["x"], ["y"]),
+        helper.make_node("Shape", ["y"], ["u"]),
+    ]
+    made = model(nodes, {"two": np.array([2, 2])}, {"x": [3, 5]}, {"y": 2})
+    assert fold(made, {"x": (3, 5)})
+    values = {t.name: numpy_helper.to_array(t).tolist() for t in made.graph.initializer}
+    assert values == {"two": [2, 2], "s": [3, 5], "t": [6, 10]}
+    assert [n.output[0] for n in made.graph.node] == ["y", "u"]
+    assert not fold(made, {"x": (3, 5)})
+
+
+def test_large_constants_are_not_made() -> None:
+    value = helper.make_tensor("v", TensorProto.FLOAT, [1], [1.0])
+    nodes = [helper.make_node("ConstantOfShape", ["size"], ["y"], value=value)]
+    made = model(nodes, {"size": np.array([10**6, 10**6])}, {"x": [1]}, {"y": 2})
+    assert not fold(made, {})
+
+
+def test_nodes_that_cannot_be_evaluated_stay() -> None:
+    nodes = [
+        helper.make_node("Reshape", ["a", "bad"], ["y"]),
+        helper.make_node("Add", ["a", "z"], ["w"], domain="mine"),
+    ]
+    made = model(nodes, {"a": np.ones(4, np.float32), "bad": np.array([3, 3]), "z": np.ones(4)}, {"x": [1]}, {"y": 2})
+    assert not fold(made, {})
+    assert len(made.graph.node) == 2

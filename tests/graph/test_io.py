@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_tucker.errors import ModelError, OutputError
+from onnx_tucker.graph import io
+from tests.helpers import two_layers
+
+WHOLE = two_layers().SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (WHOLE[: len(WHOLE) // 2], "damaged"),
+        (WHOLE[:-1], "damaged"),
+        (np.random.default_rng(0).bytes(5000), "damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+        (b"PK\x03\x04" + bytes(100), "zip"),
+        (b"hello, world", "damaged"),
+        (b"\x08\x09", "no graph"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=words) as caught:
+        io.load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no file"):
+        io.load(tmp_path / "none.onnx")
+    with pytest.raises(ModelError, match="is a folder"):
+        io.load(tmp_path)
+
+
+def test_external_data_is_written_and_read_back(tmp_path: Path) -> None:
+    made = two_layers()
+    files = io.model_files(made, tmp_path / "m.onnx", external=True)
+    assert [path.name for path in files] == ["m.onnx.data", "m.onnx"]
+    io.write_files(files)
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+    assert len(files[tmp_path / "m.onnx"]) < 3000
+    assert io.load(tmp_path / "m.onnx") == made
+    assert made == two_layers()  # the model itself keeps its weights
+
+
+def test_missing_external_data_is_refused(tmp_path: Path) -> None:
+    files = io.model_files(two_layers(), tmp_path / "m.onnx", external=True)
+    io.write_files({path: data for path, data in files.items() if path.suffix == ".onnx"})
+    with pytest.raises(ModelError, match=r"conv\.weight"):
+        io.load(tmp_path / "m.onnx")
+
+
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(100_000))
+    (tmp_path / "in").mkdir()
+    made = onnx.load_model_from_string(
+        io.model_files(two_layers(), tmp_path / "m.onnx", external=True)[tmp_path / "m.onnx"]
+    )
+    for tensor in made.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../secret"
+    (tmp_path / "in" / "m.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(ModelError, match="cannot be read"):
+        io.load(tmp_path / "in" / "m.onnx")
+
+
+def test_targets_are_checked_before_any_work(tmp_path: Path) -> None:
+    there = tmp_path / "there.onnx"
+    there.write_bytes(b"x")
+    with pytest.raises(OutputError, match="--overwrite"):
+        io.check_target(there, overwrite=False)
+    io.check_target(there, overwrite=True)
+    with pytest.raises(OutputError, match="is a folder"):
+        io.check_target(tmp_path, overwrite=True)
+    with pytest.raises(OutputError, match="no folder"):
+        io.check_target(tmp_path / "no" / "x.onnx", overwrite=False)
+
+
+def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(OutputError, match="read-only"):
+        io.check_target(tmp_path / "x.onnx", overwrite=False)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    old = tmp_path / "b"
+    old.write_bytes(b"old")
+    calls = []
+
+    def fsync(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputError, match="No space left"):
+        io.write_files({tmp_path / "a": b"new", old: b"new"})
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert old.read_bytes() == b"old"
+
+
+def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
+    io.write_files({tmp_path / "a": b"1"})
+    (tmp_path / "b").write_bytes(b"1")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

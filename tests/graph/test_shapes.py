@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_tucker.errors import UsageError
+from onnx_tucker.graph.shapes import infer, input_types
+from tests.helpers import conv_model, model, two_layers
+
+WEIGHT = np.ones((4, 3, 3, 3), np.float32)
+
+
+def test_a_free_first_dimension_counts_as_one_and_the_rest_stays_unknown() -> None:
+    shapes = infer(two_layers(), {}, {})
+    assert shapes["x"] == (1, 24, 16, 16)
+    assert shapes["c"] == (1, 32, 16, 16)
+    assert shapes["y"] == (1, 48)
+    assert "y" not in infer(conv_model(WEIGHT, size=["h", "w"]), {}, {})
+
+
+def test_dimensions_and_shapes_can_be_given() -> None:
+    free = conv_model(WEIGHT, size=["h", "w"])
+    assert infer(free, {}, {"h": 9, "w": 7})["y"] == (1, 4, 7, 5)
+    assert infer(free, {"x": (2, 3, 9, 7)}, {})["y"] == (2, 4, 7, 5)
+    assert infer(free, {}, {"n": 5, "h": 9, "w": 7})["y"] == (5, 4, 7, 5)
+
+
+def test_the_model_is_not_touched() -> None:
+    made = two_layers()
+    infer(made, {"x": (2, 24, 16, 16)}, {})
+    assert made == two_layers()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dims", "words"),
+    [
+        ({"z": (1, 3, 9, 7)}, {}, "no such input; it has x"),
+        ({"x": (1, 3, 9)}, {}, "does not fit"),
+        ({"x": (1, 5, 9, 7)}, {}, "does not fit the model's n,3,h,w"),
+        ({}, {"q": 1}, "there is h, n, w"),
+    ],
+)
+def test_names_and_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], dims: dict[str, int], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        infer(conv_model(WEIGHT, size=["h", "w"]), shapes, dims)
+
+
+def test_pads_that_are_computed_in_the_graph() -> None:
+    """The way that PyTorch's exporter writes functional padding."""
+    nodes = [
+        helper.make_node(
+            "ConstantOfShape", ["count"], ["zeros"], value=helper.make_tensor("v", TensorProto.INT64, [1], [0])
+        ),
+        helper.make_node("Concat", ["some", "zeros"], ["flat"], axis=0),
+        helper.make_node("Reshape", ["flat", "pairs"], ["rows"]),
+        helper.make_node("Slice", ["rows", "start", "stop", "axis", "step"], ["turned"]),
+        helper.make_node("Transpose", ["turned"], ["columns"], perm=[1, 0]),
+        helper.make_node("Reshape", ["columns", "minus"], ["again"]),
+        helper.make_node("Cast", ["again"], ["pads"], to=TensorProto.INT64),
+        helper.make_node("Pad", ["x", "pads"], ["padded"]),
+        helper.make_node("Conv", ["padded", "w"], ["y"], "conv"),
+    ]
+    numbers = {
+        "count": [2],
+        "some": [1, 2],
+        "pairs": [-1, 2],
+        "start": [-1],
+        "stop": [-9223372036854775807],
+        "axis": [0],
+        "step": [-1],
+        "minus": [-1],
+    }
+    tensors = {name: np.array(value, np.int64) for name, value in numbers.items()} | {
+        "w": np.ones((4, 3, 3), np.float32)
+    }
+    shapes = infer(model(nodes, tensors, {"x": ["n", 3]} | {"x": [1, 3]}, {"y": 3}), {}, {})
+    assert shapes["padded"] == (1, 6)
+
+
+def test_shapes_that_are_read_from_other_shapes() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["n"]),
+        helper.make_node("Mul", ["n", "two"], ["m"]),
+        helper.make_node("Concat", ["m", "rest"], ["target"], axis=0),
+        helper.make_node("Reshape", ["r", "target"], ["y"]),
+    ]
+    tensors = {"zero": np.array([0]), "two": np.array([2]), "rest": np.array([-1])}
+    assert infer(model(nodes, tensors, {"x": ["n", 6]}, {"y": 2}), {}, {"n": 3})["y"] == (6, 3)
+
+
+def test_inputs_with_a_default_are_no_inputs() -> None:
+    made = model(
+        [helper.make_node("Add", ["x", "w"], ["y"])], {"w": np.ones(3, np.float32)}, {"x": [3]}, {"y": 1}, ir_version=3
+    )
+    assert list(input_types(made)) == ["x"]

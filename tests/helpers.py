@@ -1,0 +1,107 @@
+"""Small models, and running them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).resolve().parent.parent
+STROKES = ROOT / "models" / "strokes.onnx"
+REAL = ROOT.parent / "shared" / "real"  # trained models of other people, where somebody has put them
+
+Array = NDArray[Any]
+
+
+def low_rank(rng: np.random.Generator, rank: int, *shape: int, noise: float = 0.02) -> Array:
+    """A weight whose output channels span `rank` dimensions, and its input channels too, but for some noise."""
+    out, inp, *kernel = shape
+    core = rng.standard_normal((rank, rank, *kernel))
+    weight = np.einsum("ob,ba...,ai->oi...", rng.standard_normal((out, rank)), core, rng.standard_normal((rank, inp)))
+    weight /= weight.std()
+    weight += noise * rng.standard_normal(shape)
+    return (weight / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    tensors: Mapping[str, Array],
+    inputs: Mapping[str, Sequence[int | str | None]],
+    outputs: Mapping[str, int],
+    *,
+    opset: int = 18,
+    ir_version: int = 9,
+    dtype: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:
+    """A model from nodes, initializers, input shapes and output ranks."""
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        [helper.make_tensor_value_info(n, dtype, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, dtype, [None] * r) for n, r in outputs.items()],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in tensors.items()],
+    )
+    made = helper.make_model(graph, ir_version=ir_version, opset_imports=[helper.make_opsetid("", opset)])
+    if ir_version < 4:
+        made.graph.input.extend(
+            helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in made.graph.initializer
+        )
+    return made
+
+
+def conv_model(
+    weight: Array, bias: bool = True, size: Sequence[int | str] = (), opset: int = 18, **attributes: Any
+) -> onnx.ModelProto:
+    """One Conv on an input of spatial size `size`, 8 an axis unless given."""
+    axes = weight.ndim - 2
+    groups = attributes.get("group", 1)
+    tensors = {"w": weight}
+    if bias:
+        tensors["b"] = np.linspace(-1, 1, len(weight), dtype=weight.dtype)
+    node = helper.make_node("Conv", ["x", *tensors], ["y"], "conv", **attributes)
+    shape = ["n", weight.shape[1] * groups, *(size or [8] * axes)]
+    return model([node], tensors, {"x": shape}, {"y": axes + 2}, opset=opset)
+
+
+def two_layers(seed: int = 0, rank: int = 3) -> onnx.ModelProto:
+    """Conv (low rank), Relu, global pool, Flatten, Gemm (low rank): both layers are worth factorising."""
+    rng = np.random.default_rng(seed)
+    tensors = {
+        "conv.weight": low_rank(rng, rank, 32, 24, 3, 3),
+        "conv.bias": rng.standard_normal(32).astype(np.float32),
+        "fc.weight": low_rank(rng, rank, 48, 32),
+        "fc.bias": rng.standard_normal(48).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "conv.weight", "conv.bias"], ["c"], "conv", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["y"], "fc", transB=1),
+    ]
+    return model(nodes, tensors, {"x": ["n", 24, 16, 16]}, {"y": 2})
+
+
+def session(proto: onnx.ModelProto | bytes) -> ort.InferenceSession:
+    """A quiet CPU session."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    content = proto if isinstance(proto, bytes) else proto.SerializeToString()
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(proto: onnx.ModelProto | bytes, **feed: Array) -> list[Array]:
+    """All outputs of a model."""
+    return list(session(proto).run(None, feed))
+
+
+def relative(a: Array, b: Array) -> float:
+    """|a - b| / |a|."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.linalg.norm(a - b) / np.linalg.norm(a))

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_tucker.errors import DataError, UsageError
+from onnx_tucker.runtime.evaluate import load_function, score
+from tests.helpers import session, two_layers
+
+CODE = """
+import numpy
+def total(run):
+    return run({"x": numpy.ones((1, 24, 16, 16), "float32")})["y"].sum()
+def words(run):
+    return "good"
+def broken(run):
+    raise KeyError("label")
+number = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "score.py"
+    path.write_text(CODE)
+    return path
+
+
+def test_a_function_scores_a_model(file: Path) -> None:
+    made = session(two_layers())
+    expected = made.run(None, {"x": np.ones((1, 24, 16, 16), np.float32)})[0].sum()
+    assert score(load_function(f"{file}:total"), made) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("name", ["none", "number", ""])
+def test_functions_that_are_not_there(file: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="has no function"):
+        load_function(f"{file}:{name}")
+
+
+def test_files_that_are_not_there_or_fail(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no Python file"):
+        load_function(f"{tmp_path}/none.py:f")
+    (tmp_path / "bad.py").write_text("1 / 0")
+    with pytest.raises(UsageError, match="ZeroDivisionError"):
+        load_function(f"{tmp_path}/bad.py:f")
+
+
+@pytest.mark.parametrize("name", ["words", "broken"])
+def test_functions_that_fail(file: Path, name: str) -> None:
+    with pytest.raises(DataError, match="--eval fails"):
+        score(load_function(f"{file}:{name}"), session(two_layers()))

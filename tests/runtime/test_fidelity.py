@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from onnx_tucker.runtime.fidelity import Closeness, Comparison, compare
+from tests.helpers import Array, model, session
+
+RNG = np.random.default_rng(0)
+
+
+def close(a: Array, b: Array, parts: int = 1) -> Closeness:
+    comparison = Comparison()
+    for x, y in zip(np.array_split(a, parts), np.array_split(b, parts), strict=True):
+        comparison.add(["y"], [x], [y])
+    [result] = comparison.results()
+    return result
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_measures_against_their_definitions(parts: int) -> None:
+    a = RNG.standard_normal((6, 4, 5)).astype(np.float32)
+    b = (a + 0.1 * RNG.standard_normal(a.shape)).astype(np.float32)
+    result = close(a, b, parts)
+    relative = np.linalg.norm(a - b) / np.linalg.norm(a)
+    assert result.relative_l2 == pytest.approx(relative, rel=1e-6)
+    assert result.max_abs == pytest.approx(np.abs(a - b).max(), rel=1e-6)
+    assert result.cosine == pytest.approx((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b), rel=1e-6)
+    assert result.snr_db == pytest.approx(-20 * math.log10(relative), rel=1e-6)
+    assert result.argmax_agreement == pytest.approx((a.argmax(1) == b.argmax(1)).mean())
+    assert result.finite
+
+
+def test_equal_outputs() -> None:
+    a = RNG.standard_normal((3, 4))
+    result = close(a, a)
+    assert (result.relative_l2, result.max_abs, result.snr_db, result.argmax_agreement) == (0, 0, None, 1)
+    assert result.cosine == pytest.approx(1)
+
+
+def test_what_is_not_defined_is_none() -> None:
+    zeros = close(np.zeros((2, 3)), np.ones((2, 3)))
+    assert (zeros.relative_l2, zeros.cosine, zeros.snr_db) == (None, None, None)
+    assert close(np.zeros((2, 3)), np.zeros((2, 3))).relative_l2 == 0
+    assert close(np.ones(4), np.ones(4)).argmax_agreement is None
+
+
+def test_new_nans_are_noticed_and_old_ones_forgiven() -> None:
+    a = np.array([[1.0, np.nan, 3.0]])
+    assert close(a, a).finite
+    assert not close(a, np.array([[np.inf, 2.0, 3.0]])).finite
+
+
+def test_outputs_without_numbers_are_left_out_and_shapes_have_to_agree() -> None:
+    comparison = Comparison()
+    comparison.add(["s", "q"], [np.array(["a"]), [1]], [np.array(["b"]), [2]])
+    assert comparison.results() == []
+    with pytest.raises(ValueError, match="shape"):
+        comparison.add(["y"], [np.zeros(3)], [np.zeros(4)])
+
+
+def test_models_are_compared_on_all_feeds() -> None:
+    a, b = (model([helper.make_node(op, ["x"], ["y"])], {}, {"x": ["n", 2]}, {"y": 2}) for op in ("Relu", "Identity"))
+    feeds = [{"x": np.array([[1, 2]], np.float32)}, {"x": np.array([[3, -4]], np.float32)}]
+    [result] = compare(session(a), session(b), feeds)
+    assert result.max_abs == 4

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_tucker.errors import DataError, UsageError
+from onnx_tucker.runtime import inputs
+from tests.helpers import Array, conv_model, model, session
+
+CONV = conv_model(np.ones((2, 3, 3), np.float32))
+X = np.random.default_rng(0).standard_normal((5, 3, 8)).astype(np.float32)
+
+
+def two_inputs(batch: int | str = "n") -> onnx.ModelProto:
+    return model([helper.make_node("Add", ["a", "b"], ["y"])], {}, {"a": [batch, 4], "b": [batch, 4]}, {"y": 2})
+
+
+def test_npz_npy_and_folders(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=X)
+    np.savez(tmp_path / "b.npz", x=X[:2])
+    (tmp_path / "note.txt").write_text("not data")
+    assert inputs.read_data([tmp_path / "a.npz"])["x"].shape == (5, 3, 8)
+    joined = inputs.read_data([tmp_path])["x"]
+    assert np.array_equal(joined, np.concatenate([X, X[:2]]))
+    np.save(tmp_path / "c.npy", X)
+    assert list(inputs.read_data([tmp_path / "c.npy"])) == [""]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"PK\x03\x04 no zip")
+    pickled = tmp_path / "pickled.npy"
+    np.save(pickled, np.array([{"code": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "empty").mkdir()
+    for path, words in (
+        (bad, "cannot be read"),
+        (pickled, "cannot be read"),
+        (tmp_path / "none.npz", "no data file"),
+        (tmp_path / "empty", "holds no"),
+    ):
+        with pytest.raises(DataError, match=words):
+            inputs.read_data([path])
+
+
+def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=X)
+    np.savez(tmp_path / "b.npz", z=X)
+    with pytest.raises(DataError, match="same keys"):
+        inputs.read_data([tmp_path])
+    np.savez(tmp_path / "b.npz", x=X[:, :2])
+    with pytest.raises(DataError, match="cannot be joined"):
+        inputs.read_data([tmp_path])
+
+
+def test_data_becomes_batches() -> None:
+    made = inputs.from_data({"x": X.astype(np.float64)}, session(CONV))
+    assert (made.kind, made.samples) == ("data", 5)
+    assert np.concatenate([f["x"] for f in made.feeds]).dtype == np.float32
+    nameless = inputs.from_data({"": X}, session(CONV))
+    assert list(nameless.feeds[0]) == ["x"]
+
+
+def test_large_samples_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "BATCH_BYTES", 200)
+    assert [len(f["x"]) for f in inputs.from_data({"x": X}, session(CONV)).feeds] == [2, 2, 1]
+
+
+def test_a_fixed_batch_is_respected() -> None:
+    fixed = session(two_inputs(2))
+    five = np.ones((5, 4), np.float32)
+    made = inputs.from_data({"a": five, "b": five}, fixed)
+    assert [len(f["a"]) for f in made.feeds] == [2, 2]
+    assert made.samples == 4
+    with pytest.raises(DataError, match="batches of 2"):
+        inputs.from_data({"a": five[:1], "b": five[:1]}, fixed)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"z": X}, "keys 'z', but the model's inputs are 'x'"),
+        ({"x": X[:, :2]}, "the model takes"),
+        ({"x": X[0]}, "the model takes"),
+        ({"x": X[:0]}, "the model takes"),
+        ({"x": X.astype(np.complex64)}, "complex64"),
+        ({"x": X.astype(str)}, "the model takes float32"),
+    ],
+)
+def test_data_that_does_not_fit(arrays: dict[str, Array], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        inputs.from_data(arrays, session(CONV))
+
+
+def test_inputs_need_equally_many_samples() -> None:
+    with pytest.raises(DataError, match="different numbers"):
+        inputs.from_data({"a": np.ones((2, 4)), "b": np.ones((3, 4))}, session(two_inputs()))
+    with pytest.raises(DataError, match="keys"):
+        inputs.from_data({"": X}, session(two_inputs()))
+
+
+def test_noise_is_seeded_and_of_the_inputs_types() -> None:
+    made = model([helper.make_node("Gather", ["t", "i"], ["y"])], {"t": np.ones((5, 2), np.float32)}, {}, {"y": 2})
+    made.graph.input.add().CopyFrom(helper.make_tensor_value_info("i", TensorProto.INT64, ["n"]))
+    first, again, other = (inputs.random(session(made), {"i": (6,)}, seed, 2) for seed in (0, 0, 1))
+    assert first.feeds[0]["i"].dtype == np.int64
+    assert set(first.feeds[0]["i"]) <= {0, 1}
+    assert np.array_equal(first.feeds[1]["i"], again.feeds[1]["i"])
+    noise = [inputs.random(session(CONV), {"x": (1, 3, 8)}, seed, 2) for seed in (0, 1)]
+    assert not np.array_equal(noise[0].feeds[0]["x"], noise[1].feeds[0]["x"])
+    assert not np.array_equal(noise[0].feeds[0]["x"], noise[0].feeds[1]["x"])
+    assert other.samples == 12
+
+
+def test_what_cannot_be_made_up() -> None:
+    with pytest.raises(UsageError, match="--input-shape"):
+        inputs.random(session(CONV), {}, 0, 1)
+    made = model([helper.make_node("Identity", ["s"], ["y"])], {}, {"s": [2]}, {"y": 1}, dtype=TensorProto.STRING)
+    with pytest.raises(UsageError, match="give --data"):
+        inputs.random(session(made), {"s": (2,)}, 0, 1)
+
+
+def test_shapes_of_one_sample() -> None:
+    assert inputs.first_samples({"x": X, "other": X}, ["x"]) == {"x": (1, 3, 8)}
+    assert inputs.first_samples({"": X}, ["x"]) == {"x": (1, 3, 8)}
+    assert inputs.first_samples({"": X}, ["x", "y"]) == {}

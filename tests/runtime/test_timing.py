@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_tucker.runtime.session import FAILURES, Machine
+from onnx_tucker.runtime.timing import Stopwatch
+from tests.helpers import conv_model
+
+RNG = np.random.default_rng(0)
+SMALL = conv_model(RNG.standard_normal((4, 4, 3, 3)).astype(np.float32), size=[16, 16]).SerializeToString()
+LARGE = conv_model(RNG.standard_normal((4, 4, 3, 3)).astype(np.float32), size=[16, 16])
+FEED = {"x": np.zeros((1, 4, 16, 16), np.float32)}
+
+
+def heavy() -> bytes:
+    """Many convolutions in a row on the small model's input."""
+    made = conv_model(RNG.standard_normal((4, 4, 3, 3)).astype(np.float32), size=[16, 16], pads=[1] * 4)
+    node = made.graph.node[0]
+    for i in range(60):
+        more = made.graph.node.add()
+        more.CopyFrom(node)
+        more.name, more.input[0], more.output[0] = f"n{i}", f"y{i - 1}" if i else "x", f"y{i}"
+    node.input[0] = "y59"
+    made.graph.node.append(node)
+    del made.graph.node[0]
+    return made.SerializeToString()
+
+
+def test_more_work_measures_slower() -> None:
+    first, second = Stopwatch(Machine(1)).compare([SMALL, heavy()], FEED, 0.3)
+    assert first.speedup == 1
+    assert first.speedup_ci == (1, 1)
+    assert second.speedup < 0.5
+    assert second.speedup_ci[0] <= second.speedup <= second.speedup_ci[1]
+    assert second.ms > first.ms > 0
+
+
+def test_results_are_remembered(tmp_path: Path) -> None:
+    watch = Stopwatch(Machine(1), tmp_path)
+    first = watch.compare([SMALL, SMALL], FEED, 0.05)
+    assert watch.compare([SMALL, SMALL], FEED, 0.05) == first
+    [file] = (tmp_path / "timings").iterdir()
+    assert json.loads(file.read_text())[0]["ms"] == first[0].ms
+
+
+def test_other_threads_models_and_inputs_are_other_results(tmp_path: Path) -> None:
+    for threads in (1, 2):
+        Stopwatch(Machine(threads), tmp_path).compare([SMALL], FEED, 0.01)
+    Stopwatch(Machine(1), tmp_path).compare([SMALL, SMALL], FEED, 0.01)
+    Stopwatch(Machine(1), tmp_path).compare([SMALL], {"x": np.zeros((2, 4, 16, 16), np.float32)}, 0.01)
+    assert len(list((tmp_path / "timings").iterdir())) == 4
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"ms": 1}]'])
+def test_a_damaged_memory_is_measured_again(tmp_path: Path, content: str) -> None:
+    watch = Stopwatch(Machine(1), tmp_path)
+    watch.compare([SMALL], FEED, 0.01)
+    [file] = (tmp_path / "timings").iterdir()
+    file.write_text(content)
+    assert watch.compare([SMALL], FEED, 0.01)[0].ms > 0
+    assert json.loads(file.read_text())[0]["ms"] > 0
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert Stopwatch(Machine(1), tmp_path / "file").compare([SMALL], FEED, 0.01)
+
+
+def test_a_model_that_does_not_run_raises_one_of_the_known_failures() -> None:
+    with pytest.raises(FAILURES):
+        Stopwatch(Machine()).compare([b"nonsense"], FEED, 0.01)
+    with pytest.raises(FAILURES):
+        Stopwatch(Machine()).compare([SMALL], {"x": np.zeros((1, 5, 16, 16), np.float32)}, 0.01)

@@ -1,0 +1,316 @@
+"""The main job through the Python API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnx_tucker
+from onnx_tucker import compress, inspect
+from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, UsageError
+from onnx_tucker.runtime.timing import Stopwatch, Timing
+from onnx_tucker.types import Plan
+from tests.helpers import conv_model, low_rank, relative, run, two_layers
+
+X = np.random.default_rng(1).standard_normal((8, 24, 16, 16)).astype(np.float32)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.onnx"
+    onnx.save(two_layers(), path)
+    return path
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *speedups: float) -> list[int]:
+    """Makes each comparison report the next of some speed-ups for all but the first model; returns their sizes."""
+    sizes: list[int] = []
+    left = list(speedups)
+
+    def compare(self: Stopwatch, models: list[bytes], feed: object, seconds: float) -> list[Timing]:
+        sizes.append(len(models))
+        speed = left.pop(0) if len(left) > 1 else left[0]
+        return [Timing(1.0, 0.0, 1.0, (1.0, 1.0))] + [
+            Timing(1 / speed, 0.0, speed, (speed * 0.99, speed * 1.01)) for _ in models[1:]
+        ]
+
+    monkeypatch.setattr(Stopwatch, "compare", compare)
+    return sizes
+
+
+def test_the_main_job(source: Path, tmp_path: Path) -> None:
+    before = source.read_bytes()
+    target = tmp_path / "out.onnx"
+    result = compress(source, target, ranks="vbmf", keep_slower=True, data={"x": X})
+    assert source.read_bytes() == before
+    written = onnx.load(target)
+    assert written == result.model
+    onnx.checker.check_model(written, full_check=True)
+    assert relative(run(two_layers(), x=X)[0], run(written, x=X)[0]) < 0.1
+    report = result.report
+    assert [(n.name, n.status) for n in report.nodes] == [("conv", "factorized"), ("fc", "factorized")]
+    assert report.totals.params.before == 32 * 24 * 9 + 48 * 32
+    assert report.totals.params.after == sum(n.params.after or 0 for n in report.nodes)
+    assert report.totals.file_bytes.after == target.stat().st_size < source.stat().st_size
+    assert report.fidelity is not None
+    assert (report.fidelity.inputs, report.fidelity.samples) == ("data", 8)
+    error = relative(run(two_layers(), x=X)[0], run(written, x=X)[0])
+    assert report.fidelity.outputs[0].relative_l2 == pytest.approx(error, rel=1e-3)
+    for node in report.nodes:
+        assert node.time_ms.before
+        assert node.time_ms.after
+        assert node.speedup
+        assert node.time_share
+        assert node.error.weight is not None
+        assert 0 < node.error.weight < 0.1
+        assert node.error.output is not None
+        assert 0 < node.error.output < 0.2
+    assert report.settings["data"] == {"x": "ndarray"}
+
+
+def test_a_model_in_memory_is_enough_and_is_not_changed() -> None:
+    made = two_layers()
+    result = compress(made, ranks="vbmf", benchmark=False)
+    assert made == two_layers()
+    assert result.model != made
+    assert result.report.totals.time_ms.before is None
+    assert result.report.fidelity is not None
+    assert result.report.fidelity.inputs == "random"
+
+
+def test_nothing_to_do_writes_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    # Bytes that another serializer would have written otherwise: a field in an unusual place.
+    source.write_bytes(source.read_bytes() + onnx.ModelProto(doc_string="late").SerializeToString())
+    result = compress(source, tmp_path / "out.onnx", ranks="full", benchmark=False)
+    assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+    assert {n.status for n in result.report.nodes} == {"kept"}
+    assert {n.reason for n in result.report.nodes} == {"full rank, nothing to truncate"}
+
+
+def test_the_same_options_give_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        compress(source, tmp_path / name, ranks="ratio:0.5", cache=tmp_path / "cache")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_jobs_do_not_change_the_result(source: Path, tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        compress(source, tmp_path / str(jobs), ranks="vbmf", benchmark=False, jobs=jobs)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_slow_chains_are_given_back_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0.8)
+    result = compress(two_layers(), ranks="vbmf")
+    assert result.model == two_layers()
+    assert all(n.status == "kept" and "measured x0.80 with" in n.reason for n in result.report.nodes)
+
+
+def test_unless_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0.8)
+    result = compress(two_layers(), ranks="vbmf", keep_slower=True)
+    assert {n.status for n in result.report.nodes} == {"factorized"}
+    assert result.report.totals.speedup == 0.8
+
+
+def test_a_chain_can_be_asked_to_be_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 1.5)
+    assert {n.status for n in compress(two_layers(), ranks="vbmf", min_speedup=1.6).report.nodes} == {"kept"}
+    assert {n.status for n in compress(two_layers(), ranks="vbmf", min_speedup=1.4).report.nodes} == {"factorized"}
+
+
+def test_a_whole_model_that_is_slower_is_given_back_half_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both layers measure faster alone, the model with both slower, the model with one of them faster.
+    pretend(monkeypatch, 1.2, 1.5, 0.9, 1.1)
+    result = compress(two_layers(), ranks="vbmf")
+    assert [(n.name, n.status) for n in result.report.nodes] == [("conv", "kept"), ("fc", "factorized")]
+    assert "the whole model measured x0.90" in result.report.nodes[0].reason
+    assert result.report.totals.speedup == 1.1
+
+
+def test_a_whole_model_that_stays_slower_is_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 1.2, 1.5, 0.9)
+    assert compress(two_layers(), ranks="vbmf").model == two_layers()
+
+
+def test_all_candidates_of_a_node_are_timed_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = pretend(monkeypatch, 1.5)
+    compress(two_layers(), ranks="3")
+    assert sizes == [4, 2, 2]  # conv with three candidates, fc with one, the whole model
+
+
+def test_a_plan_is_replayed_exactly(source: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "p.json"
+    first = compress(source, tmp_path / "a", ranks="vbmf", benchmark=False, plan_out=plan)
+    again = compress(source, tmp_path / "b", plan=plan)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert first.plan == again.plan == Plan.from_json(plan.read_text())
+    assert compress(source, plan=first.plan, benchmark=False).model == first.model
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (conv_model(low_rank(np.random.default_rng(0), 2, 8, 8, 3)), "only the plan has a node 'fc'"),
+        (two_layers(), "the ranks 3,99 do not fit tucker2"),
+    ],
+)
+def test_plans_of_other_models_are_refused(other: onnx.ModelProto, words: str) -> None:
+    text = compress(two_layers(), ranks="3", benchmark=False).plan.to_json()
+    plan = Plan.from_json(text.replace("[\n    3,\n    3\n   ]", "[3, 99]"))
+    with pytest.raises(PlanError, match=words):
+        compress(other, plan=plan, benchmark=False)
+
+
+def test_a_plan_for_other_shapes_is_refused() -> None:
+    plan = compress(two_layers(), ranks="3", benchmark=False).plan
+    other = two_layers()
+    other.graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(np.ones((16, 24, 3, 3), np.float32), "conv.weight")
+    )
+    with pytest.raises(PlanError, match=r"its 'conv' is a Conv of shape \(32, 24, 3, 3\)"):
+        compress(other, plan=plan, benchmark=False)
+
+
+def test_a_dry_run_writes_no_model_but_plan_and_report(source: Path, tmp_path: Path) -> None:
+    result = compress(
+        source,
+        tmp_path / "out.onnx",
+        dry_run=True,
+        plan_out=tmp_path / "p.json",
+        report=[tmp_path / "r.json"],
+        keep_slower=True,
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.onnx", "p.json", "r.json"]
+    assert {n.status for n in result.report.nodes} == {"factorized"}
+    assert result.report.totals.params.after < result.report.totals.params.before  # type: ignore[operator]
+    assert result.report.totals.time_ms.before
+    assert result.report.totals.time_ms.after is None
+    assert result.report.fidelity is None
+
+
+def test_inspecting_counts_and_times(source: Path) -> None:
+    report = inspect(source, flops="thesis")
+    assert [n.name for n in report.nodes] == ["conv", "fc"]
+    assert report.nodes[0].flops.before == 256 * (2 * (24 * 9 + 1) * 32 + 1)
+    assert report.nodes[0].time_ms.before
+    assert report.totals.time_ms.before
+
+
+def test_nodes_can_be_chosen() -> None:
+    def factorised(**options: object) -> list[str]:
+        report = compress(two_layers(), ranks="vbmf", benchmark=False, **options).report
+        return [n.name for n in report.nodes if n.status == "factorized"]
+
+    assert factorised() == ["conv", "fc"]
+    assert factorised(include=["f*"]) == ["fc"]
+    assert factorised(exclude=["conv"]) == ["fc"]
+    assert factorised(op_types=["Conv"]) == ["conv"]
+    assert factorised(include=["none"]) == []
+
+
+def test_a_ranks_file_decides_by_node(tmp_path: Path) -> None:
+    ranks = tmp_path / "r.toml"
+    ranks.write_text('conv = { method = "tucker1_in", ranks = 2 }\n')
+    report = compress(two_layers(), ranks=str(ranks), benchmark=False).report
+    assert [(n.method, n.ranks, n.reason) for n in report.nodes] == [
+        ("tucker1_in", (2,), ""),
+        (None, None, "the ranks file does not name it"),
+    ]
+    ranks.write_text("cnov = 3\n")
+    with pytest.raises(PlanError, match="'cnov'"):
+        compress(two_layers(), ranks=str(ranks), benchmark=False)
+    ranks.write_text("conv = [99, 3]\n")
+    with pytest.raises(PlanError, match="do not fit"):
+        compress(two_layers(), ranks=str(ranks), benchmark=False)
+
+
+def test_promises(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    compress(source, target, ranks="3", benchmark=False, max_error=0.5)
+    target.unlink()
+    with pytest.raises(PromiseError, match="above --max-error"):
+        compress(source, target, ranks="1", benchmark=False, max_error=1e-4, report=[tmp_path / "r.json"])
+    with pytest.raises(PromiseError, match="score falls from"):
+        compress(source, target, ranks="1", benchmark=False, eval=_agreement, max_drop=0.0)
+    with pytest.raises(PromiseError, match="--fail-if-unchanged"):
+        compress(source, target, ranks="full", benchmark=False, fail_if_unchanged=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.onnx"]
+    compress(source, target, ranks="1", benchmark=False, eval=_agreement, max_drop=1e9)
+    assert target.exists()
+
+
+def _agreement(run_: object) -> float:
+    return -float(np.abs(run_({"x": X})["y"] - run(two_layers(), x=X)[0]).max())  # type: ignore[operator]
+
+
+def test_free_sizes_leave_counts_unknown_but_not_the_factors(caplog: pytest.LogCaptureFixture) -> None:
+    made = conv_model(low_rank(np.random.default_rng(0), 2, 16, 16, 3, 3), size=["h", "w"])
+    report = compress(made, ranks="2").report
+    [node] = report.nodes
+    assert node.status == "factorized"
+    assert node.flops.before is None
+    assert node.time_ms.before is None
+    assert report.fidelity is None
+    assert "give --input-shape" in caplog.text
+    known = compress(made, ranks="2", input_shape={"x": (1, 16, 8, 8)}, keep_slower=True).report
+    assert known.nodes[0].flops.before
+    assert (
+        compress(made, ranks="2", data={"x": np.ones((3, 16, 8, 8))}, keep_slower=True).report.nodes[0].time_ms.before
+    )
+
+
+def test_models_that_onnxruntime_cannot_run_are_factorised_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    made = two_layers()
+    made.opset_import.add(domain="strange", version=1)
+    made.graph.node.append(onnx.helper.make_node("Unheard", ["y"], ["z"], domain="strange"))
+    report = compress(made, ranks="vbmf", keep_slower=True).report
+    assert "cannot run the model" in caplog.text
+    assert {n.status for n in report.nodes} == {"factorized"}
+    assert report.totals.time_ms.before is None
+    with pytest.raises(DataError):
+        compress(made, ranks="vbmf", data={"x": X})
+
+
+def test_invalid_models_are_refused() -> None:
+    made = two_layers()
+    made.graph.node[1].input[0] = "nowhere"
+    with pytest.raises(ModelError, match="not valid"):
+        compress(made)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"flops": "many"}, "--flops many"),
+        ({"op_types": ["Relu"]}, "--op-types Relu"),
+        ({"max_drop": 0.1}, "go together"),
+        ({"max_error": float("nan")}, "--max-error"),
+        ({"threads": -1}, "--threads"),
+        ({"jobs": 0}, "--jobs"),
+        ({"report": ["r.txt"]}, "--report r.txt"),
+        ({"dim": {"q": 1}}, "--dim q"),
+        ({"eval": "none.py:f", "max_drop": 0}, "no Python file"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        compress(two_layers(), **options)
+
+
+def test_weights_can_go_to_a_file_of_their_own(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    result = compress(source, target, ranks="vbmf", benchmark=False, save_as_external_data=True)
+    assert (tmp_path / "out.onnx.data").exists()
+    assert onnx.load(target) == result.model
+    size = target.stat().st_size + (tmp_path / "out.onnx.data").stat().st_size
+    assert result.report.totals.file_bytes.after == size
+
+
+def test_the_version_is_the_packages() -> None:
+    from importlib.metadata import version
+
+    assert onnx_tucker.__version__ == version("onnx-tucker")

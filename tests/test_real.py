@@ -1,0 +1,60 @@
+"""Trained models of other people, where they are present beside the checkout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_tucker.cli import main
+from tests.helpers import REAL, relative, run
+
+TASKS = {
+    "voxel_trees": "",
+    "docking_cnn": "--input-shape x:1,28,48,48,48",
+    "brain_meshnet": "--input-shape x:1,1,64,64,64",
+    "cifar_resnet20": "",
+    "crepe_tiny": "",
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not REAL.is_dir(), reason="the real models are not beside this checkout"),
+    pytest.mark.parametrize("task", TASKS),
+]
+
+
+@pytest.mark.parametrize("ranks", ["vbmf", "energy:0.9", "ratio:0.5", "full"])
+def test_a_real_model(task: str, ranks: str, tmp_path: Path) -> None:
+    source = REAL / task / "model.onnx"
+    options = ["--ranks", ranks, *TASKS[task].split(), "--cache", str(tmp_path / "cache")]
+    for name in ("a.onnx", "b.onnx"):
+        report = tmp_path / f"{name}.json"
+        assert main([str(source), str(tmp_path / name), "--report", str(report), "-q", *options]) == 0
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    onnx.checker.check_model(str(tmp_path / "a.onnx"), full_check=True)
+    before, after = onnx.load(source), onnx.load(tmp_path / "a.onnx")
+    for field in ("ir_version", "opset_import", "metadata_props", "producer_name", "functions"):
+        assert getattr(before, field) == getattr(after, field)
+    assert before.graph.input == after.graph.input
+    assert before.graph.output == after.graph.output
+    document = json.loads((tmp_path / "a.onnx.json").read_text())
+    linear = [n for n in before.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    assert [n["name"] for n in document["nodes"]] == [n.name for n in linear]
+    assert all(n["status"] == "factorized" or n["reason"] for n in document["nodes"])
+    assert all(n["flops"]["before"] for n in document["nodes"])
+    assert (
+        document["totals"]["speedup"] >= 1
+        or document["totals"]["params"]["before"] == document["totals"]["params"]["after"]
+    )
+    with np.load(REAL / task / "calib.npz", allow_pickle=False) as data:
+        x = data["x"].astype(np.float32)[:2]
+    x = x[:1] if task == "brain_meshnet" else x
+    pairs = zip(run(before, x=x), run(after, x=x), strict=True)
+    errors = [relative(a, b) for a, b in pairs]
+    assert all(np.isfinite(errors))
+    if ranks == "full":
+        assert max(errors) <= 1e-4
