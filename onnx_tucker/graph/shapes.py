@@ -47,7 +47,7 @@ def infer(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]], d
         if known and not folded:
             return known
         try:
-            bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+            bare = onnx.shape_inference.infer_shapes(bare)
         except FAILURES as error:
             logger.warning("Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
             return known

@@ -62,7 +62,7 @@ def test_pads_that_are_computed_in_the_graph() -> None:
         helper.make_node("Conv", ["padded", "w"], ["y"], "conv"),
     ]
     numbers = {
-        "count": [2],
+        "count": [4],
         "some": [1, 2],
         "pairs": [-1, 2],
         "start": [-1],
@@ -74,8 +74,9 @@ def test_pads_that_are_computed_in_the_graph() -> None:
     tensors = {name: np.array(value, np.int64) for name, value in numbers.items()} | {
         "w": np.ones((4, 3, 3), np.float32)
     }
-    shapes = infer(model(nodes, tensors, {"x": ["n", 3]} | {"x": [1, 3]}, {"y": 3}), {}, {})
-    assert shapes["padded"] == (1, 6)
+    shapes = infer(model(nodes, tensors, {"x": ["n", 3, 6]}, {"y": 3}), {}, {})
+    assert shapes["padded"] == (1, 3, 9)
+    assert shapes["y"] == (1, 4, 7)
 
 
 def test_shapes_that_are_read_from_other_shapes() -> None:
