@@ -90,8 +90,8 @@ def _words(report: Report) -> list[str]:
     low, high = totals.speedup_ci or (0.0, 0.0)
     promised = _ratio(totals.flops.before, totals.flops.after)
     words = [
-        f"Whole model: FLOPs {factor(promised)}, time {factor(totals.speedup)} (95 % interval {low:.2f} to {high:.2f}). "
-        f"The thesis measured x{THESIS_TIME_SPEEDUP} where its FLOPs promised x{THESIS_FLOPS_SPEEDUP}; its FLOPs after "
+        f"Whole model: FLOPs {factor(promised)}, time {factor(totals.speedup)} (95 % interval {low:.2f} to "
+        f"{high:.2f}). The thesis measured x{THESIS_TIME_SPEEDUP} where its FLOPs promised x{THESIS_FLOPS_SPEEDUP}; its FLOPs after "
         "compression do not follow from its own ranks, ours are counted from them."
     ]
     for node in report.nodes:

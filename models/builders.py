@@ -30,19 +30,23 @@ class Network:
         self._input = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *input_shape])
 
     def node(self, op: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """Appends a node with one output, called like the node."""
         self._nodes.append(helper.make_node(op, list(inputs), [name], name, **attributes))
         return name
 
     def noise(self, name: str, *shape: int, fan_in: int) -> str:
+        """Adds a weight of He-scaled noise."""
         values = self._rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_in))
         self._tensors.append(numpy_helper.from_array(values, name))
         return name
 
     def zeros(self, name: str, size: int) -> str:
+        """Adds a bias of zeros."""
         self._tensors.append(numpy_helper.from_array(np.zeros(size, np.float32), name))
         return name
 
     def conv(self, name: str, x: str, inp: int, out: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> str:
+        """A convolution that keeps the size but for its stride, and a ReLU."""
         weight = self.noise(f"{name}.weight", out, inp, *[kernel] * 3, fan_in=inp * kernel**3)
         y = self.node(
             "Conv",
@@ -57,19 +61,23 @@ class Network:
         return self.node("Relu", f"{name}.relu", y) if relu else y
 
     def up(self, name: str, x: str, inp: int, out: int) -> str:
+        """A transposed convolution that doubles the size."""
         weight = self.noise(f"{name}.weight", inp, out, 2, 2, 2, fan_in=inp)
         bias = self.zeros(f"{name}.bias", out)
         return self.node("ConvTranspose", name, x, weight, bias, kernel_shape=[2] * 3, strides=[2] * 3)
 
     def pool(self, name: str, x: str, size: Sequence[int]) -> str:
+        """Max pooling without overlap."""
         return self.node("MaxPool", name, x, kernel_shape=list(size), strides=list(size))
 
     def gemm(self, name: str, x: str, inp: int, out: int, relu: bool = True) -> str:
+        """A fully connected layer, and a ReLU."""
         weight = self.noise(f"{name}.weight", out, inp, fan_in=inp)
         y = self.node("Gemm", name, x, weight, self.zeros(f"{name}.bias", out), transB=1)
         return self.node("Relu", f"{name}.relu", y) if relu else y
 
     def model(self, output: str, rank: int) -> onnx.ModelProto:
+        """The finished model, with a free batch dimension."""
         value = helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * rank)
         graph = helper.make_graph(self._nodes, self._name, [self._input], [value], self._tensors)
         return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])

@@ -175,7 +175,7 @@ def _distractors(rng: np.random.Generator) -> list[list[list[Limb]]]:
         turn = rng.uniform(-3, 3) * _swing(rng)
         path = origin + (target - origin) * _swing(rng)[:, None]
         ends = path + length * np.stack([np.cos(angle + turn), np.sin(angle + turn)], axis=1)
-        things.append([[Limb(a, b, depth, radius, colour)] for a, b in zip(path, ends)])
+        things.append([[Limb(a, b, depth, radius, colour)] for a, b in zip(path, ends, strict=True)])
     return things
 
 

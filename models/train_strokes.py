@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -62,13 +63,17 @@ def _clip(seed: int, index: int) -> tuple[NDArray[np.uint8], int]:
     return np.rint((pixels + 1) * 127.5).astype(np.uint8), label
 
 
-def batches(x: NDArray[np.uint8], y: NDArray[np.int64], order: NDArray[np.int64], size: int):
+def batches(
+    x: NDArray[np.uint8], y: NDArray[np.int64], order: NDArray[np.int64], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Clips as the network takes them, and their labels, in the given order."""
     for start in range(0, len(order), size):
         index = np.sort(order[start : start + size])
         yield torch.from_numpy(x[index]).float() / 127.5 - 1, torch.from_numpy(y[index])
 
 
 def accuracy(model: Strokes, x: NDArray[np.uint8], y: NDArray[np.int64], step: int) -> float:
+    """Share of clips that are told right."""
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         right = sum((model(a, step).argmax(1) == b).sum().item() for a, b in batches(x, y, np.arange(len(x)), 16))
@@ -76,6 +81,7 @@ def accuracy(model: Strokes, x: NDArray[np.uint8], y: NDArray[np.int64], step: i
 
 
 def main() -> None:
+    """Trains, scores on the test set, and writes the model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=int, default=5000, help="number of training clips")
     parser.add_argument("--epochs", type=int, nargs=3, default=(5, 2, 1), help="epochs of the three phases")
@@ -87,7 +93,7 @@ def main() -> None:
     train = draw(clips.TRAIN, args.train)
     validation = draw(clips.VALIDATION, 300)
     model = Strokes()
-    for step, epochs, rate in zip((4, 2, 1), args.epochs, (1e-3, 5e-4, 2e-4)):
+    for step, epochs, rate in zip((4, 2, 1), args.epochs, (1e-3, 5e-4, 2e-4), strict=True):
         optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=args.decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, epochs * -(-args.train // 16))
         best, kept = 0.0, {name: value.clone() for name, value in model.state_dict().items()}

@@ -104,8 +104,10 @@ def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], 
     logger = logging.getLogger("onnx_tucker")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
+    if args.quiet or not err.is_terminal:
+        return work(pipeline.silent)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=err, transient=True, disable=args.quiet or not err.is_terminal) as bars:
+    with Bars(*columns, console=err, transient=True) as bars:
         task = bars.add_task("reading", total=None)
 
         def progress(what: str, done: int, of: int) -> None:
