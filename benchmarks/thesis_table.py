@@ -91,8 +91,8 @@ def _words(report: Report) -> list[str]:
     promised = _ratio(totals.flops.before, totals.flops.after)
     words = [
         f"Whole model: FLOPs {factor(promised)}, time {factor(totals.speedup)} (95 % interval {low:.2f} to "
-        f"{high:.2f}). The thesis measured x{THESIS_TIME_SPEEDUP} where its FLOPs promised x{THESIS_FLOPS_SPEEDUP}; its FLOPs after "
-        "compression do not follow from its own ranks, ours are counted from them."
+        f"{high:.2f}). The thesis measured x{THESIS_TIME_SPEEDUP} where its FLOPs promised x{THESIS_FLOPS_SPEEDUP}; "
+        "its FLOPs after compression do not follow from its own ranks, ours are counted from them."
     ]
     for node in report.nodes:
         ratio = _ratio(node.flops.before, node.flops.after)
