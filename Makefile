@@ -27,8 +27,9 @@ lowest:  ## the tests with the oldest versions that pyproject.toml admits
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python hypothesis pytest
 	.venv-lowest/bin/python -m pytest -m "not slow"
 
-tables: $(VENV)/run  ## the tables of the README and of docs/
-	$(BIN)/python benchmarks/thesis_table.py
+tables: demo  ## measure the tables of README.md and docs/ and put them there
+	$(BIN)/python benchmarks/thesis_table.py --out build/thesis_table.md
+	$(BIN)/python benchmarks/update_docs.py
 
 clean:
 	rm -rf .venv .venv-lowest build dist

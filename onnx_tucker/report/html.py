@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from onnx_tucker.report.schema import Report
-from onnx_tucker.report.table import HEADERS, table
+from onnx_tucker.report.table import table
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; }
@@ -26,7 +26,7 @@ def to_html(report: Report) -> str:
     notes = "".join(f"<p>{escape(note)}</p>\n" for note in content.notes)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>onnx-tucker report</title>\n'
-        f"<style>{_STYLE}</style>\n<table>\n<thead>{_row(HEADERS, 'th')}</thead>\n<tbody>\n{''.join(rows)}</tbody>\n"
+        f"<style>{_STYLE}</style>\n<table>\n<thead>{_row(content.headers, 'th')}</thead>\n<tbody>\n{''.join(rows)}</tbody>\n"
         f"<tfoot>{_row(content.totals, 'td')}</tfoot>\n</table>\n{notes}</html>\n"
     )
 

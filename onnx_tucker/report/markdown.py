@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnx_tucker.report.schema import Report
-from onnx_tucker.report.table import HEADERS, table
+from onnx_tucker.report.table import table
 
 
 def to_markdown(report: Report) -> str:
     """A table and the notes below it."""
     content = table(report)
-    lines = [_line(HEADERS), _line(["---"] * len(HEADERS))]
+    lines = [_line(content.headers), _line(["---"] * len(content.headers))]
     lines += [_line(row) for row in content.rows]
     lines += [_line([f"**{cell}**" if cell else "" for cell in content.totals]), ""]
-    return "\n".join(lines + [f"{note}\n" for note in content.notes])
+    return "\n\n".join(["\n".join(lines).rstrip(), *content.notes]) + "\n"
 
 
-def _line(cells: object) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"  # type: ignore[attr-defined]
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

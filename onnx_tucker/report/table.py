@@ -28,8 +28,9 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text: a row for each node, one for the totals, and sentences below."""
+    """Cells as text: a row for each node, one for the totals, and sentences below. No column is empty."""
 
+    headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     totals: tuple[str, ...]
     notes: tuple[str, ...]
@@ -37,7 +38,10 @@ class Table:
 
 def table(report: Report) -> Table:
     """The report as text."""
-    return Table(tuple(_row(node) for node in report.nodes), _totals(report), tuple(_notes(report)))
+    rows = [*(_row(node) for node in report.nodes), _totals(report)]
+    used = [i for i in range(len(HEADERS)) if any(row[i] for row in rows)]
+    *body, totals = [tuple(row[i] for i in used) for row in (HEADERS, *rows)]
+    return Table(body[0], tuple(body[1:]), totals, tuple(_notes(report)))
 
 
 def _change(change: Change[int] | Change[float], show: Callable[[float | None], str]) -> str:
