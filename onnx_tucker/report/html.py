@@ -26,8 +26,8 @@ def to_html(report: Report) -> str:
     notes = "".join(f"<p>{escape(note)}</p>\n" for note in content.notes)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>onnx-tucker report</title>\n'
-        f"<style>{_STYLE}</style>\n<table>\n<thead>{_row(content.headers, 'th')}</thead>\n<tbody>\n{''.join(rows)}</tbody>\n"
-        f"<tfoot>{_row(content.totals, 'td')}</tfoot>\n</table>\n{notes}</html>\n"
+        f"<style>{_STYLE}</style>\n<table>\n<thead>{_row(content.headers, 'th')}</thead>\n"
+        f"<tbody>\n{''.join(rows)}</tbody>\n<tfoot>{_row(content.totals, 'td')}</tfoot>\n</table>\n{notes}</html>\n"
     )
 
 

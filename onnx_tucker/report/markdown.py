@@ -13,8 +13,8 @@ def to_markdown(report: Report) -> str:
     content = table(report)
     lines = [_line(content.headers), _line(["---"] * len(content.headers))]
     lines += [_line(row) for row in content.rows]
-    lines += [_line([f"**{cell}**" if cell else "" for cell in content.totals]), ""]
-    return "\n\n".join(["\n".join(lines).rstrip(), *content.notes]) + "\n"
+    lines.append(_line([f"**{cell}**" if cell else "" for cell in content.totals]))
+    return "\n\n".join(["\n".join(lines), *content.notes]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
