@@ -23,7 +23,7 @@ from onnx_tucker.pricing import Decision, decide, give_back, planned_candidate, 
 from onnx_tucker.report import render, writer
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
-from onnx_tucker.runtime.evaluate import load_function, score
+from onnx_tucker.runtime.evaluate import Evaluate, load_function, score
 from onnx_tucker.runtime.fidelity import Closeness
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing
@@ -90,12 +90,7 @@ def compress(
         outcome = _outcome(job, made, _time(job, made), None)
     else:
         made, timings = _make(job, decision)
-        session = _checked_session(job, made.model)
-        closeness = _compare(job, session)
-        _require(job, made, closeness)
-        if evaluate is not None and session is not None and job.session is not None:
-            _require_score(settings, score(evaluate, job.session), score(evaluate, session))
-        outcome = _outcome(job, made, timings, closeness)
+        outcome = _outcome(job, made, timings, _verify(job, made, evaluate))
     files = {} if settings.dry_run or target is None else _model_files(job, source, made, target)
     if files:
         size = sum(len(data) for data in files.values())
@@ -219,6 +214,18 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
     timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS)
     job.progress("timing the whole model", 1, 1)
     return timings
+
+
+def _verify(job: Job, made: _Made, evaluate: Evaluate | None) -> list[Closeness] | None:
+    """Checks the result as a model and against all promises, and compares its outputs."""
+    session = _checked_session(job, made.model)
+    closeness = _compare(job, session)
+    _require(job, made, closeness)
+    if evaluate is not None:
+        if session is None or job.session is None:
+            raise PromiseError("--max-drop cannot be checked, because the model cannot be run; see the reason above.")
+        _require_score(job.settings, score(evaluate, job.session), score(evaluate, session))
+    return closeness
 
 
 def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession | None:
