@@ -273,6 +273,9 @@ def test_models_that_onnxruntime_cannot_run_are_factorised_all_the_same(caplog: 
     assert report.totals.time_ms.before is None
     with pytest.raises(DataError):
         compress(made, ranks="vbmf", data={"x": X})
+    for promise in ({"max_error": 1.0}, {"eval": _agreement, "max_drop": 1.0}):
+        with pytest.raises(PromiseError, match="cannot be checked"):
+            compress(made, ranks="vbmf", benchmark=False, **promise)
 
 
 def test_invalid_models_are_refused() -> None:
