@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else PIPE_WIDTH)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a terminal or pipe may not know the arrows of the table
+    return Console(stderr=stderr, width=None if stream is not None and stream.isatty() else PIPE_WIDTH)
 
 
 def _complain(err: Console, message: str) -> None:
@@ -86,15 +89,22 @@ def _run(given: list[str], err: Console) -> int:
             args, err, lambda progress: pipeline.compress(args.model, args.output, progress=progress, **_options(args))
         )
         report = result.report
-    _print(report, args)
+    _print(report, args, err)
     return 0
 
 
-def _print(report: Report, args: argparse.Namespace) -> None:
-    if STDOUT in args.report:
-        sys.stdout.write(to_json(report))
-    elif not args.quiet:
-        show(report, _console(stderr=False))
+def _print(report: Report, args: argparse.Namespace, err: Console) -> None:
+    """Prints the result; the files are written by now, so that failing to print is no failure of the run."""
+    try:
+        if STDOUT in args.report:
+            _console(stderr=False).out(to_json(report), end="", highlight=False)
+        elif not args.quiet:
+            show(report, _console(stderr=False))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        err.print(f"onnx-tucker: the result could not be printed: {error}", markup=False, highlight=False)
+        sys.stdout = None  # or the interpreter fails to flush it once more on exit
 
 
 def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], T]) -> T:

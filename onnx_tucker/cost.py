@@ -52,11 +52,13 @@ class Layer:
 
 
 def _exact(layer: Layer) -> int:
-    return 2 * layer.macs + (layer.bias + layer.scalings - 1) * layer.outputs
+    return _output(layer) + (layer.bias + layer.scalings) * layer.outputs
 
 
 def _output(layer: Layer) -> int:
-    return 2 * layer.macs - layer.outputs
+    # One product fewer is added than there are, for every output; a transposed convolution with a stride above its
+    # kernel leaves outputs without any.
+    return layer.macs + max(layer.macs - layer.outputs, 0)
 
 
 def _molchanov(layer: Layer) -> int:

@@ -37,35 +37,28 @@ class Job:
     Attributes:
         settings: the user's options.
         model: the input model with all weights.
+        data_files: the files beside the model's own that some of its weights came from.
         content: the model as bytes.
         session: a session on it, or None where onnxruntime cannot run it.
         context: shapes, uses and constants of the main graph.
         found: all weight-bearing nodes.
         inputs: what outputs are compared on, or None where nothing can be run.
+        timed_feed: what the whole model is timed on, or None where nothing can be run.
         stopwatch: times models.
         progress: is told how far it is.
     """
 
     settings: Settings
     model: onnx.ModelProto
+    data_files: frozenset[Path]
     content: bytes
     session: ort.InferenceSession | None
     context: Context
     found: list[Found]
     inputs: Inputs | None
+    timed_feed: Feed | None
     stopwatch: Stopwatch
     progress: Progress
-
-    @property
-    def timed_input(self) -> Feed | None:
-        """One sample, or None: the first of the data, else noise."""
-        if self.inputs is None:
-            return None
-        feed = self.inputs.feeds[0]
-        if self.inputs.kind == "random" or self.session is None:
-            return feed
-        free = all(not v.shape or not isinstance(v.shape[0], int) for v in self.session.get_inputs())
-        return {name: array[:1] for name, array in feed.items()} if free else feed
 
 
 def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:
@@ -76,28 +69,39 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         DataError: the data does not fit the model.
         UsageError: an option names something that the model does not have.
     """
-    model = io.load(source) if isinstance(source, Path) else source
+    model, data_files = _load(source)
     content = model.SerializeToString(deterministic=True)
     machine = Machine(settings.threads, Path(settings.custom_op_lib) if settings.custom_op_lib else None)
     machine.check()
     session = _session(model, content, machine)
-    arrays = _arrays(settings)
-    data = _data(session, arrays)
-    named = {name: tuple(shape) for name, shape in settings.input_shape.items()}
-    given = {**inputs.first_samples(arrays, list(shapes.input_types(model))), **named}
-    known = shapes.infer(model, given, settings.dim)
+    data = _data(session, settings)
+    sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
+    given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
+    known = shapes.infer(model, given, settings.dim, sample)
     context = context_of(model, known)
+    ran = _runnable(session, data, known, settings.seed)
     return Job(
         settings=settings,
         model=model,
+        data_files=data_files,
         content=content,
         session=session,
         context=context,
         found=find(model, context),
-        inputs=data or _noise(session, known, settings.seed),
+        inputs=ran,
+        timed_feed=_timed(session, ran, known, settings.seed),
         stopwatch=Stopwatch(machine, Path(settings.cache) if settings.cache else None),
         progress=progress,
     )
+
+
+def _load(source: onnx.ModelProto | Path) -> io.Loaded:
+    if isinstance(source, Path):
+        return io.load(source)
+    missing = io.external_tensors(source)
+    if missing:
+        raise ModelError(f"The values of {missing[0].name!r} are in a file; load the model with its external data.")
+    return io.Loaded(source, frozenset())
 
 
 def _session(model: onnx.ModelProto, content: bytes, machine: Machine) -> ort.InferenceSession | None:
@@ -106,20 +110,18 @@ def _session(model: onnx.ModelProto, content: bytes, machine: Machine) -> ort.In
     except FAILURES as error:
         reason = first_line(error)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(model, full_check=True)
     except io.FAILURES as error:
         raise ModelError(f"The model is not valid: {first_line(error)}") from error
     logger.warning("onnxruntime cannot run the model, so nothing is timed or compared: %s", reason)
     return None
 
 
-def _arrays(settings: Settings) -> Mapping[str, NDArray[Any]]:
+def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | None:
     if isinstance(settings.data, Mapping):
-        return settings.data
-    return inputs.read_data(settings.data_paths) if settings.data_paths else {}
-
-
-def _data(session: ort.InferenceSession | None, arrays: Mapping[str, NDArray[Any]]) -> Inputs | None:
+        arrays: Mapping[str, NDArray[Any]] = settings.data
+    else:
+        arrays = inputs.read_data(settings.data_paths) if settings.data_paths else {}
     if not arrays:
         return None
     if session is None:
@@ -127,11 +129,37 @@ def _data(session: ort.InferenceSession | None, arrays: Mapping[str, NDArray[Any
     return inputs.from_data(arrays, session)
 
 
-def _noise(session: ort.InferenceSession | None, known: shapes.Shapes, seed: int) -> Inputs | None:
+def _runnable(
+    session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int
+) -> Inputs | None:
+    """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
     if session is None:
         return None
     try:
-        return inputs.random(session, known, seed, RANDOM_FEEDS)
+        chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS)
+        session.run(None, dict(chosen.feeds[0]))
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
         return None
+    except FAILURES as error:
+        if data is not None:
+            raise DataError(f"The model does not run on the data: {first_line(error)}") from error
+        logger.warning("The model does not run on random inputs, so give --data to compare and time it: %s", error)
+        return None
+    return chosen
+
+
+def _timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shapes.Shapes, seed: int) -> Feed | None:
+    """An input of the shape that is counted, from the data where it has enough samples, if the model runs on it."""
+    if session is None or ran is None:
+        return None
+    first = ran.feeds[0]
+    part = {name: array[: known[name][0]] if known.get(name) else array for name, array in first.items()}
+    if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
+        part = dict(inputs.random(session, known, seed, 1).feeds[0])
+    try:
+        session.run(None, part)
+    except FAILURES as error:
+        logger.info("the model is timed on a whole batch, as it does not run on the counted shape: %s", error)
+        return first
+    return part

@@ -150,7 +150,7 @@ def _fidelity(job: Job, closeness: Sequence[Closeness] | None) -> Fidelity | Non
 
 def _output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | None]:
     """Relative L2 error of each chain's output, on the input that the original model computes for its node."""
-    feed = job.timed_input
+    feed = job.timed_feed
     if feed is None or not pieces:
         return {}
     errors = {}
@@ -166,6 +166,8 @@ def _output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | N
                 logger.warning("Errors of single nodes are not measured: %s", error)
                 return {}
         for found in group:
+            if not set(found.place.node.input[2:]) <= {"", *job.context.initializers}:
+                continue  # the bias is computed, and the node cannot stand alone
             x = {layer.INPUT: values[found.place.node.input[0]]}
             models = (
                 layer.real_original(job.model, found, job.context),

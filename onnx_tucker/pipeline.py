@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnx
 import onnxruntime as ort
 from joblib import Parallel, delayed
 
+from onnx_tucker import rank
 from onnx_tucker.errors import PlanError, PromiseError, TuckerError, UsageError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph import io
@@ -28,7 +30,7 @@ from onnx_tucker.runtime.fidelity import Closeness
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Chain, Plan
+from onnx_tucker.types import Candidate, Chain, Plan, Site
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +79,17 @@ def compress(
         TuckerError: see `errors`; no file has then been written.
     """
     settings = Settings(**options)
-    source = Path(model) if isinstance(model, str | Path) else model
+    if not isinstance(model, onnx.ModelProto | str | Path):
+        raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
+    source = model if isinstance(model, onnx.ModelProto) else Path(model)
     target = Path(output) if output is not None else None
-    _check_targets(source, target, settings)
+    targets = _targets(target, settings)
+    _check_targets(targets, _read_files(source, settings), settings)
     rules = rules_of(settings)
     plan = _given_plan(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
+    _check_targets(targets, job.data_files, settings)
     decision = decide(job, rules) if plan is None else replay(job, plan)
     made = _Made(job.model, decision, {}, {})
     if settings.dry_run:
@@ -125,20 +131,41 @@ class _Made:
     pieces: Mapping[str, Piece]
 
 
-def _check_targets(source: onnx.ModelProto | Path, target: Path | None, settings: Settings) -> None:
-    paths = [Path(p) for p in (settings.plan_out, *settings.report) if p is not None]
+def _targets(target: Path | None, settings: Settings) -> list[Path]:
+    """All files that are going to be written."""
     for path in settings.report:
         writer(Path(path))
+    paths = [Path(p) for p in (settings.plan_out, *settings.report) if p is not None]
     if target is not None and not settings.dry_run:
         paths.append(target)
         if settings.save_as_external_data:
             paths.append(target.with_name(f"{target.name}.data"))
-    for path in paths:
-        if isinstance(source, Path) and source.exists() and path.exists() and path.samefile(source):
-            raise UsageError(f"{path} is the input itself, which is never changed; name another output.")
-    if len({path.absolute() for path in paths}) < len(paths):
+    return paths
+
+
+def _read_files(source: onnx.ModelProto | Path, settings: Settings) -> set[Path]:
+    """All files that the options name as inputs."""
+    named = [source, settings.plan, *settings.data_paths, settings.custom_op_lib]
+    if settings.ranks_text.endswith(rank.FILE_ENDINGS):
+        named.append(settings.ranks_text)
+    if isinstance(settings.eval, str):
+        named.append(settings.eval.rpartition(":")[0])
+    return {Path(name) for name in named if isinstance(name, str | Path)}
+
+
+def _check_targets(targets: Sequence[Path], read: Collection[Path], settings: Settings) -> None:
+    """Makes sure, before any work, that the outputs can be written and that nothing is lost by it.
+
+    Raises:
+        UsageError: an output is one of the inputs, or two outputs are the same file.
+        OutputError: one cannot be written.
+    """
+    for path in targets:
+        if any(path.exists() and other.exists() and path.samefile(other) for other in read):
+            raise UsageError(f"{path} is an input itself, which is never changed; name another output.")
+    if len({os.path.normcase(path.resolve()) for path in targets}) < len(targets):
         raise UsageError("Two outputs have the same name.")
-    for path in paths:
+    for path in targets:
         io.check_target(path, settings.overwrite)
 
 
@@ -183,8 +210,7 @@ def _factorise(job: Job, decision: Decision) -> _Made:
     sites = {f.place.label: f for f in job.found}
     planned = [(c.name, planned_candidate(sites[c.name], c)) for c in decision.plan.choices if c.method]
     tasks = Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(
-        delayed(METHODS[c.method].chain)(sites[name].site.weight, sites[name].site.stage, c.ranks)
-        for name, c in planned
+        delayed(_chain)(sites[name].site, c) for name, c in planned
     )
     chains = {}
     for i, ((name, _), chain) in enumerate(zip(planned, tasks, strict=True)):
@@ -192,6 +218,12 @@ def _factorise(job: Job, decision: Decision) -> _Made:
         chains[name] = chain
     job.progress("factorising", len(planned), len(planned))
     return _splice(job, decision, chains)
+
+
+def _chain(site: Site, candidate: Candidate) -> Chain:
+    """The chain of a candidate, its factors computed in float64 and rounded to the weight's type."""
+    chain = METHODS[candidate.method].chain(site.weight, site.stage, candidate.ranks)
+    return replace(chain, factors=tuple(factor.astype(site.weight.dtype) for factor in chain.factors))
 
 
 def _splice(job: Job, decision: Decision, chains: Mapping[str, Chain]) -> _Made:
@@ -204,7 +236,7 @@ def _splice(job: Job, decision: Decision, chains: Mapping[str, Chain]) -> _Made:
 
 
 def _time(job: Job, made: _Made) -> list[Timing] | None:
-    feed = job.timed_input
+    feed = job.timed_feed
     if not job.settings.benchmark or feed is None:
         return None
     job.progress("timing the whole model", 0, 1)
@@ -308,10 +340,8 @@ def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: lis
 def _model_files(job: Job, source: onnx.ModelProto | Path, made: _Made, target: Path) -> dict[Path, bytes]:
     """The files of the result; a model in which nothing changed is written byte for byte as it was read."""
     external = job.settings.save_as_external_data
-    if made.model is job.model and isinstance(source, Path) and not external:
-        content = source.read_bytes()
-        if len(content) >= len(job.content):  # otherwise its weights are in files beside it
-            return {target: content}
+    if made.model is job.model and isinstance(source, Path) and not external and not job.data_files:
+        return {target: source.read_bytes()}
     return io.model_files(made.model, target, external)
 
 

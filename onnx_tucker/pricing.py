@@ -51,6 +51,7 @@ def decide(job: Job, rules: Rules) -> Decision:
     unused = rules.unused({f.place.label for f in job.found})
     if unused:
         raise PlanError(f"The ranks file names {unused[0]!r}, but the model has no such linear node.")
+    _check_globs(job)
     choices, prices = [], {}
     for i, found in enumerate(job.found):
         job.progress("choosing ranks", i, len(job.found))
@@ -71,7 +72,7 @@ def replay(job: Job, plan: Plan) -> Decision:
     """
     known = {f.place.label: f for f in job.found}
     planned = {c.name: c for c in plan.choices}
-    for name in known.keys() ^ planned.keys():
+    for name in sorted(known.keys() ^ planned.keys()):
         where = "the plan has" if name in planned else "the model has"
         raise PlanError(f"The plan is for another model: only {where} a node {name!r}.")
     candidates = {name: planned_candidate(known[name], c) for name, c in planned.items() if c.method}
@@ -82,7 +83,8 @@ def replay(job: Job, plan: Plan) -> Decision:
         if timings:
             prices[name] = Price(*timings)
     job.progress("timing the plan", len(candidates), len(candidates))
-    return Decision(plan, prices)
+    ordered = Plan(tuple(planned[name] for name in known))
+    return Decision(ordered, prices)
 
 
 def planned_candidate(found: Found, choice: Choice) -> Candidate:
@@ -151,15 +153,21 @@ def _decide_one(job: Job, found: Found, rules: Rules) -> tuple[Choice, Price | N
 
 def _excluded(found: Found, settings: Settings) -> str:
     label = found.place.label
-
-    def any_of(patterns: object) -> bool:
-        return any(label == p or fnmatch.fnmatchcase(label, p) for p in patterns)  # type: ignore[attr-defined]
-
     if settings.op_types and found.place.node.op_type not in settings.op_types:
         return "left out by --op-types"
-    if settings.include and not any_of(settings.include):
+    if settings.include and not any(_matches(label, pattern) for pattern in settings.include):
         return "left out by --include"
-    return "left out by --exclude" if any_of(settings.exclude) else ""
+    return "left out by --exclude" if any(_matches(label, pattern) for pattern in settings.exclude) else ""
+
+
+def _check_globs(job: Job) -> None:
+    for pattern in (*job.settings.include, *job.settings.exclude):
+        if not any(_matches(found.place.label, pattern) for found in job.found):
+            logger.warning("No node matches %r of --include or --exclude.", pattern)
+
+
+def _matches(label: str, pattern: str) -> bool:
+    return label == pattern or fnmatch.fnmatchcase(label, pattern)
 
 
 def _measure(job: Job, found: Found, candidates: list[Candidate]) -> list[Timing]:

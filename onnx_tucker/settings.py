@@ -29,7 +29,7 @@ class Settings:
         lower: whether 3D convolutions may be rewritten as 2D ones, which this version never does.
         benchmark: whether to time; without it nothing is given back for being slow.
         keep_slower: whether to keep chains that measure slower than their node.
-        min_speedup: how much faster than its node a chain, and than the input the whole model, has to be.
+        min_speedup: how much faster than its node a chain has to be; the whole model is held to 1 in any case.
         include: globs of node names to factorise; empty for all.
         exclude: globs of node names to leave alone.
         op_types: operators to factorise; empty for all.
@@ -84,6 +84,11 @@ class Settings:
         Raises:
             UsageError: an option has no such value, or two of them contradict each other.
         """
+        for name in ("include", "exclude", "op_types", "report"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str | Path) else tuple(value))
+        if isinstance(self.ranks, list):
+            object.__setattr__(self, "ranks", tuple(self.ranks))
         if self.flops not in FLOPS:
             raise UsageError(f"--flops {self.flops}: unknown convention; it is one of {', '.join(FLOPS)}.")
         unknown = sorted(set(self.op_types) - set(OPS))
@@ -91,9 +96,12 @@ class Settings:
             raise UsageError(f"--op-types {unknown[0]}: not factorised; choose from {', '.join(OPS)}.")
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
-        for name, least in (("threads", 0), ("seed", 0), ("jobs", 1), ("min_speedup", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')} is at least {least}.")
+        for name, least, most in (("threads", 0, 1024), ("seed", 0, 2**63), ("jobs", 1, 1024), ("min_speedup", 0, 1e9)):
+            if not least <= getattr(self, name) <= most:
+                raise UsageError(f"--{name.replace('_', '-')} is from {least} to {most:g}.")
+        for name, sizes in (*self.input_shape.items(), *((n, (size,)) for n, size in self.dim.items())):
+            if not all(1 <= size < 2**31 for size in sizes):
+                raise UsageError(f"The sizes {tuple(sizes)} given for {name} are not all from 1 to 2147483647.")
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

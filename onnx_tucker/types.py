@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,19 +202,30 @@ class Plan:
         if not isinstance(document, Mapping) or document.get("schema") != PLAN_SCHEMA:
             raise PlanError(f'The plan has no "schema": "{PLAN_SCHEMA}"; write one with --plan-out.')
         try:
-            return cls(tuple(_choice(entry) for entry in document["nodes"]))
-        except (KeyError, TypeError, ValueError) as error:
+            choices = tuple(_choice(entry) for entry in document["nodes"])
+            if len({choice.name for choice in choices}) < len(choices):
+                raise ValueError("two entries have the same name")
+            return cls(choices)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PlanError(f"The plan has a malformed entry ({error}); write a new one with --plan-out.") from error
 
 
 def _choice(entry: Mapping[str, Any]) -> Choice:
-    ranks, shape = entry["ranks"], entry["shape"]
-    if entry["status"] not in ("factorized", "lowered", "kept", "skipped"):
+    """A choice from its JSON; KeyError, TypeError or ValueError where it is malformed."""
+    if entry["status"] not in get_args(Status):
         raise ValueError(f"unknown status {entry['status']!r}")
-    return Choice(
-        **{
-            **entry,
-            "ranks": None if ranks is None else tuple(int(r) for r in ranks),
-            "shape": None if shape is None else tuple(int(d) for d in shape),
-        }
-    )
+    texts = [entry["name"], entry["op"], entry["reason"], entry["method"] or "", entry["form"] or ""]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"a text of {entry['name']!r} is none")
+    chosen = entry["status"] in ("factorized", "lowered")
+    if any((entry[key] is not None) != chosen for key in ("method", "form", "ranks")):
+        raise ValueError(f"{entry['name']!r} is {entry['status']}, which does not go with its method, form and ranks")
+    return Choice(**{**entry, "ranks": _integers(entry["ranks"]), "shape": _integers(entry["shape"])})
+
+
+def _integers(values: Any) -> tuple[int, ...] | None:
+    if values is None:
+        return None
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        raise TypeError(f"{values!r} are no whole numbers")
+    return tuple(values)

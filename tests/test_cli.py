@@ -36,11 +36,14 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "bad.json": b"{",
         "clip.toml": b"conv = 99\n",
         "word.toml": b'conv = "magic"\n',
+        "ranks.json": b'{"conv": 3}',
+        "exit.py": b"import sys\nsys.exit(0)\n",
         "score.py": b"def zero(run):\n    return 0.0\n",
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "sub").mkdir()
     np.savez(tmp_path / "key.npz", z=np.ones((2, 24, 16, 16), np.float32))
     np.savez(tmp_path / "shape.npz", x=np.ones((2, 23, 16, 16), np.float32))
     np.savez(tmp_path / "good.npz", x=np.ones((2, 24, 16, 16), np.float32))
@@ -59,9 +62,14 @@ MISTAKES = [
     ("in.onnx there.onnx", 1, "give --overwrite"),
     ("in.onnx folder.onnx --overwrite", 1, "is a folder"),
     ("in.onnx no/out.onnx", 1, "no folder"),
-    ("in.onnx in.onnx", 2, "is the input itself"),
-    ("in.onnx ./in.onnx --overwrite", 2, "is the input itself"),
+    ("in.onnx in.onnx", 2, "is an input itself"),
+    ("in.onnx ./in.onnx --overwrite", 2, "is an input itself"),
     ("in.onnx out.onnx --report in.onnx --overwrite", 2, "the ending is one of"),
+    ("in.onnx out.onnx --ranks ranks.json --report ranks.json --overwrite", 2, "ranks.json is an input itself"),
+    ("in.onnx out.onnx --plan-out p.json --report sub/../p.json", 2, "same name"),
+    ("in.onnx out.onnx --dim n=99999999999999999999", 2, "from 1 to 2147483647"),
+    ("in.onnx out.onnx --min-speedup nan", 2, "--min-speedup"),
+    ("in.onnx out.onnx --no-benchmark --eval exit.py:f --max-drop 0", 2, "SystemExit"),
     ("in.onnx out.onnx --ranks magic", 2, "unknown policy 'magic'"),
     ("in.onnx out.onnx --ranks energy:2", 2, "from 0 to 1"),
     ("in.onnx out.onnx --ranks 0", 2, "at least 1"),

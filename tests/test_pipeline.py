@@ -165,11 +165,19 @@ def test_plans_of_other_models_are_refused(other: onnx.ModelProto, words: str) -
         compress(other, plan=plan, benchmark=False)
 
 
+def test_the_order_of_a_plan_does_not_matter() -> None:
+    first = compress(two_layers(), ranks="3", benchmark=False)
+    turned = Plan(first.plan.choices[::-1])
+    again = compress(two_layers(), plan=turned, benchmark=False)
+    assert again.model == first.model
+    assert again.report.nodes == first.report.nodes
+
+
 def test_a_plan_for_other_shapes_is_refused() -> None:
     plan = compress(two_layers(), ranks="3", benchmark=False).plan
     other = two_layers()
     other.graph.initializer[0].CopyFrom(
-        onnx.numpy_helper.from_array(np.ones((16, 24, 3, 3), np.float32), "conv.weight")
+        onnx.numpy_helper.from_array(np.ones((32, 24, 1, 1), np.float32), "conv.weight")
     )
     with pytest.raises(PlanError, match=r"its 'conv' is a Conv of shape \(32, 24, 3, 3\)"):
         compress(other, plan=plan, benchmark=False)
@@ -302,6 +310,61 @@ def test_invalid_models_are_refused() -> None:
 def test_options_that_make_no_sense(options: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         compress(two_layers(), **options)
+
+
+def test_files_that_are_read_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save_model(two_layers(), path, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for target, options in ((tmp_path / "out.onnx", {"save_as_external_data": True}), (tmp_path / "out.onnx.data", {})):
+        with pytest.raises(UsageError, match="is an input itself"):
+            compress(path, target, benchmark=False, overwrite=True, **options)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    compress(path, tmp_path / "copy.onnx", ranks="full", benchmark=False)
+    assert onnx.load(tmp_path / "copy.onnx") == two_layers()
+
+
+def test_a_fixed_batch_goes_with_data() -> None:
+    made = two_layers()
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    report = compress(made, ranks="3", data={"x": X}, keep_slower=True).report
+    assert report.fidelity is not None
+    assert report.fidelity.samples == 8
+    assert report.nodes[1].macs.before == 4 * 48 * 32
+
+
+def test_given_sizes_win_over_the_datas() -> None:
+    counts = [
+        compress(two_layers(), ranks="3", data={"x": X}, keep_slower=True, **options).report.nodes[1].macs.before
+        for options in ({}, {"dim": {"n": 3}}, {"input_shape": {"x": (5, 24, 16, 16)}}, {"dim": {"n": 64}})
+    ]
+    assert counts == [48 * 32 * n for n in (1, 3, 5, 64)]
+
+
+def test_a_batch_of_one_may_be_impossible() -> None:
+    made = two_layers()
+    node = onnx.helper.make_node("Reshape", ["y", "target"], ["z"])
+    made.graph.node.append(node)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 4, 48]), "target"))
+    made.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("z", 1, [None] * 3))
+    report = compress(made, ranks="3", data={"x": X}, keep_slower=True).report
+    assert report.totals.time_ms.before
+    assert report.fidelity is not None
+    assert compress(made, ranks="3", keep_slower=True).report.fidelity is None
+
+
+def test_outputs_whose_shape_depends_on_the_data_break_the_promise_but_not_the_run() -> None:
+    made = two_layers()
+    noise = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
+    made.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(noise, "fc.weight"))
+    made.graph.node.append(onnx.helper.make_node("Relu", ["y"], ["positive"]))
+    made.graph.node.append(onnx.helper.make_node("NonZero", ["positive"], ["where"]))
+    made.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("where", 7, [2, None]))
+    report = compress(made, ranks="1", data={"x": X}, benchmark=False).report
+    assert report.fidelity is not None
+    assert report.fidelity.outputs[0].relative_l2 is None
+    with pytest.raises(PromiseError, match="not defined"):
+        compress(made, ranks="1", data={"x": X}, benchmark=False, max_error=1.0)
 
 
 def test_weights_can_go_to_a_file_of_their_own(source: Path, tmp_path: Path) -> None:

@@ -69,6 +69,11 @@ def test_a_plan_prints_a_line_for_each_node() -> None:
         json.dumps({"schema": "onnx-tucker/plan/1", "nodes": [{"name": "a"}]}),
         json.dumps({"schema": "onnx-tucker/plan/1", "nodes": [1]}),
         PLAN.to_json().replace("factorized", "baked"),
+        PLAN.to_json().replace("factorized", "kept"),
+        PLAN.to_json().replace('"tucker2"', '["tucker2"]'),
+        PLAN.to_json().replace('"name": "b"', '"name": "a"'),
+        PLAN.to_json().replace("[\n    2,", "[\n    2.5,"),
+        PLAN.to_json().replace("[\n    2,", "[\n    1e999,"),
         PLAN.to_json().replace('"op"', '"operator"'),
     ],
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
-from onnx import AttributeProto
 
-from onnx_tucker.graph.nodes import Place, places
+from onnx_tucker.graph.nodes import Place, bodies, places
 from onnx_tucker.graph.ops import OPS, uncovered
 from onnx_tucker.graph.ops.op import Context, Reading, refuse
 from onnx_tucker.graph.shapes import Shapes
@@ -41,8 +40,11 @@ def context_of(model: onnx.ModelProto, shapes: Shapes) -> Context:
     for place in places(model):
         uses.update(place.node.input)
         for attribute in place.node.attribute:
-            bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            uses.update(output.name for body in bodies for output in body.output)
+            uses.update(output.name for body in bodies(attribute) for output in body.output)
+    for training in model.training_info:
+        for binding in (*training.initialization_binding, *training.update_binding):
+            uses.update([binding.key, binding.value])
+        uses.update(name for node in (*training.initialization.node, *training.algorithm.node) for name in node.input)
     return Context(
         initializers=initializers,
         overridable=frozenset(inputs & set(initializers)) if model.ir_version >= 4 else frozenset(),
@@ -54,11 +56,17 @@ def context_of(model: onnx.ModelProto, shapes: Shapes) -> Context:
 
 def find(model: onnx.ModelProto, context: Context) -> list[Found]:
     """All weight-bearing nodes in the order of the file; every Conv, ConvTranspose, Gemm and MatMul is among them."""
-    found = []
+    found: list[Found] = []
+    counted: set[str] = set()
     for place in places(model):
         reading = _read(place, context)
-        if reading is not None:
-            found.append(Found(place, reading))
+        if reading is None:
+            continue
+        weights = [name for name in place.node.input if name in context.initializers]
+        if reading.params and weights and counted.issuperset(weights):
+            reading = replace(reading, params=0, bias_params=0)  # shared weights are counted where they come first
+        counted.update(weights)
+        found.append(Found(place, reading))
     return found
 
 

@@ -70,7 +70,8 @@ def _evaluate(
     if node.op_type in ("ConstantOfShape", "Expand") and math.prod(feed[node.input[-1]].tolist()) > SMALL:
         return None
     try:
-        values = ReferenceEvaluator(_alone(node, model)).run(None, feed)
+        with np.errstate(all="ignore"):
+            values = ReferenceEvaluator(_alone(node, model)).run(None, feed)
     except (*FAILURES, IndexError, KeyError, NotImplementedError):
         return None
     arrays = [v for v in values if isinstance(v, np.ndarray | np.generic)]

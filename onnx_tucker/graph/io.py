@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
 from onnx_tucker.errors import ModelError, OutputError
+from onnx_tucker.graph.nodes import tensors
 
 LIMIT = 2**31 - 2**20
 """Bytes that fit into one protobuf message, with a margin for the graph around the weights."""
@@ -35,7 +37,14 @@ _MAGIC = {
 }
 
 
-def load(path: Path) -> onnx.ModelProto:
+class Loaded(NamedTuple):
+    """A model with all its weights, and the files beside it that some of them came from."""
+
+    model: onnx.ModelProto
+    data_files: frozenset[Path]
+
+
+def load(path: Path) -> Loaded:
     """Reads a model with all its weights.
 
     Raises:
@@ -52,8 +61,9 @@ def load(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is no ONNX model, or a damaged one; export or copy it again.") from error
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{path} holds no graph; it is no ONNX model, or a damaged one.")
-    external = [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]
-    for tensor in external:
+    files: set[Path] = set()
+    for tensor in external_tensors(model):
+        files.update(path.parent / entry.value for entry in tensor.external_data if entry.key == "location")
         try:
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
             tensor.ClearField("data_location")
@@ -61,9 +71,14 @@ def load(path: Path) -> onnx.ModelProto:
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"The data of tensor {tensor.name!r} beside {path} cannot be read: {reason}") from error
-    if sum(len(t.raw_data) for t in model.graph.initializer) > LIMIT:
+    if sum(len(t.raw_data) for t in tensors(model)) > LIMIT:
         raise ModelError(f"{path} has more than 2 GB of weights, which this version cannot handle.")
-    return model
+    return Loaded(model, frozenset(files))
+
+
+def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The tensors, in all scopes, whose values are in files beside the model."""
+    return [tensor for tensor in tensors(model) if external_data_helper.uses_external_data(tensor)]
 
 
 def _read(path: Path) -> bytes:
@@ -107,38 +122,48 @@ def check_target(path: Path, overwrite: bool) -> None:
     """Finds out before any work whether a file can be written.
 
     Raises:
-        OutputError: it exists and may not be replaced, is a folder, or its folder is missing or read-only.
+        OutputError: it exists and may not be replaced, is no regular file, or its folder is missing or read-only.
     """
     if path.is_dir():
         raise OutputError(f"{path} is a folder; name a file in it.")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{path} exists; give --overwrite to replace it.")
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent} to write {path.name} to.")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path} cannot be written: the folder {path.parent} is read-only.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is a device or pipe, which cannot be replaced by a file.")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"There is no folder {folder} to write {path.name} to.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path} cannot be written: the folder {folder} is read-only.")
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Writes all files, each whole or not at all; the last one named appears last.
 
+    A link is followed, and a file that is replaced hands on its permissions.
+
     Raises:
-        OutputError: one cannot be written; none of the files has been changed, unless the final renaming failed.
+        OutputError: one cannot be written; its text says whether others have been.
     """
     written: dict[Path, Path] = {}
+    replaced: list[str] = []
     try:
         for path, data in files.items():
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            target = path.resolve()
+            mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()  # mkstemp's files are private
+            handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
             written[path] = Path(name)
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            written[path].chmod(0o666 & ~_umask())  # mkstemp's files are private
+            written[path].chmod(mode)
         for path, temporary in written.items():
-            temporary.replace(path)
+            temporary.replace(path.resolve())
+            replaced.append(path.name)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}; nothing was changed.") from error
+        so_far = f"only {', '.join(replaced)} was written" if replaced else "nothing was changed"
+        raise OutputError(f"{path} cannot be written: {error.strerror}; {so_far}.") from error
     finally:
         for temporary in written.values():
             with suppress(OSError):

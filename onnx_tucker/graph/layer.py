@@ -75,7 +75,7 @@ def _alone(model: onnx.ModelProto, found: Found, context: Context, piece: Piece,
     node, site = found.place.node, found.site
     elem_type = helper.np_dtype_to_tensor_dtype(site.weight.dtype)
     tensors = [*piece.weights]
-    for name in filter(None, node.input[2:]):
+    for name in (n for n in node.input[2:] if n not in ("", node.input[0])):
         known = context.initializers.get(name)
         if known is None or not own_bias:
             shape = tuple(known.dims) if known is not None else context.shapes.get(name, (site.stage.out,))

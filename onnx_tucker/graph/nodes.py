@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import onnx
@@ -28,25 +28,52 @@ def places(model: onnx.ModelProto) -> Iterator[Place]:
     """Every node, in the order of the file: main graph with the bodies in it, then model-local functions.
 
     A label is the node's name, or its first output where it has no name or shares it; labels within a body start
-    with the label of the node that holds it.
+    with the label of the node that holds it. No two are the same.
     """
-    yield from _within(model.graph.node, "", "")
+    taken: set[str] = set()
+    yield from _within(model.graph.node, "", "", taken)
     for function in model.functions:
         label = f"{function.domain}.{function.name}" if function.domain else function.name
-        yield from _within(function.node, f"{label}/", f"the model-local function {label}")
+        yield from _within(function.node, f"{label}/", f"the model-local function {label}", taken)
 
 
-def _within(nodes: Any, prefix: str, scope: str) -> Iterator[Place]:
+def _within(nodes: Sequence[onnx.NodeProto], prefix: str, scope: str, taken: set[str]) -> Iterator[Place]:
     names = Counter(node.name for node in nodes)
     for node in nodes:
         own = node.name if names[node.name] == 1 else ""
-        label = prefix + (own or next((o for o in node.output if o), node.op_type))
+        label = _free(prefix + (own or next((o for o in node.output if o), node.op_type)), taken)
         yield Place(label, node, scope)
         for attribute in node.attribute:
-            bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for body in bodies:
+            for body in bodies(attribute):
                 where = scope or f"a body of the {node.op_type} node {label}"
-                yield from _within(body.node, f"{label}/{attribute.name}/", where)
+                yield from _within(body.node, f"{label}/{attribute.name}/", where, taken)
+
+
+def bodies(attribute: onnx.AttributeProto) -> Sequence[onnx.GraphProto]:
+    """The graphs that an attribute holds."""
+    return [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of every scope: initializers, and those in attributes of nodes."""
+    graphs = [model.graph]
+    for place in places(model):
+        for attribute in place.node.attribute:
+            graphs.extend(bodies(attribute))
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+    for graph in graphs:
+        yield from graph.initializer
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or with a number behind it where that is taken; takes it."""
+    name, number = wanted, 1
+    while name in taken:
+        name, number = f"{wanted}_{number}", number + 1
+    taken.add(name)
+    return name
 
 
 class Names:
@@ -58,7 +85,7 @@ class Names:
         for place in places(model):
             self._taken.update([place.node.name, *place.node.input, *place.node.output])
             for attribute in place.node.attribute:
-                graphs.extend([attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs)
+                graphs.extend(bodies(attribute))
         for graph in graphs:
             for values in (graph.input, graph.output, graph.value_info, graph.initializer):
                 self._taken.update(value.name for value in values)
@@ -66,8 +93,4 @@ class Names:
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""
-        name, number = wanted, 1
-        while name in self._taken:
-            name, number = f"{wanted}_{number}", number + 1
-        self._taken.add(name)
-        return name
+        return _free(wanted, self._taken)

@@ -21,7 +21,12 @@ logger = logging.getLogger(__name__)
 Shapes = dict[str, tuple[int, ...]]
 
 
-def infer(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]) -> Shapes:
+def infer(
+    model: onnx.ModelProto,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
+    samples: Mapping[str, tuple[int, ...]] | None = None,
+) -> Shapes:
     """Shapes of all tensors of the main graph whose every dimension is known.
 
     A free first dimension counts as 1 unless it is given.
@@ -30,6 +35,7 @@ def infer(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]], d
         model: any model; it is not changed.
         input_shapes: whole shapes of inputs by name.
         dims: sizes of symbolic dimensions by name.
+        samples: shapes of inputs in the data, which hold for dimensions that nothing else gives.
 
     Raises:
         UsageError: a name is no input or dimension of the model, or a shape contradicts the model's.
@@ -38,9 +44,9 @@ def infer(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]], d
     names = _input_names(model)
     _check_names(bare, names, input_shapes, dims)
     inputs = [v for v in bare.graph.input if v.name in names and v.type.HasField("tensor_type")]
-    sizes = _first_dims(inputs) | dict(dims)
+    sizes = _first_dims(inputs) | _symbols(inputs, input_shapes) | dict(dims)
     for value in inputs:
-        _fix(value, input_shapes.get(value.name), sizes)
+        _fix(value, input_shapes.get(value.name), sizes, (samples or {}).get(value.name))
     known: Shapes = {}
     while True:
         folded = fold(bare, known)
@@ -121,17 +127,35 @@ def _first_dims(inputs: Iterable[onnx.ValueInfoProto]) -> dict[str, int]:
     return {dim.dim_param: 1 for dim in first if dim.dim_param}
 
 
-def _fix(value: onnx.ValueInfoProto, given: tuple[int, ...] | None, sizes: Mapping[str, int]) -> None:
+def _symbols(inputs: Iterable[onnx.ValueInfoProto], input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Sizes of the symbols in inputs whose whole shape is given."""
+    return {
+        dim.dim_param: size
+        for value in inputs
+        if value.name in input_shapes
+        for dim, size in zip(value.type.tensor_type.shape.dim, input_shapes[value.name], strict=False)
+        if dim.dim_param
+    }
+
+
+def _fix(
+    value: onnx.ValueInfoProto,
+    given: tuple[int, ...] | None,
+    sizes: Mapping[str, int],
+    sample: tuple[int, ...] | None,
+) -> None:
     """Gives every dimension of an input the size that is known for it."""
     tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        given = given or sample
     if given is not None:
         value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, tensor.elem_type, list(given)))
         return
     for i, dim in enumerate(tensor.shape.dim):
         if dim.dim_param in sizes:
             dim.dim_value = sizes[dim.dim_param]
-        elif i == 0 and not dim.HasField("dim_value"):
-            dim.dim_value = 1
+        elif dim.dim_value <= 0 and (i == 0 or sample is not None):
+            dim.dim_value = 1 if sample is None else sample[i]
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:

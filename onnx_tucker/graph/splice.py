@@ -36,7 +36,10 @@ def build(found: Found, method: str, chain: Chain, context: Context, names: Name
     dtype, label = found.site.weight.dtype, found.place.label
     own = [names.fresh(f"{label}/{method}/{i}") for i in range(len(chain.stages) - 1)]
     weights = [
-        gs.Constant(names.fresh(f"{label}/{method}/{i}/weight"), np.ascontiguousarray(op.stored(node, f).astype(dtype)))
+        gs.Constant(
+            names.fresh(f"{label}/{method}/{i}/weight"),
+            np.ascontiguousarray(op.stored(node, f).astype(dtype, copy=False)),
+        )
         for i, f in enumerate(chain.factors)
     ]
     values = [gs.Variable(name) for name in (node.input[0], *own, node.output[0])]

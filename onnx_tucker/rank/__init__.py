@@ -141,7 +141,7 @@ def _entry(name: str, value: Any) -> Rule:
         if unknown or "ranks" not in value:
             raise ValueError("a table has the keys ranks and, if wanted, method")
         method, value = value.get("method"), value["ranks"]
-        if method is not None and method not in METHODS:
+        if method is not None and (not isinstance(method, str) or method not in METHODS):
             raise ValueError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
     if value == "keep":
         return Rule(None)

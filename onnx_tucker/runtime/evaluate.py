@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,16 @@ def load_function(spec: str) -> Evaluate:
     """
     name, _, function = spec.rpartition(":")
     path = Path(name)
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module_spec = importlib.util.spec_from_file_location(f"onnx_tucker_eval_{path.stem}", path)
     if not path.is_file() or module_spec is None or module_spec.loader is None:
         raise UsageError(f"--eval {spec}: there is no Python file {path}; it is FILE.py:FUNC.")
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses and pickles of the file look it up there
+    sys.path.insert(0, str(path.resolve().parent))  # as if the file were run: it may import its neighbours
     try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+        with redirect_stdout(sys.stderr):
+            module_spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise UsageError(f"--eval {spec}: {path} fails when it is imported: {error!r}.") from error
     found = getattr(module, function, None)
     if not callable(found):
@@ -54,6 +59,7 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
 
     try:
-        return float(evaluate(run))
-    except Exception as error:  # whatever the user's function raises
+        with redirect_stdout(sys.stderr):  # stdout is for the report
+            return float(evaluate(run))
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         raise DataError(f"The function of --eval fails: {error!r}.") from error

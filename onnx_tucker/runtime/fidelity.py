@@ -20,7 +20,8 @@ class Closeness:
 
     Attributes:
         name: the output.
-        relative_l2: |a - b| / |a| over all samples; None where A's output is zero and B's is not.
+        relative_l2: |a - b| / |a| over all samples; None where A's output is zero and B's is not, where the outputs
+            are no numbers, or differ in shape.
         max_abs: largest absolute difference.
         cosine: cosine of the angle between all of A's values and all of B's.
         snr_db: -20 log10(relative_l2); None without any difference.
@@ -30,7 +31,7 @@ class Closeness:
 
     name: str
     relative_l2: float | None
-    max_abs: float
+    max_abs: float | None
     cosine: float | None
     snr_db: float | None
     argmax_agreement: float | None
@@ -46,6 +47,8 @@ class _Sums:
     max_abs: float = 0.0
     agree: int = 0
     positions: int = 0
+    values: int = 0
+    comparable: bool = True
     finite: bool = True
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
@@ -58,6 +61,7 @@ class _Sums:
         self.finite &= bool(np.isfinite(y[usable]).all())
         usable &= np.isfinite(y)
         x, y = x[usable], y[usable]
+        self.values += x.size
         difference = x - y
         self.difference += float(difference @ difference)
         self.norm_a += float(x @ x)
@@ -66,6 +70,8 @@ class _Sums:
         self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
 
     def closeness(self, name: str) -> Closeness:
+        if not self.comparable or not self.values:
+            return Closeness(name, None, None, None, None, None, self.finite)
         relative: float | None
         if self.norm_a:
             relative = math.sqrt(self.difference / self.norm_a)
@@ -85,30 +91,25 @@ class _Sums:
 
 @dataclass
 class Comparison:
-    """Sums over feeds, one for each output that holds numbers."""
+    """Sums over feeds, one for each output."""
 
     sums: dict[str, _Sums] = field(default_factory=dict)
 
     def add(self, names: Sequence[str], a: Sequence[Any], b: Sequence[Any]) -> None:
-        """Takes in the outputs for one feed.
-
-        Raises:
-            ValueError: an output of B has another shape than A's.
-        """
+        """Takes in the outputs for one feed."""
         for name, x, y in zip(names, a, b, strict=True):
-            if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
-                continue
-            if x.shape != y.shape:
-                raise ValueError(f"output {name} has the shape {y.shape} instead of {x.shape}")
-            self.sums.setdefault(name, _Sums()).add(x, y)
+            sums = self.sums.setdefault(name, _Sums())
+            sums.comparable &= isinstance(x, np.ndarray) and x.dtype.kind in "fiub" and x.shape == y.shape
+            if sums.comparable:
+                sums.add(x, y)
 
     def results(self) -> list[Closeness]:
-        """The outputs compared, in order."""
+        """The outputs, in order; those that cannot be compared have no numbers."""
         return [sums.closeness(name) for name, sums in self.sums.items()]
 
 
 def compare(a: ort.InferenceSession, b: ort.InferenceSession, feeds: Sequence[Feed]) -> list[Closeness]:
-    """Runs two models of the same interface on the same feeds and compares all outputs that hold numbers."""
+    """Runs two models of the same interface on the same feeds and compares all outputs."""
     comparison = Comparison()
     names = output_names(a)
     for feed in feeds:

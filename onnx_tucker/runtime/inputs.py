@@ -109,11 +109,10 @@ def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession)
             "name the arrays of an .npz file like the inputs."
         )
     fitted = {name: _fit(array, inputs[name]) for name, array in arrays.items()}
-    counts = {name: len(array) for name, array in fitted.items()}
-    if len(set(counts.values())) != 1:
-        raise DataError(f"The inputs have different numbers of samples: {counts}.")
-    samples = next(iter(counts.values()))
-    fixed = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int)}
+    if len({array.shape[:1] for array in fitted.values()}) != 1 or () in {array.shape for array in fitted.values()}:
+        return Inputs("data", 1, [fitted])  # the inputs share no batch axis: this is one sample
+    samples = len(next(iter(fitted.values())))
+    fixed = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
     sample_bytes = sum(array.nbytes for array in fitted.values()) // samples
     size = max(fixed, default=max(1, min(64, BATCH_BYTES // max(sample_bytes, 1))))
     if fixed:
@@ -147,16 +146,22 @@ def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]],
         noise = rng.standard_normal(shapes[value.name])
         return noise.astype(dtype) if dtype.kind == "f" else (noise > 0).astype(dtype)
 
-    made = [{value.name: draw(value) for value in session.get_inputs()} for _ in range(feeds)]
-    batch = max((len(array) for array in made[0].values() if array.ndim), default=1)
-    return Inputs("random", feeds * batch, made)
+    try:
+        made = [{value.name: draw(value) for value in session.get_inputs()} for _ in range(feeds)]
+    except (MemoryError, ValueError) as error:
+        raise UsageError(f"Random inputs cannot be made: {error}.") from error
+    batches = {array.shape[:1] for array in made[0].values()}
+    batch = next(iter(batches)) if len(batches) == 1 else ()
+    return Inputs("random", feeds * (batch[0] if batch else 1), made)
 
 
-def first_samples(arrays: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a single sample of the data, for inputs whose shape is free."""
-    if set(arrays) == {""} and len(names) == 1:
-        arrays = {names[0]: arrays[""]}
-    return {name: (1, *array.shape[1:]) for name, array in arrays.items() if name in names and array.ndim}
+def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
+    """Shapes of a single sample of the data, or of the batch that the model is fixed to."""
+    shapes = {}
+    for value in session.get_inputs():
+        array = data.feeds[0][value.name]
+        shapes[value.name] = (1, *array.shape[1:]) if data.samples > 1 and array.ndim else array.shape
+    return shapes
 
 
 def _fit(array: NDArray[Any], value: Any) -> NDArray[Any]:

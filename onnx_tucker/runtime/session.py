@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,11 +92,18 @@ def environment(machine: Machine) -> dict[str, Any]:
     packages = ("onnx-tucker", "onnx", "onnxruntime", "numpy", "tensorly")
     return {
         "cpu": cpu_name(),
+        "cores": cores(),
         "threads": machine.threads or "all",
         "platform": platform.platform(),
         "python": platform.python_version(),
         **{name.replace("-", "_"): version(name) for name in packages},
     }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def cpu_name() -> str:

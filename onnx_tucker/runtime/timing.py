@@ -22,7 +22,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from onnx_tucker.runtime.session import Feed, Machine, cpu_name, output_names
+from onnx_tucker.runtime.session import Feed, Machine, cores, cpu_name, output_names
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,9 @@ class Stopwatch:
         if self.cache is None:
             return None
         shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
-        key = hashlib.sha256(f"{cpu_name()} {self.machine} {ort.__version__} {sorted(shapes.items())}".encode())
+        key = hashlib.sha256(
+            f"{cpu_name()} {cores()} {self.machine} {ort.__version__} {sorted(shapes.items())}".encode()
+        )
         for model in models:
             key.update(hashlib.sha256(model).digest())
         return self.cache / "timings" / f"{key.hexdigest()}.json"

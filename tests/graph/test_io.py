@@ -10,7 +10,7 @@ import pytest
 
 from onnx_tucker.errors import ModelError, OutputError
 from onnx_tucker.graph import io
-from tests.helpers import two_layers
+from tests.helpers import model, two_layers
 
 WHOLE = two_layers().SerializeToString()
 
@@ -52,7 +52,9 @@ def test_external_data_is_written_and_read_back(tmp_path: Path) -> None:
     io.write_files(files)
     onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
     assert len(files[tmp_path / "m.onnx"]) < 3000
-    assert io.load(tmp_path / "m.onnx") == made
+    loaded = io.load(tmp_path / "m.onnx")
+    assert loaded.model == made
+    assert loaded.data_files == {tmp_path / "m.onnx.data"}
     assert made == two_layers()  # the model itself keeps its weights
 
 
@@ -88,6 +90,48 @@ def test_targets_are_checked_before_any_work(tmp_path: Path) -> None:
         io.check_target(tmp_path, overwrite=True)
     with pytest.raises(OutputError, match="no folder"):
         io.check_target(tmp_path / "no" / "x.onnx", overwrite=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipes_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="device or pipe"):
+        io.check_target(tmp_path / "pipe", overwrite=True)
+
+
+def test_links_are_followed_and_permissions_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file").chmod(0o640)
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="--overwrite"):
+        io.check_target(tmp_path / "dangling", overwrite=False)
+    io.write_files({tmp_path / "link": b"new"})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_external_data_in_bodies_and_attributes_is_read(tmp_path: Path) -> None:
+    value = onnx.numpy_helper.from_array(np.arange(600, dtype=np.float32), "value")
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Constant", [], ["k"], value=value),
+            onnx.helper.make_node("Add", ["k", "inner"], ["z"]),
+        ],
+        "body",
+        [],
+        [onnx.helper.make_tensor_value_info("z", 1, [600])],
+        [onnx.numpy_helper.from_array(np.ones(600, np.float32), "inner")],
+    )
+    node = onnx.helper.make_node("If", ["flag"], ["y"], then_branch=body, else_branch=body)
+    made = model([node], {}, {}, {"y": 1})
+    made.graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info("flag", 9, []))
+    path = tmp_path / "m.onnx"
+    copy = onnx.ModelProto.FromString(made.SerializeToString())
+    onnx.save_model(copy, path, save_as_external_data=True, convert_attribute=True, size_threshold=0)
+    assert len(path.read_bytes()) < 2000
+    assert io.load(path).model == made
 
 
 def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

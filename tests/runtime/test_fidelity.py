@@ -54,12 +54,12 @@ def test_new_nans_are_noticed_and_old_ones_forgiven() -> None:
     assert not close(a, np.array([[np.inf, 2.0, 3.0]])).finite
 
 
-def test_outputs_without_numbers_are_left_out_and_shapes_have_to_agree() -> None:
+def test_what_cannot_be_compared_is_listed_without_numbers() -> None:
     comparison = Comparison()
-    comparison.add(["s", "q"], [np.array(["a"]), [1]], [np.array(["b"]), [2]])
-    assert comparison.results() == []
-    with pytest.raises(ValueError, match="shape"):
-        comparison.add(["y"], [np.zeros(3)], [np.zeros(4)])
+    comparison.add(["s", "q", "shape"], [np.array(["a"]), [1], np.zeros(3)], [np.array(["b"]), [2], np.zeros(4)])
+    assert [c.name for c in comparison.results()] == ["s", "q", "shape"]
+    assert {c.relative_l2 for c in comparison.results()} == {None}
+    assert close(np.full((2, 2), np.nan), np.full((2, 2), np.nan)).relative_l2 is None
 
 
 def test_models_are_compared_on_all_feeds() -> None:

@@ -95,9 +95,9 @@ def test_data_that_does_not_fit(arrays: dict[str, Array], words: str) -> None:
         inputs.from_data(arrays, session(CONV))
 
 
-def test_inputs_need_equally_many_samples() -> None:
-    with pytest.raises(DataError, match="different numbers"):
-        inputs.from_data({"a": np.ones((2, 4)), "b": np.ones((3, 4))}, session(two_inputs()))
+def test_inputs_without_a_common_batch_are_one_sample() -> None:
+    made = inputs.from_data({"a": np.ones((2, 4)), "b": np.ones((3, 4))}, session(two_inputs()))
+    assert (made.samples, len(made.feeds)) == (1, 1)
     with pytest.raises(DataError, match="keys"):
         inputs.from_data({"": X}, session(two_inputs()))
 
@@ -124,6 +124,6 @@ def test_what_cannot_be_made_up() -> None:
 
 
 def test_shapes_of_one_sample() -> None:
-    assert inputs.first_samples({"x": X, "other": X}, ["x"]) == {"x": (1, 3, 8)}
-    assert inputs.first_samples({"": X}, ["x"]) == {"x": (1, 3, 8)}
-    assert inputs.first_samples({"": X}, ["x", "y"]) == {}
+    conv = session(CONV)
+    assert inputs.sample_shapes(inputs.from_data({"x": X}, conv), conv) == {"x": (1, 3, 8)}
+    assert inputs.sample_shapes(inputs.from_data({"x": X[:1]}, conv), conv) == {"x": (1, 3, 8)}

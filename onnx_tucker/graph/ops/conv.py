@@ -16,9 +16,10 @@ from onnx_tucker.types import Site, Stage, Window
 def read(place: Place, context: Context) -> Reading:
     """Reads a Conv node; grouped ones are skipped."""
     node, given = place.node, attributes(place.node)
+    bias_params = bias_size(node, context)
     tensor = context.weight(node.input[1])
     if isinstance(tensor, str):
-        return refuse(place, tensor, context.initializers.get(node.input[1]))
+        return refuse(place, tensor, context.initializers.get(node.input[1]), bias_params=bias_params)
     out, inp, *kernel = tensor.dims
     axes = len(kernel)
     window = Window(
@@ -28,18 +29,20 @@ def read(place: Place, context: Context) -> Reading:
         pads=tuple(given.get("pads", [0] * 2 * axes)),
         auto_pad=given.get("auto_pad", "NOTSET"),
     )
+    lengths = (len(window.strides), len(window.dilations), len(window.pads) // 2)
     shape = context.shapes.get(node.input[0])
+    if lengths != (axes,) * 3 or (shape is not None and len(shape) != axes + 2):
+        return refuse(place, "its attributes do not fit its weight", tensor, bias_params=bias_params)
     bias = len(node.input) > 2 and bool(node.input[2])
     layer = next(cost.layers([Stage(out, inp, window)], shape, bias)) if shape else None
     groups = given.get("group", 1)
-    if groups != 1:
-        kind = "depthwise" if inp == 1 else "grouped"
-        return refuse(place, f"{kind} convolutions are not factorised", tensor, layer)
     values = values_of(tensor)
+    if groups != 1:
+        values = f"{'depthwise' if inp == 1 else 'grouped'} convolutions are not factorised"
     if isinstance(values, str):
-        return refuse(place, values, tensor, layer)
+        return refuse(place, values, tensor, layer, bias_params)
     site = Site(place.label, node.op_type, values, window, shape, bias)
-    return Reading(site, math.prod(tensor.dims), bias_size(node, context), layer)
+    return Reading(site, math.prod(tensor.dims), bias_params, layer)
 
 
 def emit(parts: Emission) -> list[gs.Node]:

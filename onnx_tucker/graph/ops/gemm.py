@@ -17,9 +17,12 @@ from onnx_tucker.types import Array, Site, Stage, Window
 def read(place: Place, context: Context) -> Reading:
     """Reads a Gemm node."""
     node, given = place.node, attributes(place.node)
+    bias_params = bias_size(node, context)
     tensor = context.weight(node.input[1])
+    if context.opset < 7:
+        tensor = "before opset 7 a Gemm broadcasts in another way"
     if isinstance(tensor, str):
-        return refuse(place, tensor, context.initializers.get(node.input[1]))
+        return refuse(place, tensor, context.initializers.get(node.input[1]), bias_params=bias_params)
     bias = len(node.input) > 2 and bool(node.input[2])
     scalings = (given.get("alpha", 1.0) != 1) + (bias and given.get("beta", 1.0) != 1)
     inp, out = reversed(tensor.dims) if given.get("transB") else tensor.dims
@@ -29,9 +32,9 @@ def read(place: Place, context: Context) -> Reading:
     layer = next(cost.layers([Stage(out, inp, Window())], shape, bias, scalings)) if shape else None
     values = values_of(tensor)
     if isinstance(values, str):
-        return refuse(place, values, tensor, layer)
+        return refuse(place, values, tensor, layer, bias_params)
     site = Site(place.label, node.op_type, stored(node, values), Window(), shape, bias, scalings)
-    return Reading(site, math.prod(tensor.dims), bias_size(node, context), layer)
+    return Reading(site, math.prod(tensor.dims), bias_params, layer)
 
 
 def stored(node: onnx.NodeProto, weight: Array) -> Array:

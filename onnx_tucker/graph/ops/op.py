@@ -99,10 +99,16 @@ class Op:
     emit: Callable[[Emission], list[gs.Node]]
 
 
-def refuse(place: Place, reason: str, tensor: TensorProto | None = None, layer: Layer | None = None) -> Reading:
+def refuse(
+    place: Place,
+    reason: str,
+    tensor: TensorProto | None = None,
+    layer: Layer | None = None,
+    bias_params: int = 0,
+) -> Reading:
     """A reading that skips the node."""
     params = None if tensor is None else math.prod(tensor.dims)
-    return Reading(Skip(place.label, place.node.op_type, reason), params, 0, layer)
+    return Reading(Skip(place.label, place.node.op_type, reason), params, bias_params, layer)
 
 
 def bias_size(node: onnx.NodeProto, context: Context) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import FLOATS, Context, Reading, refuse
+from onnx_tucker.graph.ops.op import FLOATS, Context, Reading, bias_size, refuse
 
 
 def conv_transpose(place: Place, context: Context) -> Reading:
@@ -28,7 +29,7 @@ def conv_transpose(place: Place, context: Context) -> Reading:
             volume=math.prod(kernel),
             bias=len(node.input) > 2,
         )
-    return refuse(place, "ConvTranspose is not factorised", tensor, layer)
+    return refuse(place, "ConvTranspose is not factorised", tensor, layer, bias_size(node, context))
 
 
 def matmul(place: Place, context: Context) -> Reading:
@@ -48,14 +49,22 @@ def matmul(place: Place, context: Context) -> Reading:
             volume=0,
             bias=False,
         )
-    reason = "neither side is an initializer" if tensor is None else "MatMul is not factorised"
-    return refuse(place, reason, tensor, layer)
+    if tensor is None:
+        return replace(refuse(place, "neither side is an initializer", layer=layer), params=0)
+    return refuse(place, "MatMul is not factorised", tensor, layer)
+
+
+HOLDERS = frozenset(("DeformConv", "Einsum", "GRU", "LSTM", "RNN"))
+"""Further standard operators that multiply by a weight matrix; those of other domains are taken to do so."""
 
 
 def other(place: Place, context: Context) -> Reading | None:
-    """A reading of any other node that holds a weight matrix (an LSTM, an embedding), or None."""
-    for name in place.node.input:
-        tensor = context.initializers.get(name)
-        if tensor is not None and tensor.data_type in FLOATS and sum(d > 1 for d in tensor.dims) >= 2:
-            return refuse(place, f"{place.node.op_type} is not factorised", tensor)
-    return None
+    """A reading of any other node that multiplies by a weight matrix, or None."""
+    if place.node.op_type not in HOLDERS and place.node.domain in ("", "ai.onnx"):
+        return None
+    held = [context.initializers[name] for name in place.node.input if name in context.initializers]
+    matrices = [t for t in held if t.data_type in FLOATS and sum(d > 1 for d in t.dims) >= 2]
+    if not matrices:
+        return None
+    reading = refuse(place, f"{place.node.op_type} is not factorised")
+    return replace(reading, params=sum(math.prod(t.dims) for t in matrices))

@@ -13,6 +13,7 @@ from onnx_tucker.graph.find import context_of, find
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.shapes import infer
 from onnx_tucker.graph.splice import build, splice
+from onnx_tucker.types import Skip
 from tests.helpers import Array, model, run
 
 C_SHAPES = {"none": None, "scalar": (), "one": (1,), "row": (5,), "column": (3, 1), "full": (3, 5)}
@@ -56,6 +57,13 @@ def test_full_rank_equals_the_original(
     onnx.checker.check_model(spliced, full_check=True)
     x = rng.standard_normal((inp, 3) if trans_a else (3, inp)).astype(np.float32)
     assert np.allclose(run(made, x=x)[0], run(spliced, x=x)[0], atol=1e-4)
+
+
+def test_before_opset_7_it_is_skipped() -> None:
+    made = gemm_model(np.ones((4, 5), np.float32), np.ones(5, np.float32), 6, broadcast=1)
+    [found] = find(made, context_of(made, infer(made, {}, {})))
+    assert isinstance(found.reading.found, Skip)
+    assert "opset 7" in found.reading.found.reason
 
 
 def test_scalings_are_counted() -> None:
