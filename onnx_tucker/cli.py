@@ -102,7 +102,7 @@ def _print(report: Report, args: argparse.Namespace, err: Console) -> None:
             show(report, _console(stderr=False))
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SystemExit) as error:  # rich leaves the program when nobody reads its output
         err.print(f"onnx-tucker: the result could not be printed: {error}", markup=False, highlight=False)
         sys.stdout = None  # or the interpreter fails to flush it once more on exit
 

@@ -154,6 +154,15 @@ def test_random_inputs_are_said_to_be_random(capsys: pytest.CaptureFixture[str])
     assert "random noise (no --data), which says little" in capsys.readouterr().out
 
 
+def test_output_that_nobody_reads_is_no_failure() -> None:
+    command = f"{sys.executable} -m onnx_tucker in.onnx out.onnx --no-benchmark"
+    process = subprocess.Popen(command.split(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 0
+    assert Path("out.onnx").exists()
+
+
 def test_a_dry_run_needs_no_output(capsys: pytest.CaptureFixture[str]) -> None:
     before = files()
     assert main("in.onnx --dry-run --no-benchmark".split()) == 0
