@@ -94,7 +94,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": cores(),
         "threads": machine.threads or "all",
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name.replace("-", "_"): version(name) for name in packages},
     }
