@@ -9,7 +9,7 @@ demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
 	mkdir -p build
 	$(BIN)/python models/clips.py build/calibration.npz --count 16
 	$(BIN)/onnx-tucker models/strokes.onnx build/strokes.onnx --ranks vbmf --data build/calibration.npz \
-		--plan-out build/plan.json --report build/report.json --report build/report.md --overwrite
+		--no-cache --plan-out build/plan.json --report build/report.json --report build/report.md --overwrite
 
 test: $(VENV)/dev lint  ## all that CI runs
 	$(BIN)/python -m pytest

@@ -20,17 +20,15 @@ from onnx_tucker.report.schema import (
     Fidelity,
     NodeError,
     NodeReport,
-    OutputFidelity,
     Report,
     Time,
     Totals,
     total,
 )
 from onnx_tucker.runtime import fidelity
-from onnx_tucker.runtime.fidelity import Closeness
 from onnx_tucker.runtime.session import FAILURES, environment
 from onnx_tucker.runtime.timing import Timing
-from onnx_tucker.types import Chain, Choice, Site
+from onnx_tucker.types import Chain, Choice, Closeness, Site
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +81,15 @@ def report(job: Job, outcome: Outcome) -> Report:
         nodes=nodes,
         totals=totals,
         fidelity=_fidelity(job, outcome.closeness),
-        environment=environment(job.stopwatch.machine),
+        environment={**environment(job.stopwatch.machine), "remembered_times": _remembered(outcome)},
         settings=job.settings.as_dict(),
     )
+
+
+def _remembered(outcome: Outcome) -> bool:
+    """Whether any time was measured by an earlier run."""
+    alone = [t for price in outcome.decision.prices.values() for t in (price.before, price.after) if t]
+    return any(t.remembered for t in (*alone, *(outcome.timings or ())))
 
 
 def _node(
@@ -142,10 +146,7 @@ def _time(before: Timing | None, after: Timing | None, name: str) -> Time:
 def _fidelity(job: Job, closeness: Sequence[Closeness] | None) -> Fidelity | None:
     if closeness is None or job.inputs is None:
         return None
-    outputs = tuple(
-        OutputFidelity(c.name, c.relative_l2, c.max_abs, c.cosine, c.snr_db, c.argmax_agreement) for c in closeness
-    )
-    return Fidelity(job.inputs.kind, job.inputs.samples, outputs)
+    return Fidelity(job.inputs.kind, job.inputs.samples, tuple(closeness))
 
 
 def _output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | None]:

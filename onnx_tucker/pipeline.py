@@ -26,11 +26,10 @@ from onnx_tucker.report import render, writer
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, load_function, score
-from onnx_tucker.runtime.fidelity import Closeness
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Candidate, Chain, Plan, Site
+from onnx_tucker.types import Candidate, Chain, Closeness, Plan, Site
 
 logger = logging.getLogger(__name__)
 
@@ -241,11 +240,12 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
         return None
     job.progress("timing the whole model", 0, 1)
     contents = [job.content]
-    if not job.settings.dry_run:
-        contents.append(made.model.SerializeToString(deterministic=True) if made.pieces else job.content)
+    if made.pieces:
+        contents.append(made.model.SerializeToString(deterministic=True))
     timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS)
     job.progress("timing the whole model", 1, 1)
-    return timings
+    unchanged = not made.pieces and not job.settings.dry_run
+    return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise
 
 
 def _verify(job: Job, made: _Made, evaluate: Evaluate | None) -> list[Closeness] | None:

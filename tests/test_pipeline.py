@@ -107,6 +107,8 @@ def test_slow_chains_are_given_back_with_the_reason(monkeypatch: pytest.MonkeyPa
     result = compress(two_layers(), ranks="vbmf")
     assert result.model == two_layers()
     assert all(n.status == "kept" and "measured x0.80 with" in n.reason for n in result.report.nodes)
+    assert result.report.totals.speedup == 1
+    assert result.report.totals.time_ms.before == result.report.totals.time_ms.after
 
 
 def test_unless_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from onnx_tucker.types import Closeness
+
 SCHEMA = "onnx-tucker/report/1"
 
 T = TypeVar("T")
@@ -102,18 +104,6 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class OutputFidelity:
-    """One output of the result against the original's; see `runtime.fidelity.Closeness`."""
-
-    name: str
-    relative_l2: float | None
-    max_abs: float | None
-    cosine: float | None
-    snr_db: float | None
-    argmax_agreement: float | None
-
-
-@dataclass(frozen=True)
 class Fidelity:
     """How close the result's outputs are.
 
@@ -125,7 +115,7 @@ class Fidelity:
 
     inputs: str
     samples: int
-    outputs: tuple[OutputFidelity, ...]
+    outputs: tuple[Closeness, ...]
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def _notes(report: Report) -> list[str]:
     notes.append(
         f"{env['cpu']}, threads {env['threads']}; onnxruntime {env['onnxruntime']}, onnx-tucker {env['onnx_tucker']}, "
         f"Python {env['python']}. Node times are of the node alone."
+        + (" Times are of an earlier run; --no-cache measures anew." if env["remembered_times"] else "")
     )
     return notes
 

@@ -12,30 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_tucker.runtime.session import Feed, output_names
-
-
-@dataclass(frozen=True)
-class Closeness:
-    """One output of model B against the same output of model A.
-
-    Attributes:
-        name: the output.
-        relative_l2: |a - b| / |a| over all samples; None where A's output is zero and B's is not, where the outputs
-            are no numbers, or differ in shape.
-        max_abs: largest absolute difference.
-        cosine: cosine of the angle between all of A's values and all of B's.
-        snr_db: -20 log10(relative_l2); None without any difference.
-        argmax_agreement: share of positions at which the largest value along axis 1 is the same; None without axis 1.
-        finite: whether B is finite wherever A is.
-    """
-
-    name: str
-    relative_l2: float | None
-    max_abs: float | None
-    cosine: float | None
-    snr_db: float | None
-    argmax_agreement: float | None
-    finite: bool = True
+from onnx_tucker.types import Closeness
 
 
 @dataclass

@@ -43,12 +43,14 @@ class Timing:
         spread_ms: interquartile range.
         speedup: median over rounds of first / this; 1 for the first itself.
         speedup_ci: 95 % confidence interval of the speed-up.
+        remembered: whether it was measured by an earlier run.
     """
 
     ms: float
     spread_ms: float
     speedup: float
     speedup_ci: tuple[float, float]
+    remembered: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def _read(path: Path | None) -> list[Timing]:
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return [Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"])}) for entry in entries]
+        fixed = {"remembered": True}
+        return [Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"]), **fixed}) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.info("%s is not used: %s", path, error)
         return []

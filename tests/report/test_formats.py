@@ -18,12 +18,12 @@ from onnx_tucker.report.schema import (
     Fidelity,
     NodeError,
     NodeReport,
-    OutputFidelity,
     Report,
     Totals,
     total,
 )
 from onnx_tucker.report.terminal import show
+from onnx_tucker.types import Closeness
 
 KEPT = NodeReport(
     name="blocks/[0]|<b>",
@@ -78,8 +78,15 @@ REPORT = Report(
         speedup=2.0,
         speedup_ci=(1.9, 2.1),
     ),
-    fidelity=Fidelity("random", 4, (OutputFidelity("y", 0.03, 0.5, 0.99, 30.4, None),)),
-    environment={"cpu": "a CPU", "threads": 2, "onnxruntime": "1.0", "onnx_tucker": "0.1", "python": "3"},
+    fidelity=Fidelity("random", 4, (Closeness("y", 0.03, 0.5, 0.99, 30.4, None),)),
+    environment={
+        "cpu": "a CPU",
+        "threads": 2,
+        "onnxruntime": "1.0",
+        "onnx_tucker": "0.1",
+        "python": "3",
+        "remembered_times": True,
+    },
     settings={"ranks": "vbmf", "flops": "exact"},
 )
 
@@ -112,6 +119,7 @@ def test_json_has_the_contracts_fields() -> None:
         "cosine",
         "snr_db",
         "argmax_agreement",
+        "finite",
     }
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from onnx_tucker.runtime.fidelity import Closeness, Comparison, compare
+from onnx_tucker.runtime.fidelity import Comparison, compare
+from onnx_tucker.types import Closeness
 from tests.helpers import Array, model, session
 
 RNG = np.random.default_rng(0)
