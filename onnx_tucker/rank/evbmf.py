@@ -55,9 +55,9 @@ def evbmf_rank(values: Array, rows: int, columns: int) -> int:
     else:
         grid = np.linspace(math.log(low), math.log(high), GRID)
         best = int(free_energy(grid).argmin())
-        bracket = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
+        bracket = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, GRID - 1)])
         refined = minimize_scalar(
-            lambda v: free_energy(np.array([v]))[0], bounds=bracket, method="bounded", options={"xatol": 1e-9}
+            lambda v: float(free_energy(np.array([v]))[0]), bounds=bracket, method="bounded", options={"xatol": 1e-9}
         )
         at_grid = free_energy(grid[best : best + 1])[0]
         variance = math.exp(refined.x if refined.fun < at_grid else grid[best])
