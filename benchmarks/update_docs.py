@@ -2,7 +2,7 @@
 
     make tables
 
-Reads build/report.md (`make demo`) and build/thesis_table.md (`benchmarks/thesis_table.py`).
+Reads what `make demo`, `thesis_table.py` and `strokes_accuracy.py` wrote to build/.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {"README.md": "build/report.md", "docs/thesis.md": "build/thesis_table.md"}
+TABLES = {"README.md": ("report.md", "accuracy.md"), "docs/thesis.md": ("thesis_table.md",)}
 BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
 
 
 def main() -> None:
     """Rewrites the documents."""
-    for document, table in TABLES.items():
+    for document, tables in TABLES.items():
         path = ROOT / document
         head, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
         _, _, tail = rest.partition(END)
-        measured = (ROOT / table).read_text(encoding="utf-8").strip()
+        measured = "\n\n".join((ROOT / "build" / table).read_text(encoding="utf-8").strip() for table in tables)
         path.write_text(f"{head}{BEGIN}\n\n{measured}\n\n{END}{tail}", encoding="utf-8")
 
 
