@@ -160,12 +160,20 @@ def _check_targets(targets: Sequence[Path], read: Collection[Path], settings: Se
         OutputError: one cannot be written.
     """
     for path in targets:
-        if any(path.exists() and other.exists() and path.samefile(other) for other in read):
+        if any(_same(path, other) for other in read):
             raise UsageError(f"{path} is an input itself, which is never changed; name another output.")
     if len({os.path.normcase(path.resolve()) for path in targets}) < len(targets):
         raise UsageError("Two outputs have the same name.")
     for path in targets:
         io.check_target(path, settings.overwrite)
+
+
+def _same(path: Path, other: Path) -> bool:
+    """Whether both name one file; no where either is missing or cannot be looked at."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def _given_plan(settings: Settings) -> Plan | None:

@@ -59,6 +59,8 @@ MISTAKES = [
     ("noise.onnx out.onnx", 1, "damaged"),
     ("image.onnx out.onnx", 1, "PNG image"),
     ("pointer.onnx out.onnx", 1, "git lfs pull"),
+    (f"{'long' * 80}.onnx out.onnx", 1, "name too long"),
+    (f"in.onnx {'long' * 80}.onnx", 1, "name too long"),
     ("in.onnx there.onnx", 1, "give --overwrite"),
     ("in.onnx folder.onnx --overwrite", 1, "is a folder"),
     ("in.onnx no/out.onnx", 1, "no folder"),

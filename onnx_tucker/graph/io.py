@@ -124,6 +124,12 @@ def check_target(path: Path, overwrite: bool) -> None:
     Raises:
         OutputError: it exists and may not be replaced, is no regular file, or its folder is missing or read-only.
     """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
     if path.is_dir():
         raise OutputError(f"{path} is a folder; name a file in it.")
     if os.path.lexists(path) and not overwrite:
