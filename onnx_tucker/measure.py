@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from onnx_tucker.cost import FLOPS, Cost, chain_cost
 from onnx_tucker.factor import METHODS, weight_error
@@ -187,10 +186,11 @@ def _groups(job: Job, pieces: Mapping[str, Piece]) -> Iterator[list[Found]]:
         if found.place.label not in pieces:
             continue
         shape = job.context.shapes.get(found.place.node.input[0], ())
-        size += int(np.prod(shape)) * found.site.weight.itemsize
-        if group and size > PROBE_BYTES:
+        needed = math.prod(shape) * found.site.weight.itemsize
+        if group and size + needed > PROBE_BYTES:
             yield group
             group, size = [], 0
         group.append(found)
+        size += needed
     if group:
         yield group

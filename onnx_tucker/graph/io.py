@@ -76,6 +76,15 @@ def load(path: Path) -> Loaded:
     return Loaded(model, frozenset(files))
 
 
+def invalid(model: onnx.ModelProto) -> str | None:
+    """Why a model does not pass onnx's full check, in a line; None if it does."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except FAILURES as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
 def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The tensors, in all scopes, whose values are in files beside the model."""
     return [tensor for tensor in tensors(model) if external_data_helper.uses_external_data(tensor)]

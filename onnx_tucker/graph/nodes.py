@@ -56,15 +56,21 @@ def bodies(attribute: onnx.AttributeProto) -> Sequence[onnx.GraphProto]:
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of every scope: initializers, and those in attributes of nodes."""
-    graphs = [model.graph]
     for place in places(model):
         for attribute in place.node.attribute:
-            graphs.extend(bodies(attribute))
             if attribute.type == AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
-    for graph in graphs:
+    for graph in _graphs(model):
         yield from graph.initializer
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The main graph and every body."""
+    yield model.graph
+    for place in places(model):
+        for attribute in place.node.attribute:
+            yield from bodies(attribute)
 
 
 def _free(wanted: str, taken: set[str]) -> str:
@@ -80,13 +86,10 @@ class Names:
     """Hands out names that no value, initializer or node of a model has, in any scope."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        graphs = [model.graph]
         self._taken: set[str] = set()
         for place in places(model):
             self._taken.update([place.node.name, *place.node.input, *place.node.output])
-            for attribute in place.node.attribute:
-                graphs.extend(bodies(attribute))
-        for graph in graphs:
+        for graph in _graphs(model):
             for values in (graph.input, graph.output, graph.value_info, graph.initializer):
                 self._taken.update(value.name for value in values)
             self._taken.update(tensor.values.name for tensor in graph.sparse_initializer)
