@@ -156,11 +156,17 @@ def _compress_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
     what.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
-    what.add_argument("--op-types", metavar="OPS", type=_names, default=[], help="only these operators: Conv,Gemm")
+    what.add_argument("--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm")
     what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
     what.add_argument(
         "--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D (this version always does)"
     )
+    what.add_argument(
+        "--freeze-initializer-inputs", action="store_true", help="also weights that callers could replace"
+    )
+    what.add_argument("--inline-functions", action="store_true", help="also nodes in model-local functions")
+    what.add_argument("--dequantize", action="store_true", help="also weights stored as integers; they become floats")
+    what.add_argument("--refactorize", action="store_true", help="also chains that an earlier run has made")
     promises = parser.add_argument_group("promises: if one is broken, the exit code is 3 and nothing is written")
     promises.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
     promises.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
@@ -176,7 +182,7 @@ def _compress_parser() -> argparse.ArgumentParser:
     out.add_argument("--plan-out", metavar="P.json", help="write the plan")
     out.add_argument("--dry-run", action="store_true", help="choose and report, write no model")
     out.add_argument("--overwrite", action="store_true", help="replace output files that exist")
-    out.add_argument("--save-as-external-data", action="store_true", help="write the weights to OUT.data")
+    out.add_argument("--save-as-external-data", action="store_true", help="write the weights to OUT.data; they stay in a file of their own anyway")
     _add_common(parser)
     return parser
 

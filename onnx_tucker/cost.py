@@ -96,13 +96,14 @@ def layers(stages: Iterable[Stage], input_shape: tuple[int, ...], bias: bool, sc
     chain = list(stages)
     for i, stage in enumerate(chain):
         out_size = stage.window.output_size(size)
-        positions, last = batch * math.prod(out_size), i == len(chain) - 1
+        before, after, last = batch * math.prod(size), batch * math.prod(out_size), i == len(chain) - 1
+        channels = stage.groups * stage.out
         yield Layer(
-            positions=positions,
-            in_positions=batch * math.prod(size),
-            outputs=positions * stage.out,
+            positions=before if stage.window.transposed else after,
+            in_positions=before,
+            outputs=after * channels,
             fan_in=stage.inp,
-            fan_out=stage.out,
+            fan_out=channels,
             volume=stage.window.volume if size else 0,
             bias=bias and last,
             scalings=scalings if last else 0,

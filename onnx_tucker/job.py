@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.inliner
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.graph import io, shapes
+from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
+from onnx_tucker.graph.check import LIMIT, invalid, weight_bytes
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
@@ -36,8 +39,10 @@ class Job:
 
     Attributes:
         settings: the user's options.
-        model: the input model with all weights.
-        data_files: the files beside the model's own that some of its weights came from.
+        original: the input model.
+        model: the same with its functions inlined, if the user asked for it; external data is not read into it.
+        folder: what the model's external data is relative to.
+        data_files: the files there that hold some of its weights.
         content: the model as bytes.
         session: a session on it, or None where onnxruntime cannot run it.
         context: shapes, uses and constants of the main graph.
@@ -49,7 +54,9 @@ class Job:
     """
 
     settings: Settings
+    original: onnx.ModelProto
     model: onnx.ModelProto
+    folder: Path
     data_files: frozenset[Path]
     content: bytes
     session: ort.InferenceSession | None
@@ -69,25 +76,35 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         DataError: the data does not fit the model.
         UsageError: an option names something that the model does not have.
     """
-    model, data_files = _load(source)
+    original, folder, data_files = _load(source)
+    model = _inlined(original) if settings.inline_functions and original.functions else original
     content = model.SerializeToString(deterministic=True)
     machine = Machine(settings.threads, Path(settings.custom_op_lib) if settings.custom_op_lib else None)
     machine.check()
-    session = _session(model, content, machine)
+    wanted = bool(settings.data) or settings.eval is not None
+    session = _session(model, content, folder, machine, wanted)
     data = _data(session, settings)
     sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
-    known = shapes.infer(model, given, settings.dim, sample)
-    context = context_of(model, known)
+    known = shapes.infer(model, folder, given, settings.dim, sample)
+    context = context_of(
+        model,
+        known,
+        folder,
+        freeze_initializer_inputs=settings.freeze_initializer_inputs,
+        dequantize=settings.dequantize,
+    )
     ran = _runnable(session, data, known, settings.seed)
     return Job(
         settings=settings,
+        original=original,
         model=model,
+        folder=folder,
         data_files=data_files,
         content=content,
         session=session,
         context=context,
-        found=find(model, context),
+        found=find(model, context, refactorize=settings.refactorize),
         inputs=ran,
         timed_feed=_timed(session, ran, known, settings.seed),
         stopwatch=Stopwatch(machine, Path(settings.cache) if settings.cache else None),
@@ -101,18 +118,37 @@ def _load(source: onnx.ModelProto | Path) -> io.Loaded:
     missing = io.external_tensors(source)
     if missing:
         raise ModelError(f"The values of {missing[0].name!r} are in a file; load the model with its external data.")
-    return io.Loaded(source, frozenset())
+    if weight_bytes(source) > LIMIT:
+        raise ModelError("The model has more than 2 GB of weights; save it with external data and give its path.")
+    return io.Loaded(source, Path(), frozenset())
 
 
-def _session(model: onnx.ModelProto, content: bytes, machine: Machine) -> ort.InferenceSession | None:
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return machine.session(content)
+        return onnx.inliner.inline_local_functions(model)
+    except CHECK_FAILURES as error:
+        raise ModelError(f"The functions of the model cannot be inlined: {first_line(error)}") from error
+
+
+def _session(
+    model: onnx.ModelProto, content: bytes, folder: Path, machine: Machine, wanted: bool
+) -> ort.InferenceSession | None:
+    """A session on the whole model; None where onnxruntime cannot run it, or is better not asked to.
+
+    A model of more than 2 GB is run only if it is `wanted`: all its weights are in memory then, at least once.
+    """
+    large = weight_bytes(model) > LIMIT and not wanted
+    reason = "it has more than 2 GB of weights; give --data to have all of them in memory and run it"
+    try:
+        if not large:
+            return machine.session(content, folder)
     except FAILURES as error:
         reason = first_line(error)
-    fault = io.invalid(model)
+    fault = invalid(model, folder)
     if fault:
         raise ModelError(f"The model is not valid: {fault}")
-    logger.warning("onnxruntime cannot run the model, so nothing is timed or compared: %s", reason)
+    what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"
+    logger.warning("%s, so its outputs are not compared: %s", what, reason)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_tucker.cost import FLOPS, Cost, chain_cost
 from onnx_tucker.factor import METHODS, weight_error
@@ -106,8 +106,10 @@ def _node(
     if choice.method and choice.ranks and isinstance(reading.found, Site):
         site = reading.found
         after = chain_cost(site, METHODS[choice.method].stages(site.stage, choice.ranks), convention)
+        if not before.params:  # its weight is counted with another node
+            after = replace(after, params=0)
         if choice.name in outcome.chains:
-            lost = weight_error(site.weight, outcome.chains[choice.name])
+            lost = weight_error(site.read(), outcome.chains[choice.name])
     first, last = _times(price, choice)
     return NodeReport(
         name=choice.name,
@@ -155,20 +157,18 @@ def _output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | N
         return {}
     errors = {}
     for group in _groups(job, pieces):
-        names = sorted({f.place.node.input[0] for f in group})
+        names = sorted({layer.activations(f) for f in group})
         computed = [name for name in names if name not in feed]
         values = dict(feed)
         if computed:
             try:
-                session = job.stopwatch.machine.session(layer.probe(job.model, computed))
+                session = job.stopwatch.machine.session(layer.probe(job.model, computed), job.folder)
                 values |= dict(zip(computed, session.run(computed, dict(feed)), strict=True))
             except FAILURES as error:
                 logger.warning("Errors of single nodes are not measured: %s", error)
                 return {}
         for found in group:
-            if not set(found.place.node.input[2:]) <= {"", *job.context.initializers}:
-                continue  # the bias is computed, and the node cannot stand alone
-            x = {layer.INPUT: values[found.place.node.input[0]]}
+            x = {layer.INPUT: values[layer.activations(found)]}
             models = (
                 layer.real_original(job.model, found, job.context),
                 layer.real_chain(job.model, found, job.context, pieces[found.place.label]),
@@ -179,14 +179,15 @@ def _output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | N
 
 
 def _groups(job: Job, pieces: Mapping[str, Piece]) -> Iterator[list[Found]]:
-    """The factorised nodes, in groups whose inputs fit into `PROBE_BYTES`."""
+    """The factorised nodes of the main graph that can stand alone, in groups whose inputs fit into `PROBE_BYTES`."""
     group: list[Found] = []
     size = 0
     for found in job.found:
-        if found.place.label not in pieces:
+        alone = found.place.label in pieces and layer.stands_alone(found, job.context)
+        if not alone or found.place.scope.outer is not None:
             continue
-        shape = job.context.shapes.get(found.place.node.input[0], ())
-        needed = math.prod(shape) * found.site.weight.itemsize
+        shape = job.context.shapes.get(layer.activations(found), ())
+        needed = math.prod(shape) * found.site.dtype.itemsize
         if group and size + needed > PROBE_BYTES:
             yield group
             group, size = [], 0

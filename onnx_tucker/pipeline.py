@@ -17,6 +17,7 @@ from onnx_tucker import rank
 from onnx_tucker.errors import PlanError, PromiseError, TuckerError, UsageError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph import io
+from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import Piece, build, splice
 from onnx_tucker.job import Job, Progress, prepare
@@ -42,7 +43,8 @@ class Result:
     """What `compress` returns.
 
     Attributes:
-        model: the compressed model; the input itself where nothing was changed.
+        model: the compressed model; the input itself where nothing was changed. External data is not read into it:
+            it refers to the data file that was written, or where none was, to the input's.
         report: everything measured.
         plan: what was done to every node.
     """
@@ -96,13 +98,14 @@ def compress(
     else:
         made, timings = _make(job, decision)
         outcome = _outcome(job, made, timings, _verify(job, made, evaluate))
-    files = {} if settings.dry_run or target is None else _model_files(job, source, made, target)
-    if files:
-        size = sum(len(data) for data in files.values())
+    written: dict[Path, io.Content] = {}
+    model_ = made.model if made.pieces else job.original
+    if target is not None and not settings.dry_run:
+        model_, written, size = _model_files(job, source, model_, target)
         outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
-    result = Result(made.model, report(job, outcome), made.decision.plan)
-    files = {**_side_files(result, settings), **files}
-    io.write_files(files)
+    result = Result(model_, report(job, outcome), made.decision.plan)
+    obsolete = io.superseded(target, job.data_files) if target is not None and written else []
+    io.write_files({**_side_files(result, settings), **written}, obsolete)
     return result
 
 
@@ -137,8 +140,6 @@ def _targets(target: Path | None, settings: Settings) -> list[Path]:
     paths = [Path(p) for p in (settings.plan_out, *settings.report) if p is not None]
     if target is not None and not settings.dry_run:
         paths.append(target)
-        if settings.save_as_external_data:
-            paths.append(target.with_name(f"{target.name}.data"))
     return paths
 
 
@@ -160,20 +161,12 @@ def _check_targets(targets: Sequence[Path], read: Collection[Path], settings: Se
         OutputError: one cannot be written.
     """
     for path in targets:
-        if any(_same(path, other) for other in read):
+        if any(io.same(path, other) for other in read):
             raise UsageError(f"{path} is an input itself, which is never changed; name another output.")
     if len({os.path.normcase(path.resolve()) for path in targets}) < len(targets):
         raise UsageError("Two outputs have the same name.")
     for path in targets:
         io.check_target(path, settings.overwrite)
-
-
-def _same(path: Path, other: Path) -> bool:
-    """Whether both name one file; no where either is missing or cannot be looked at."""
-    try:
-        return path.samefile(other)
-    except OSError:
-        return False
 
 
 def _given_plan(settings: Settings) -> Plan | None:
@@ -196,8 +189,9 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
         weak = _weaker_half(made)
         reason = f"given back, the whole model measured x{timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
-        kept = {name: chain for name, chain in made.chains.items() if name not in weak}
-        made = _splice(job, give_back(made.decision, weak, reason), kept)
+        decision = give_back(job, made.decision, weak, reason)
+        kept = {c.name: made.chains[c.name] for c in decision.plan.choices if c.method}
+        made = _splice(job, decision, kept)
         timings = _time(job, made)
     return made, timings
 
@@ -214,32 +208,40 @@ def _weaker_half(made: _Made) -> set[str]:
 
 
 def _factorise(job: Job, decision: Decision) -> _Made:
-    sites = {f.place.label: f for f in job.found}
-    planned = [(c.name, planned_candidate(sites[c.name], c)) for c in decision.plan.choices if c.method]
+    choices = {c.name: c for c in decision.plan.choices if c.method}
+    planned = {
+        f.place.label: planned_candidate(f, choices[f.place.label]) for f in job.found if f.place.label in choices
+    }
+    leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     tasks = Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(
-        delayed(_chain)(sites[name].site, c) for name, c in planned
+        delayed(_chain)(f.site, planned[f.place.label]) for f in leaders
     )
     chains = {}
-    for i, ((name, _), chain) in enumerate(zip(planned, tasks, strict=True)):
-        job.progress("factorising", i, len(planned))
-        chains[name] = chain
-    job.progress("factorising", len(planned), len(planned))
-    return _splice(job, decision, chains)
+    for i, (leader, chain) in enumerate(zip(leaders, tasks, strict=True)):
+        job.progress("factorising", i, len(leaders))
+        chains[leader.place.label] = chain
+    job.progress("factorising", len(leaders), len(leaders))
+    return _splice(job, decision, {f.place.label: chains[f.group] for f in job.found if f.place.label in planned})
 
 
 def _chain(site: Site, candidate: Candidate) -> Chain:
     """The chain of a candidate, its factors computed in float64 and rounded to the weight's type."""
-    chain = METHODS[candidate.method].chain(site.weight, site.stage, candidate.ranks)
-    return replace(chain, factors=tuple(factor.astype(site.weight.dtype) for factor in chain.factors))
+    chain = METHODS[candidate.method].chain(site.read(), site.stage, candidate.ranks)
+    return replace(chain, factors=tuple(factor.astype(site.dtype) for factor in chain.factors))
 
 
 def _splice(job: Job, decision: Decision, chains: Mapping[str, Chain]) -> _Made:
     if not chains:
         return _Made(job.model, decision, {}, {})
-    names, sites = Names(job.model), {f.place.label: f for f in job.found}
+    names = Names(job.model)
     methods = {c.name: c.method for c in decision.plan.choices if c.method}
-    pieces = {n: build(sites[n], methods[n], chain, job.context, names) for n, chain in chains.items()}
-    return _Made(splice(job.model, pieces, job.found), decision, chains, pieces)
+    pieces: dict[str, Piece] = {}
+    for found in job.found:
+        label = found.place.label
+        if label in chains:
+            shared = pieces[found.group].weights if found.group in pieces else ()
+            pieces[label] = build(found, methods[label], chains[label], job.context, names, shared)
+    return _Made(splice(job.model, pieces, job.found, job.context), decision, chains, pieces)
 
 
 def _time(job: Job, made: _Made) -> list[Timing] | None:
@@ -250,7 +252,7 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
     contents = [job.content]
     if made.pieces:
         contents.append(made.model.SerializeToString(deterministic=True))
-    timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS)
+    timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
     job.progress("timing the whole model", 1, 1)
     unchanged = not made.pieces and not job.settings.dry_run
     return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise
@@ -272,15 +274,15 @@ def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession |
     """A session on the result, which has to be as good a model as the input was."""
     if model is job.model:
         return job.session
-    fault = io.invalid(model)
-    if fault and not io.invalid(job.model):
+    fault = invalid(model, job.folder)
+    if fault and not invalid(job.model, job.folder):
         raise TuckerError(f"The result is not a valid model, please report this: {fault}")
     if fault:
         logger.warning("Neither the input nor the result passes onnx's checker: %s", fault)
     if job.session is None:
         return None
     try:
-        return job.stopwatch.machine.session(model.SerializeToString(deterministic=True))
+        return job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
     except FAILURES as error:
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
 
@@ -333,19 +335,34 @@ def _require_score(settings: Settings, before: float, after: float) -> None:
 
 
 def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:
-    return Outcome(made.decision, made.chains, made.pieces, timings, closeness, Change(len(job.content), None))
+    size = len(job.content) + sum(path.stat().st_size for path in job.data_files)
+    return Outcome(made.decision, made.chains, made.pieces, timings, closeness, Change(size, None))
 
 
-def _model_files(job: Job, source: onnx.ModelProto | Path, made: _Made, target: Path) -> dict[Path, bytes]:
-    """The files of the result; a model in which nothing changed is written byte for byte as it was read."""
-    external = job.settings.save_as_external_data
-    if made.model is job.model and isinstance(source, Path) and not external and not job.data_files:
-        return {target: source.read_bytes()}
-    return io.model_files(made.model, target, external)
+def _model_files(
+    job: Job, source: onnx.ModelProto | Path, model: onnx.ModelProto, target: Path
+) -> tuple[onnx.ModelProto, dict[Path, io.Content], int]:
+    """The model as it is written, the files of the result, and their size.
+
+    A model in which nothing changed is written byte for byte as it was read. Weights stay in a data file if they are.
+    """
+    if not (job.settings.save_as_external_data or job.data_files):
+        if model is job.original and isinstance(source, Path):
+            content = source.read_bytes()
+        else:
+            content = model.SerializeToString(deterministic=True)
+        return model, {target: content}, len(content)
+    if model is job.original:  # which is never changed
+        model = onnx.ModelProto()
+        model.CopyFrom(job.original)
+    data_path = io.free_data_path(target, job.settings.overwrite, job.data_files)
+    write, size = io.externalise(model, job.folder, data_path.name)
+    content = model.SerializeToString(deterministic=True)
+    return model, {**({data_path: write} if size else {}), target: content}, size + len(content)
 
 
-def _side_files(result: Result, settings: Settings) -> dict[Path, bytes]:
-    files = {Path(path): render(result.report, Path(path)).encode() for path in settings.report}
+def _side_files(result: Result, settings: Settings) -> dict[Path, io.Content]:
+    files: dict[Path, io.Content] = {Path(path): render(result.report, Path(path)).encode() for path in settings.report}
     if settings.plan_out is not None:
         files[Path(settings.plan_out)] = result.plan.to_json().encode()
     return files

@@ -52,16 +52,24 @@ def decide(job: Job, rules: Rules) -> Decision:
     if unused:
         raise PlanError(f"The ranks file names {unused[0]!r}, but the model has no such linear node.")
     _check_globs(job)
-    choices, prices = [], {}
-    for i, found in enumerate(job.found):
-        job.progress("choosing ranks", i, len(job.found))
-        choice, price = _decide_one(job, found, rules)
-        logger.info("%s: %s", choice.name, choice.reason or f"{choice.method} {choice.ranks}")
-        choices.append(choice)
-        if price is not None:
-            prices[choice.name] = price
+    choices: dict[str, Choice] = {}
+    prices: dict[str, Price] = {}
+    for label, group in _groups(job).items():
+        job.progress("choosing ranks", len(choices), len(job.found))
+        chosen, measured = _decide_group(job, group, rules)
+        logger.info("%s: %s", label, chosen[0].reason or f"{chosen[0].method} {chosen[0].ranks}")
+        choices |= {choice.name: choice for choice in chosen}
+        prices |= measured
     job.progress("choosing ranks", len(job.found), len(job.found))
-    return Decision(Plan(tuple(choices)), prices)
+    return Decision(Plan(tuple(choices[f.place.label] for f in job.found)), prices)
+
+
+def _groups(job: Job) -> dict[str, list[Found]]:
+    """The nodes that share a weight, or stand alone, by the label of the first."""
+    groups: dict[str, list[Found]] = {}
+    for found in job.found:
+        groups.setdefault(found.group, []).append(found)
+    return groups
 
 
 def replay(job: Job, plan: Plan) -> Decision:
@@ -75,6 +83,10 @@ def replay(job: Job, plan: Plan) -> Decision:
     for name in sorted(known.keys() ^ planned.keys()):
         where = "the plan has" if name in planned else "the model has"
         raise PlanError(f"The plan is for another model: only {where} a node {name!r}.")
+    for group in _groups(job).values():
+        if len({(planned[f.place.label].method, planned[f.place.label].ranks) for f in group}) > 1:
+            names = " and ".join(repr(f.place.label) for f in group[:2])
+            raise PlanError(f"The plan treats {names} differently, but they share a weight.")
     candidates = {name: planned_candidate(known[name], c) for name, c in planned.items() if c.method}
     prices = {}
     for i, (name, candidate) in enumerate(candidates.items()):
@@ -96,10 +108,10 @@ def planned_candidate(found: Found, choice: Choice) -> Candidate:
     reading = found.reading.found
     if isinstance(reading, Skip):
         raise PlanError(f"The plan factorises {choice.name!r}, but it cannot be: {reading.reason}.")
-    if choice.shape != reading.weight.shape or choice.op != reading.op:
+    if choice.shape != reading.stage.shape or choice.op != reading.op:
         raise PlanError(
             f"The plan is for another model: its {choice.name!r} is a {choice.op} of shape {choice.shape}, "
-            f"here it is a {reading.op} of shape {reading.weight.shape}."
+            f"here it is a {reading.op} of shape {reading.stage.shape}."
         )
     if choice.method not in METHODS or choice.form != FORM or choice.ranks is None:
         raise PlanError(f"The plan asks for {choice.method} ({choice.form}) at {choice.name!r}, which is unknown.")
@@ -110,8 +122,10 @@ def planned_candidate(found: Found, choice: Choice) -> Candidate:
     return Candidate(method.name, choice.ranks, method.stages(reading.stage, choice.ranks), 0.0)
 
 
-def give_back(decision: Decision, names: set[str], reason: str) -> Decision:
-    """The decision with some nodes kept after all."""
+def give_back(job: Job, decision: Decision, names: set[str], reason: str) -> Decision:
+    """The decision with some nodes, and those that share their weights, kept after all."""
+    leaders = {f.group for f in job.found if f.place.label in names}
+    names = {f.place.label for f in job.found if f.group in leaders}
     choices = tuple(
         replace(c, status="kept", reason=reason, method=None, form=None, ranks=None) if c.name in names else c
         for c in decision.plan.choices
@@ -120,35 +134,50 @@ def give_back(decision: Decision, names: set[str], reason: str) -> Decision:
     return Decision(Plan(choices), prices)
 
 
-def _decide_one(job: Job, found: Found, rules: Rules) -> tuple[Choice, Price | None]:
-    reading, label = found.reading.found, found.place.label
-    if isinstance(reading, Skip):
-        return Choice(label, reading.op, None, "skipped", reading.reason), None
-    shape = reading.weight.shape
-    rule = rules.rule(label)
-    options: list[Candidate] | str
-    if excluded := _excluded(found, job.settings):
-        options = excluded
-    elif rule is None:
-        options = "the ranks file does not name it"
-    else:
-        options = search.candidates(reading, rule)
-    kept = Choice(label, reading.op, shape, "kept", options if isinstance(options, str) else "")
-    candidates = [] if isinstance(options, str) else options
-    timings = _measure(job, found, candidates)
-    price = Price(timings[0]) if timings else None
+def _decide_group(job: Job, group: list[Found], rules: Rules) -> tuple[list[Choice], dict[str, Price]]:
+    """Decides on nodes that share a weight: all are factorised alike or none is."""
+    first = group[0].reading.found
+    if isinstance(first, Skip):
+        return [Choice(first.name, first.op, None, "skipped", first.reason)], {}
+    options = _options(job, group, rules)
+    reason, candidates = (options, []) if isinstance(options, str) else ("", options)
+    kept = [Choice(f.place.label, f.site.op, f.site.stage.shape, "kept", reason) for f in group]
+    measured = [_measure(job, found, candidates) for found in group]
+    before = {found.place.label: Price(timings[0]) for found, timings in zip(group, measured, strict=True) if timings}
     if not candidates:
-        return kept, price
-    costs = [t.ms for t in timings[1:]] or [search.count(reading, c) for c in candidates]
+        return kept, before
+    timed = all(measured)
+    if timed:
+        costs = [sum(t.ms for t in column) for column in list(zip(*measured, strict=True))[1:]]
+    else:
+        costs = [float(sum(search.count(found.site, c) for found in group)) for c in candidates]
     best = search.cheapest(candidates, costs)
-    choice = replace(kept, status="factorized", method=candidates[best].method, form=FORM, ranks=candidates[best].ranks)
-    if not timings or price is None:
-        return choice, price
-    after = timings[1 + best]
-    if after.speedup < job.settings.min_speedup and not job.settings.keep_slower:
-        slower = f"measured x{after.speedup:.2f} with {choice.method} {','.join(map(str, choice.ranks or ()))}"
-        return replace(kept, reason=slower), price
-    return choice, replace(price, after=after)
+    method, ranks = candidates[best].method, candidates[best].ranks
+    chosen = [replace(k, status="factorized", method=method, form=FORM, ranks=ranks) for k in kept]
+    if not timed:
+        return chosen, before
+    after = {found.place.label: timings[1 + best] for found, timings in zip(group, measured, strict=True)}
+    speedup = _speedup(before, after)
+    if speedup < job.settings.min_speedup and not job.settings.keep_slower:
+        slower = f"measured x{speedup:.2f} with {method} {','.join(map(str, ranks))}"
+        return [replace(k, reason=slower) for k in kept], before
+    return chosen, {name: replace(price, after=after[name]) for name, price in before.items()}
+
+
+def _options(job: Job, group: list[Found], rules: Rules) -> list[Candidate] | str:
+    """The candidates of nodes that share a weight, or why there are none."""
+    excluded = next(filter(None, (_excluded(found, job.settings) for found in group)), "")
+    if excluded:
+        return excluded
+    rule = next(filter(None, (rules.rule(found.place.label) for found in group)), None)
+    return "the ranks file does not name it" if rule is None else search.candidates(group[0].site, rule)
+
+
+def _speedup(before: Mapping[str, Price], after: Mapping[str, Timing]) -> float:
+    """How much faster nodes are together; of one alone, the median of its rounds."""
+    if len(after) == 1:
+        return next(iter(after.values())).speedup
+    return sum(price.before.ms for price in before.values()) / sum(timing.ms for timing in after.values())
 
 
 def _excluded(found: Found, settings: Settings) -> str:
@@ -172,7 +201,7 @@ def _matches(label: str, pattern: str) -> bool:
 
 def _measure(job: Job, found: Found, candidates: list[Candidate]) -> list[Timing]:
     """Times of the node and of its candidates; empty where it is not timed."""
-    if not job.settings.benchmark or found.place.node.input[0] not in job.context.shapes:
+    if not job.settings.benchmark or layer.activations(found) not in job.context.shapes:
         return []
     models = [layer.noise_original(job.model, found, job.context)]
     models += [layer.noise_chain(job.model, found, job.context, c) for c in candidates]

@@ -45,6 +45,10 @@ class Settings:
         dry_run: stop when the plan is made.
         overwrite: whether existing output files are replaced.
         save_as_external_data: whether weights go to a file of their own.
+        freeze_initializer_inputs: whether weights that are graph inputs with a default are taken for constants.
+        inline_functions: whether model-local functions are replaced by their nodes first.
+        dequantize: whether weights that are stored as integers are factorised, and stored as floats.
+        refactorize: whether the chains of an earlier run are factorised like other nodes.
         custom_op_lib: shared library with custom operators for onnxruntime.
         fail_if_unchanged: whether it breaks a promise if nothing is factorised.
         cache: folder that remembers measured times; None remembers nothing.
@@ -74,6 +78,10 @@ class Settings:
     dry_run: bool = False
     overwrite: bool = False
     save_as_external_data: bool = False
+    freeze_initializer_inputs: bool = False
+    inline_functions: bool = False
+    dequantize: bool = False
+    refactorize: bool = False
     custom_op_lib: PathLike | None = None
     fail_if_unchanged: bool = False
     cache: PathLike | None = None

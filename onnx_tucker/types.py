@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -34,6 +34,9 @@ class Window:
         dilations: step between kernel elements.
         pads: all begins, then all ends, as in ONNX; meaningless unless `auto_pad` is "NOTSET".
         auto_pad: "NOTSET", "VALID", "SAME_UPPER" or "SAME_LOWER".
+        transposed: whether the kernel spreads every input position out (ConvTranspose).
+        output_padding: of a transposed window, positions added at the end.
+        output_shape: of a transposed window, the spatial size of the output where the node gives it.
     """
 
     kernel: tuple[int, ...] = ()
@@ -41,6 +44,9 @@ class Window:
     dilations: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()
     auto_pad: str = "NOTSET"
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
 
     @property
     def volume(self) -> int:
@@ -53,7 +59,9 @@ class Window:
         return Window((1,) * axes, (1,) * axes, (1,) * axes, (0,) * 2 * axes)
 
     def output_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Spatial size of the output for an input of spatial size `size` (ONNX operator Conv)."""
+        """Spatial size of the output for an input of spatial size `size` (ONNX operators Conv and ConvTranspose)."""
+        if self.transposed:
+            return self.output_shape or self._transposed_size(size)
         axes = len(self.kernel)
         result = []
         for i, (length, kernel, stride, dilation) in enumerate(
@@ -66,19 +74,39 @@ class Window:
                 result.append((length + pad - dilation * (kernel - 1) - 1) // stride + 1)
         return tuple(result)
 
+    def _transposed_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        if self.auto_pad.startswith("SAME"):
+            return tuple(length * stride for length, stride in zip(size, self.strides, strict=True))
+        axes = len(self.kernel)
+        result = []
+        for i, (length, extra) in enumerate(zip(size, self.output_padding, strict=True)):
+            pad = 0 if self.auto_pad == "VALID" else self.pads[i] + self.pads[i + axes]
+            reach = self.dilations[i] * (self.kernel[i] - 1) + 1
+            result.append(self.strides[i] * (length - 1) + extra + reach - pad)
+        return tuple(result)
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One layer of a chain, without its weight: `out` and `inp` channels and the window it moves."""
+    """One layer of a chain, without its weight: the channels of a group, the window it moves, and how many groups.
+
+    A group takes its own share of the input channels to its own share of the output channels. The batch of a batched
+    matrix product is a number of groups too.
+    """
 
     out: int
     inp: int
     window: Window
+    groups: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the stage's weight, (out, in, *kernel)."""
-        return (self.out, self.inp, *self.window.kernel)
+        """Shape of the stage's weight, (groups * out, in, *kernel)."""
+        return (self.groups * self.out, self.inp, *self.window.kernel)
+
+    def pointwise(self, out: int, inp: int) -> Stage:
+        """A stage of as many groups that mixes channels at one position at a time."""
+        return Stage(out, inp, self.window.pointwise(), self.groups)
 
 
 @dataclass(frozen=True)
@@ -101,25 +129,23 @@ class Site:
     Attributes:
         name: unique in the model; the node's own name where it has one.
         op: operator type.
-        weight: (out, in, *kernel), in the model's own type.
-        window: spatial geometry.
-        input_shape: (batch, in, *spatial) of the activations, or None where it is not known.
+        stage: the site as the only stage of a chain.
+        dtype: the type of its weight.
+        read: reads the weight, (groups * out, in, *kernel) in the model's own type; it is not kept in memory.
+        input_shape: (batch, groups * in, *spatial) of the activations, or None where it is not known. A matrix
+            product has no spatial axes, and its batch is how many vectors a group multiplies.
         bias: whether something is added to the output.
         scalings: multiplications per output element besides the products (alpha and beta of a Gemm).
     """
 
     name: str
     op: str
-    weight: Array
-    window: Window
+    stage: Stage
+    dtype: np.dtype[Any]
+    read: Callable[[], Array]
     input_shape: tuple[int, ...] | None
     bias: bool
     scalings: int = 0
-
-    @property
-    def stage(self) -> Stage:
-        """The site as the only stage of a chain."""
-        return Stage(self.weight.shape[0], self.weight.shape[1], self.window)
 
 
 @dataclass(frozen=True)

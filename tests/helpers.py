@@ -12,6 +12,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_tucker.factor import METHODS
+from onnx_tucker.graph.find import Found, context_of, find
+from onnx_tucker.graph.nodes import Names, tensors
+from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.graph.shapes import infer
+from onnx_tucker.graph.splice import Piece, build, splice
+from onnx_tucker.types import Skip
+
 ROOT = Path(__file__).resolve().parent.parent
 STROKES = ROOT / "models" / "strokes.onnx"
 REAL = ROOT.parent / "shared" / "real"  # trained models of other people, where somebody has put them
@@ -86,6 +94,48 @@ def two_layers(seed: int = 0, rank: int = 3) -> onnx.ModelProto:
         helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["y"], "fc", transB=1),
     ]
     return model(nodes, tensors, {"x": ["n", 24, 16, 16]}, {"y": 2})
+
+
+def look(made: onnx.ModelProto, folder: Path | None = None, **options: bool) -> tuple[Context, list[Found]]:
+    """A model's surroundings and its weight-bearing nodes; options as of `context_of` and `find`."""
+    beside = folder or Path()
+    again = options.pop("refactorize", False)
+    context = context_of(made, infer(made, beside, {}, {}), beside, **options)
+    return context, find(made, context, refactorize=again)
+
+
+def reasons(made: onnx.ModelProto, **options: bool) -> dict[str, str]:
+    """Why each weight-bearing node is skipped; empty for sites."""
+    found = look(made, **options)[1]
+    return {f.place.label: f.reading.found.reason if isinstance(f.reading.found, Skip) else "" for f in found}
+
+
+def factorised(
+    made: onnx.ModelProto,
+    methods: Mapping[str, tuple[str, tuple[int, ...] | None]],
+    folder: Path | None = None,
+    **options: bool,
+) -> onnx.ModelProto:
+    """The model with a chain in the place of each node in `methods`: its method and ranks, None for full ones."""
+    context, found = look(made, folder, **options)
+    names = Names(made)
+    pieces: dict[str, Piece] = {}
+    for one in found:
+        if one.place.label in methods:
+            name, ranks = methods[one.place.label]
+            site, method = one.site, METHODS[name]
+            chain = method.chain(site.read(), site.stage, ranks or method.dimensions(site.stage))
+            shared = pieces[one.group].weights if one.group in pieces else ()
+            pieces[one.place.label] = build(one, name, chain, context, names, shared)
+    return splice(made, pieces, found, context)
+
+
+def load_whole(path: Path) -> onnx.ModelProto:
+    """A model from a file with its external data in it, as if it had never been outside."""
+    made = onnx.load(path)
+    for tensor in tensors(made):
+        tensor.ClearField("data_location")
+    return made
 
 
 def session(proto: onnx.ModelProto | bytes) -> ort.InferenceSession:

@@ -13,7 +13,7 @@ CONV2 = Stage(16, 6, Window((5, 11, 11), (1, 1, 1), (1, 1, 1), (0,) * 6))
 
 
 def site(stage: Stage, input_shape: tuple[int, ...] | None) -> Site:
-    return Site("s", "Conv", np.ones(stage.shape, np.float32), stage.window, input_shape, bias=True)
+    return Site("s", "Conv", stage, np.dtype(np.float32), lambda: np.ones(stage.shape), input_shape, bias=True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from onnx_tucker import compress, inspect
 from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, UsageError
 from onnx_tucker.runtime.timing import Stopwatch, Timing
 from onnx_tucker.types import Plan
-from tests.helpers import conv_model, low_rank, relative, run, two_layers
+from tests.helpers import conv_model, load_whole, low_rank, relative, run, two_layers
 
 X = np.random.default_rng(1).standard_normal((8, 24, 16, 16)).astype(np.float32)
 
@@ -30,7 +30,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *speedups: float) -> list[int]:
     sizes: list[int] = []
     left = list(speedups)
 
-    def compare(self: Stopwatch, models: list[bytes], feed: object, seconds: float) -> list[Timing]:
+    def compare(
+        self: Stopwatch, models: list[bytes], feed: object, seconds: float, folder: object = None
+    ) -> list[Timing]:
         sizes.append(len(models))
         speed = left.pop(0) if len(left) > 1 else left[0]
         return [Timing(1.0, 0.0, 1.0, (1.0, 1.0))] + [
@@ -318,12 +320,28 @@ def test_files_that_are_read_are_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save_model(two_layers(), path, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    for target, options in ((tmp_path / "out.onnx", {"save_as_external_data": True}), (tmp_path / "out.onnx.data", {})):
-        with pytest.raises(UsageError, match="is an input itself"):
-            compress(path, target, benchmark=False, overwrite=True, **options)
+    with pytest.raises(UsageError, match="is an input itself"):
+        compress(path, tmp_path / "out.onnx.data", benchmark=False, overwrite=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    compress(path, tmp_path / "copy.onnx", ranks="full", benchmark=False)
-    assert onnx.load(tmp_path / "copy.onnx") == two_layers()
+    compress(path, tmp_path / "out.onnx", ranks="full", benchmark=False, overwrite=True)
+    assert load_whole(tmp_path / "out.onnx") == two_layers()
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert {p.name for p in tmp_path.iterdir()} == {*before, "out.onnx", "out.onnx.1.data"}
+
+
+def test_external_data_stays_external_and_an_old_result_is_replaced_whole(tmp_path: Path) -> None:
+    path, target = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    onnx.save_model(two_layers(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    x = {"x": np.random.default_rng(0).standard_normal((1, 24, 16, 16)).astype(np.float32)}
+    for ranks, data in (("vbmf", "out.onnx.data"), ("ratio:0.5", "out.onnx.1.data"), ("full", "out.onnx.data")):
+        result = compress(path, target, ranks=ranks, benchmark=False, overwrite=True)
+        assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "weights.bin", "out.onnx", data}
+        assert onnx.load(target, load_external_data=False) == result.model
+        onnx.checker.check_model(target, full_check=True)
+        assert result.report.fidelity is not None
+        relative_l2 = result.report.fidelity.outputs[0].relative_l2
+        error = relative(run(two_layers(), **x)[0], run(load_whole(target), **x)[0])
+        assert relative_l2 == pytest.approx(error, rel=0.5)
 
 
 def test_a_fixed_batch_goes_with_data() -> None:
@@ -371,9 +389,8 @@ def test_outputs_whose_shape_depends_on_the_data_break_the_promise_but_not_the_r
 
 def test_weights_can_go_to_a_file_of_their_own(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
-    result = compress(source, target, ranks="vbmf", benchmark=False, save_as_external_data=True)
-    assert (tmp_path / "out.onnx.data").exists()
-    assert onnx.load(target) == result.model
+    result = compress(source, target, ranks="ratio:0.5", benchmark=False, save_as_external_data=True)
+    assert onnx.load(target, load_external_data=False) == result.model
     size = target.stat().st_size + (tmp_path / "out.onnx.data").stat().st_size
     assert result.report.totals.file_bytes.after == size
 

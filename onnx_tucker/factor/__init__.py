@@ -5,6 +5,8 @@ A new method is one file, one entry in `METHODS`, and one test file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnx_tucker.factor.method import Method
@@ -25,12 +27,17 @@ __all__ = ["METHODS", "Method", "Spectra", "reconstruct", "weight_error"]
 
 
 def reconstruct(chain: Chain) -> Array:
-    """The weight (out, in, *kernel) of the one layer that a chain amounts to.
+    """The weight (groups * out, in, *kernel) of the one layer that a chain amounts to.
 
-    At most one stage may have more than one kernel element.
+    At most one stage may have more than one kernel element, and all have the same number of groups.
     """
-    total = chain.factors[0].astype(np.float64)
-    for factor in chain.factors[1:]:
+    by_group = zip(*(np.split(factor, chain.stages[0].groups) for factor in chain.factors), strict=True)
+    return np.concatenate([_product(factors) for factors in by_group])
+
+
+def _product(factors: Sequence[Array]) -> Array:
+    total = factors[0].astype(np.float64)
+    for factor in factors[1:]:
         kernel = factor.shape[2:] if factor[0, 0].size > 1 else total.shape[2:]
         left, right = factor.reshape(*factor.shape[:2], -1), total.reshape(*total.shape[:2], -1)
         # One of the two kernel axes has length 1, so this product only broadcasts it.
@@ -42,5 +49,6 @@ def weight_error(weight: Array, chain: Chain) -> float:
     """Relative Frobenius error of a chain; 0 for a weight that is zero and stays so."""
     exact = weight.astype(np.float64)
     norm = float(np.linalg.norm(exact))
-    lost = float(np.linalg.norm(exact - reconstruct(chain)))
+    exact -= reconstruct(chain)
+    lost = float(np.linalg.norm(exact))
     return lost / norm if norm else lost

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnx_tucker.factor.unfold import Spectra
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
@@ -18,8 +20,8 @@ class Method:
         modes: what the ranks belong to: "in", "out", or "matrix" for the one rank of a matrix.
         on_matrix: whether it is tried on a matrix (a Gemm or a pointwise convolution) unless asked for by name.
         on_kernel: whether it applies to weights with more than one kernel element.
-        stages: the chain that a site's only stage becomes at given ranks.
-        factors: weights of those stages, from a float64 weight (out, in, *kernel).
+        stages: the chain that a site's only stage becomes at given ranks, with as many groups.
+        factors: weights of those stages, from one group's float64 weight (out, in, *kernel).
         error_bound: upper bound of the relative Frobenius error at given ranks, from the spectra alone.
     """
 
@@ -41,5 +43,6 @@ class Method:
         return tuple(sizes[mode] for mode in self.modes)
 
     def chain(self, weight: Array, stage: Stage, ranks: Ranks) -> Chain:
-        """The chain of `stage` at `ranks`, factors in float64."""
-        return Chain(self.stages(stage, ranks), self.factors(weight.astype("float64"), ranks))
+        """The chain of `stage` at `ranks`, each group factorised by itself, factors in float64."""
+        by_group = [self.factors(part, ranks) for part in np.split(weight.astype(np.float64), stage.groups)]
+        return Chain(self.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))

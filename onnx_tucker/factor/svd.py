@@ -7,6 +7,7 @@ convolution computes its small side on the positions that are kept.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from onnx_tucker.factor.method import Method
 from onnx_tucker.factor.unfold import Spectra, leading_basis, lost_share
@@ -15,7 +16,7 @@ from onnx_tucker.types import Array, Ranks, Stage
 
 def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
     """(in -> r with the window), (r -> out)."""
-    return Stage(ranks[0], stage.inp, stage.window), Stage(stage.out, ranks[0], stage.window.pointwise())
+    return replace(stage, out=ranks[0]), stage.pointwise(stage.out, ranks[0])
 
 
 def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:

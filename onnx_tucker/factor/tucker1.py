@@ -9,6 +9,7 @@ Both are truncated singular value decompositions of an unfolding, hence optimal 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from onnx_tucker.types import Array, Ranks, Stage
 
 def stages_in(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
     """(in -> r), (r -> out with the window)."""
-    return Stage(ranks[0], stage.inp, stage.window.pointwise()), Stage(stage.out, ranks[0], stage.window)
+    return stage.pointwise(ranks[0], stage.inp), replace(stage, inp=ranks[0])
 
 
 def factors_in(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
@@ -36,7 +37,7 @@ def error_in(spectra: Spectra, ranks: Ranks) -> float:
 
 def stages_out(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
     """(in -> r with the window), (r -> out)."""
-    return Stage(ranks[0], stage.inp, stage.window), Stage(stage.out, ranks[0], stage.window.pointwise())
+    return replace(stage, out=ranks[0]), stage.pointwise(stage.out, ranks[0])
 
 
 def factors_out(weight: Array, ranks: Ranks) -> tuple[Array, ...]:

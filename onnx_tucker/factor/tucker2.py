@@ -11,6 +11,7 @@ De Lathauwer et al. 2000) started from the HOSVD.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from tensorly.decomposition import partial_tucker
@@ -23,8 +24,8 @@ from onnx_tucker.types import Array, Ranks, Stage
 def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
     """(in -> r_in), (r_in -> r_out with the window), (r_out -> out)."""
     r_in, r_out = ranks
-    pointwise = stage.window.pointwise()
-    return Stage(r_in, stage.inp, pointwise), Stage(r_out, r_in, stage.window), Stage(stage.out, r_out, pointwise)
+    core = replace(stage, out=r_out, inp=r_in)
+    return stage.pointwise(r_in, stage.inp), core, stage.pointwise(stage.out, r_out)
 
 
 def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:

@@ -40,24 +40,54 @@ def leading_basis(matrix: Array, rank: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Spectra:
-    """Singular values along the two channel modes of a weight, computed once and only when asked for."""
+    """Singular values along the two channel modes of a weight, computed once and only when asked for.
+
+    Attributes:
+        weight: (groups * out, in, *kernel).
+        groups: parts along the first axis that are factorised by themselves, at the same ranks.
+    """
 
     weight: Array
+    groups: int = 1
 
     @cached_property
+    def parts(self) -> list[Array]:
+        """The weight of each group."""
+        return np.split(self.weight, self.groups)
+
+    def of_parts(self, mode: int) -> list[Array]:
+        """Singular values of each group's unfolding along `mode`, descending."""
+        return self._inp if mode == IN and self.weight[0, 0].size > 1 else self._out
+
+    @property
     def out(self) -> Array:
-        """Singular values of the (out, in * kernel) unfolding, descending."""
-        return singular_values(unfold(self.weight, OUT))
+        """Singular values of the (out, in * kernel) unfolding, descending.
+
+        Of several groups, their root mean squares: its lost share is then that of all groups together.
+        """
+        return _root_mean_square(self.of_parts(OUT))
+
+    @property
+    def inp(self) -> Array:
+        """The same of the (in, out * kernel) unfolding; `out` again for a matrix."""
+        return _root_mean_square(self.of_parts(IN))
 
     @cached_property
-    def inp(self) -> Array:
-        """Singular values of the (in, out * kernel) unfolding, descending; `out` again for a matrix."""
-        return self.out if self.weight[0, 0].size == 1 else singular_values(unfold(self.weight, IN))
+    def _out(self) -> list[Array]:
+        return [singular_values(unfold(part, OUT)) for part in self.parts]
+
+    @cached_property
+    def _inp(self) -> list[Array]:
+        return [singular_values(unfold(part, IN)) for part in self.parts]
 
 
 def singular_values(matrix: Array) -> Array:
     """All singular values, descending, without any factor."""
     return np.asarray(np.linalg.svd(matrix.astype(np.float64), compute_uv=False))
+
+
+def _root_mean_square(values: list[Array]) -> Array:
+    return values[0] if len(values) == 1 else np.sqrt(np.mean(np.square(values), axis=0))
 
 
 def lost_share(values: Array, rank: int) -> float:

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
 
-from onnx_tucker.graph.nodes import Place, bodies, places
-from onnx_tucker.graph.ops import OPS, uncovered
-from onnx_tucker.graph.ops.op import Context, Reading, refuse
+from onnx_tucker.graph.constants import Constants, Value
+from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
+from onnx_tucker.graph.ops import OPS, others
+from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat, refuse
+from onnx_tucker.graph.provenance import chain_outputs
 from onnx_tucker.graph.shapes import Shapes
 from onnx_tucker.types import Site, Skip
 
-COUNTED = {"ConvTranspose": uncovered.conv_transpose, "MatMul": uncovered.matmul}
+OWN_CHAIN = "it is in a chain that onnx-tucker made; see --refactorize"
+SHARED = "the weight is used in several places, and not everywhere in a way that can be factorised alike"
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A weight-bearing node and its reading."""
+    """A weight-bearing node and its reading.
+
+    Attributes:
+        place: the node.
+        reading: what can be done with it.
+        group: label of the first node with the same weight, whose fate it shares; its own where there is none.
+    """
 
     place: Place
     reading: Reading
+    group: str
 
     @property
     def site(self) -> Site:
@@ -30,53 +42,95 @@ class Found:
             raise TypeError(f"{self.place.label} is skipped: {self.reading.found.reason}")
         return self.reading.found
 
-
-def context_of(model: onnx.ModelProto, shapes: Shapes) -> Context:
-    """The surroundings of all nodes of the main graph."""
-    graph = model.graph
-    initializers = {t.name: t for t in graph.initializer}
-    inputs = {v.name for v in graph.input}
-    uses = Counter(o.name for o in graph.output)
-    for place in places(model):
-        uses.update(place.node.input)
-        for attribute in place.node.attribute:
-            uses.update(output.name for body in bodies(attribute) for output in body.output)
-    for training in model.training_info:
-        for binding in (*training.initialization_binding, *training.update_binding):
-            uses.update([binding.key, binding.value])
-        uses.update(name for node in (*training.initialization.node, *training.algorithm.node) for name in node.input)
-    return Context(
-        initializers=initializers,
-        overridable=frozenset(inputs & set(initializers)) if model.ir_version >= 4 else frozenset(),
-        uses=uses,
-        shapes=shapes,
-        opset=next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1),
-    )
+    @property
+    def seat(self) -> Seat:
+        """How the node holds its weight; only for nodes that were not skipped."""
+        if self.reading.seat is None:
+            raise TypeError(f"{self.place.label} has no weight that was read")
+        return self.reading.seat
 
 
-def find(model: onnx.ModelProto, context: Context) -> list[Found]:
-    """All weight-bearing nodes in the order of the file; every Conv, ConvTranspose, Gemm and MatMul is among them."""
-    found: list[Found] = []
-    counted: set[str] = set()
-    for place in places(model):
-        reading = _read(place, context)
-        if reading is None:
-            continue
-        weights = [name for name in place.node.input if name in context.initializers]
-        if reading.params and weights and counted.issuperset(weights):
+def context_of(
+    model: onnx.ModelProto,
+    shapes: Shapes,
+    folder: Path,
+    *,
+    freeze_initializer_inputs: bool = False,
+    dequantize: bool = False,
+) -> Context:
+    """The surroundings of all nodes.
+
+    Args:
+        model: any model.
+        shapes: known shapes of its values.
+        folder: where its file is.
+        freeze_initializer_inputs: whether weights that callers could replace are taken for constants.
+        dequantize: whether weights that are stored as integers are factorised.
+    """
+    nodes = tuple(places(model))
+    constants = Constants(model, nodes, folder, overridable=not freeze_initializer_inputs)
+    return Context(nodes, constants, shapes, opset_of(model), dequantize)
+
+
+def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False) -> list[Found]:
+    """All weight-bearing nodes in the order of the file; every Conv, ConvTranspose, Gemm and MatMul is among them.
+
+    Args:
+        model: the model.
+        context: its surroundings.
+        refactorize: whether the chains of earlier runs are factorised like other nodes.
+    """
+    own = frozenset() if refactorize else chain_outputs(model)
+    readings = [(place, _read(place, context, own)) for place in context.places]
+    known = [(place, reading) for place, reading in readings if reading is not None]
+    users = Counter(key for _, reading in known for key in [_key(reading)] if key)
+    leaders: dict[Hashable, str] = {}
+    counted: set[Value] = set()
+    found = []
+    for place, reading in known:
+        key, seat = _key(reading), reading.seat
+        if key and seat and not _sharable(seat, users[key], context):
+            reading = replace(reading, found=Skip(place.label, place.node.op_type, SHARED))
+            key = None
+        if seat and seat.weight.origin in counted:
             reading = replace(reading, params=0, bias_params=0)  # shared weights are counted where they come first
-        counted.update(weights)
-        found.append(Found(place, reading))
+        if seat:
+            counted.add(seat.weight.origin)
+        found.append(Found(place, reading, leaders.setdefault(key, place.label) if key else place.label))
     return found
 
 
-def _read(place: Place, context: Context) -> Reading | None:
-    op_type, standard = place.node.op_type, place.node.domain in ("", "ai.onnx")
-    linear = standard and (op_type in OPS or op_type in COUNTED)
-    if place.scope:
-        return refuse(place, f"it is inside {place.scope}") if linear else None
-    if not linear:
-        return uncovered.other(place, context)
-    if op_type in COUNTED:
-        return COUNTED[op_type](place, context)
-    return OPS[op_type].read(place, context)
+def _key(reading: Reading) -> tuple[Value, Hashable] | None:
+    """What nodes with the same weight, which can be factorised alike, have in common; None for skipped ones."""
+    if reading.seat is None or isinstance(reading.found, Skip):
+        return None
+    return reading.seat.weight.value, reading.seat.layout
+
+
+def _sharable(seat: Seat, users: int, context: Context) -> bool:
+    """Whether nothing but the `users` nodes that share a factorisation needs the weight."""
+    *upstream, last = (context.constants.uses(value) for value in seat.weight.chain)
+    return last == users and all(uses == 1 for uses in upstream)
+
+
+def _read(place: Place, context: Context, own: frozenset[str]) -> Reading | None:
+    op = _op(place)
+    if op is None:
+        return None if place.scope.function else others.read(place, context)
+    if place.scope.function:
+        return refuse(place, f"it is inside the model-local function {place.scope.function}; see --inline-functions")
+    if len(place.node.input) < 2 or not place.node.output:
+        return refuse(place, "it has too few inputs or outputs")
+    if not context.opset:
+        return refuse(place, "the model does not import the standard operators")
+    reading = op.read(place, context)
+    if place.node.output[0] in own and isinstance(reading.found, Site):
+        return replace(reading, found=Skip(place.label, place.node.op_type, OWN_CHAIN))
+    return reading
+
+
+def _op(place: Place) -> Op | None:
+    """The operator of a node, if it is one that can be factorised."""
+    op, domain = OPS.get(place.node.op_type), place.node.domain
+    known = op is not None and (domain in STANDARD if not op.domain else domain == op.domain)
+    return op if known else None

@@ -6,6 +6,7 @@ Exporters compute pads, sizes and axes by chains of small nodes that shape infer
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnx_tucker.graph.io import FAILURES
-
-SMALL = 1024
-"""Constants of up to this many elements may be shapes, axes or pads; larger ones are weights."""
+from onnx_tucker.graph import external
+from onnx_tucker.graph.check import FAILURES
+from onnx_tucker.graph.nodes import STANDARD
+from onnx_tucker.graph.skeleton import SMALL
 
 ARITHMETIC = frozenset(
     "Abs Add And Cast Ceil Concat Constant ConstantOfShape Div Equal Expand Floor Gather Greater Identity Less Max Min "
@@ -36,7 +37,7 @@ def fold(model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> bool:
     Returns:
         Whether anything was replaced.
     """
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    constants = {t.name: external.values(t, Path()) for t in model.graph.initializer}
     kept, folded = [], False
     for node in model.graph.node:
         values = _evaluate(node, model, constants, known)
@@ -60,7 +61,7 @@ def _evaluate(
     known: dict[str, tuple[int, ...]],
 ) -> dict[str, NDArray[Any]] | None:
     """Values of the node's outputs, or None where they are not small constants."""
-    if node.op_type not in ARITHMETIC or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in ARITHMETIC or node.domain not in STANDARD:
         return None
     feed = {name: constants[name] for name in node.input if name in constants}
     if node.op_type in ("Shape", "Size") and node.input[0] in known:
@@ -69,13 +70,21 @@ def _evaluate(
         return None
     if node.op_type in ("ConstantOfShape", "Expand") and math.prod(feed[node.input[-1]].tolist()) > SMALL:
         return None
+    outputs = evaluate(node, feed, model)
+    return None if outputs is None or any(v.size > SMALL for v in outputs.values()) else outputs
+
+
+def evaluate(
+    node: onnx.NodeProto, feed: dict[str, NDArray[Any]], model: onnx.ModelProto
+) -> dict[str, NDArray[Any]] | None:
+    """The outputs of one node on given inputs; None where they cannot be computed."""
     try:
         with np.errstate(all="ignore"):
             values = ReferenceEvaluator(_alone(node, model)).run(None, feed)
-    except (*FAILURES, IndexError, KeyError, NotImplementedError):
+    except (*FAILURES, IndexError, KeyError, AttributeError, NotImplementedError, MemoryError):
         return None
     arrays = [v for v in values if isinstance(v, np.ndarray | np.generic)]
-    if len(arrays) < len(values) or any(v.size > SMALL for v in arrays):
+    if len(arrays) < len(values):
         return None
     return {name: np.asarray(v) for name, v in zip(filter(None, node.output), arrays, strict=True)}
 

@@ -1,30 +1,26 @@
 """Models from and to files.
 
 An output appears whole or not at all: everything is written to temporary names in the target folders first, and
-only when all of it is on disk do the files take their final names.
+only when all of it is on disk do the files take their final names, the model last. A data file never takes the place
+of one that a model already there needs, so at every moment the old model is whole or the new one is.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper
 
 from onnx_tucker.errors import ModelError, OutputError
+from onnx_tucker.graph import external
 from onnx_tucker.graph.nodes import tensors
-
-LIMIT = 2**31 - 2**20
-"""Bytes that fit into one protobuf message, with a margin for the graph around the weights."""
-
-FAILURES = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError)
-"""What onnx's checker and shape inference raise for a model that they do not accept."""
 
 _MAGIC = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
@@ -36,19 +32,30 @@ _MAGIC = {
     b"ORTM": "onnxruntime's own format; give the ONNX model that it was made from",
 }
 
+BLOCK = 2**24
+"""Bytes that are copied at a time."""
+SMALLEST = 1024
+"""Bytes of the smallest tensor that goes to a data file."""
+ALIGNMENT = 4096
+"""Tensors start at multiples of this in a data file, so that it can be mapped into memory."""
+
+Content = bytes | Callable[[BinaryIO], None]
+"""What a file is to hold, or what writes it."""
+
 
 class Loaded(NamedTuple):
-    """A model with all its weights, and the files beside it that some of them came from."""
+    """A model, the folder that its external data is relative to, and the files there that hold some of it."""
 
     model: onnx.ModelProto
+    folder: Path
     data_files: frozenset[Path]
 
 
 def load(path: Path) -> Loaded:
-    """Reads a model with all its weights.
+    """Reads a model; weights in other files stay there.
 
     Raises:
-        ModelError: there is no such file, or it holds no ONNX model that can be read.
+        ModelError: there is no such file, it holds no ONNX model that can be read, or its data files do not fit it.
     """
     data = _read(path)
     for magic, what in _MAGIC.items():
@@ -61,33 +68,13 @@ def load(path: Path) -> Loaded:
         raise ModelError(f"{path} is no ONNX model, or a damaged one; export or copy it again.") from error
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{path} holds no graph; it is no ONNX model, or a damaged one.")
-    files: set[Path] = set()
-    for tensor in external_tensors(model):
-        files.update(path.parent / entry.value for entry in tensor.external_data if entry.key == "location")
-        try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-            tensor.ClearField("data_location")
-            del tensor.external_data[:]
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"The data of tensor {tensor.name!r} beside {path} cannot be read: {reason}") from error
-    if sum(len(t.raw_data) for t in tensors(model)) > LIMIT:
-        raise ModelError(f"{path} has more than 2 GB of weights, which this version cannot handle.")
-    return Loaded(model, frozenset(files))
-
-
-def invalid(model: onnx.ModelProto) -> str | None:
-    """Why a model does not pass onnx's full check, in a line; None if it does."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except FAILURES as error:
-        return str(error).strip().splitlines()[0]
-    return None
+    regions = [external.region(tensor, path.parent) for tensor in external_tensors(model)]
+    return Loaded(model, path.parent, frozenset(region.path for region in regions))
 
 
 def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The tensors, in all scopes, whose values are in files beside the model."""
-    return [tensor for tensor in tensors(model) if external_data_helper.uses_external_data(tensor)]
+    return [tensor for tensor in tensors(model) if external.is_external(tensor)]
 
 
 def _read(path: Path) -> bytes:
@@ -104,27 +91,115 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def model_files(model: onnx.ModelProto, path: Path, external: bool) -> dict[Path, bytes]:
-    """The files that a model is saved as: one, or two with the weights in `{path}.data`.
+def data_paths(path: Path) -> Iterator[Path]:
+    """Names that a model's data file may have, best first."""
+    yield path.with_name(f"{path.name}.data")
+    number = 1
+    while True:
+        yield path.with_name(f"{path.name}.{number}.data")
+        number += 1
+
+
+def free_data_path(path: Path, overwrite: bool, read: Collection[Path]) -> Path:
+    """The first name for the data file of a model at `path` that takes nothing from anybody.
+
+    Neither the model that is there now nor this run needs the file of that name, and it exists only if `overwrite`.
 
     Args:
-        model: the model, all weights inside; it is not changed.
-        path: the model's own file.
-        external: whether weights of 1 KiB and more go to the data file.
+        path: the model's file.
+        overwrite: whether other files may be replaced.
+        read: files that this run reads.
     """
-    if not external:
-        return {path: model.SerializeToString(deterministic=True)}
-    slim = onnx.ModelProto()
-    slim.CopyFrom(model)
-    blob = bytearray()
-    for tensor in slim.graph.initializer:
-        if len(tensor.raw_data) < 1024:
-            continue
-        blob += b"\0" * (-len(blob) % 4096)  # aligned, so that the file can be mapped into memory
-        external_data_helper.set_external_data(tensor, f"{path.name}.data", len(blob), len(tensor.raw_data))
-        blob += tensor.raw_data
+    needed = [*_data_of(path), *read]
+    for name in data_paths(path):
+        if not os.path.lexists(name) or (overwrite and name.is_file() and not any(same(name, n) for n in needed)):
+            return name
+    raise AssertionError("there is always a further number")
+
+
+def same(path: Path, other: Path) -> bool:
+    """Whether both name one file; no where either is missing or cannot be looked at."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
+
+
+def superseded(path: Path, read: Collection[Path]) -> list[Path]:
+    """Data files of the model at `path` that this tool has named, but for those in `read`."""
+    ours = re.compile(rf"{re.escape(path.name)}(\.\d+)?\.data")
+    return sorted(p for p in _data_of(path) if ours.fullmatch(p.name) and not any(same(p, r) for r in read))
+
+
+def _data_of(path: Path) -> set[Path]:
+    """The data files of the model at `path`; none where there is no model with data."""
+    try:
+        return set(load(path).data_files) if path.is_file() else set()
+    except ModelError:
+        return set()
+
+
+def externalise(model: onnx.ModelProto, folder: Path, location: str) -> tuple[Callable[[BinaryIO], None], int]:
+    """Turns large weights into references to a data file, in place.
+
+    Args:
+        model: is changed.
+        folder: where external data of it is until now.
+        location: name of the data file, beside the model's.
+
+    Returns:
+        What writes that file, tensor by tensor, and how many bytes it will have.
+    """
+    parts: list[tuple[int, bytes | external.Region]] = []
+    offsets: dict[external.Region, int] = {}  # tensors may share a region
+    end = 0
+    large = [t for t in model.graph.initializer if not external.is_external(t) and len(t.raw_data) >= SMALLEST]
+    for tensor in (*external_tensors(model), *large):
+        part: bytes | external.Region = tensor.raw_data
+        if external.is_external(tensor):
+            part = external.region(tensor, folder)
         tensor.ClearField("raw_data")
-    return {path.with_name(f"{path.name}.data"): bytes(blob), path: slim.SerializeToString(deterministic=True)}
+        length = len(part) if isinstance(part, bytes) else part.length
+        if isinstance(part, bytes) or part not in offsets:
+            offset = end + -end % ALIGNMENT
+            end = offset + length
+            parts.append((offset, part))
+        else:
+            offset = offsets[part]
+        if not isinstance(part, bytes):
+            offsets[part] = offset
+        _refer(tensor, location, offset, length)
+
+    def write(file: BinaryIO) -> None:
+        for offset, part in parts:
+            file.write(b"\0" * (offset - file.tell()))
+            if isinstance(part, bytes):
+                file.write(part)
+            else:
+                _copy(part, file)
+
+    return write, end
+
+
+def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Notes where a tensor's values are; what else is said of its data stays."""
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entries = {entry.key: entry for entry in tensor.external_data}
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        entry = entries.get(key) or tensor.external_data.add(key=key)
+        entry.value = str(value)
+
+
+def _copy(region: external.Region, target: BinaryIO) -> None:
+    with region.path.open("rb") as source:
+        source.seek(region.offset)
+        left = region.length
+        while left:
+            block = source.read(min(BLOCK, left))
+            if not block:
+                raise ModelError(f"{region.path} has become shorter while it was read; run it again.")
+            target.write(block)
+            left -= len(block)
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -152,10 +227,14 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} cannot be written: the folder {folder} is read-only.")
 
 
-def write_files(files: Mapping[Path, bytes]) -> None:
+def write_files(files: Mapping[Path, Content], obsolete: Collection[Path] = ()) -> None:
     """Writes all files, each whole or not at all; the last one named appears last.
 
     A link is followed, and a file that is replaced hands on its permissions.
+
+    Args:
+        files: what to write.
+        obsolete: files to remove when all is in place.
 
     Raises:
         OutputError: one cannot be written; its text says whether others have been.
@@ -163,13 +242,16 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     written: dict[Path, Path] = {}
     replaced: list[str] = []
     try:
-        for path, data in files.items():
+        for path, content in files.items():
             target = path.resolve()
             mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()  # mkstemp's files are private
             handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
             written[path] = Path(name)
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
                 file.flush()
                 os.fsync(file.fileno())
             written[path].chmod(mode)
@@ -183,6 +265,9 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         for temporary in written.values():
             with suppress(OSError):
                 temporary.unlink()
+    for path in obsolete:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _umask() -> int:

@@ -15,7 +15,6 @@ from onnx import helper, numpy_helper
 
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.ops import OPS
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.graph.splice import Piece, build
 from onnx_tucker.types import Array, Candidate, Chain, Stage
@@ -25,35 +24,46 @@ INPUT, OUTPUT = "x", "y"
 
 def noise_original(model: onnx.ModelProto, found: Found, context: Context) -> bytes:
     """The node with noise for weights."""
-    node, site = found.place.node, found.site
-    weight = OPS[node.op_type].stored(node, _noise(site.stage).astype(site.weight.dtype))
-    piece = Piece([node], [numpy_helper.from_array(np.ascontiguousarray(weight), node.input[1])])
+    node, seat, site = found.place.node, found.seat, found.site
+    weight = _noise(site.stage, seat.weight.shape).astype(site.dtype)
+    piece = Piece([node], [numpy_helper.from_array(weight, node.input[seat.index])])
     return _alone(model, found, context, piece, own_bias=False)
 
 
 def noise_chain(model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate) -> bytes:
     """The chain that a candidate would become, with noise for weights."""
-    chain = Chain(candidate.stages, tuple(_noise(stage) for stage in candidate.stages))
+    chain = Chain(candidate.stages, tuple(_noise(stage, stage.shape) for stage in candidate.stages))
     piece = build(found, candidate.method, chain, context, Names(onnx.ModelProto()))
     return _alone(model, found, context, piece, own_bias=False)
 
 
 def noise_input(found: Found, context: Context) -> dict[str, Array]:
-    """Noise of the shape of the node's input."""
-    shape = context.shapes[found.place.node.input[0]]
-    return {INPUT: np.random.default_rng(0).standard_normal(shape).astype(found.site.weight.dtype)}
+    """Noise of the shape of the node's activations, which has to be known."""
+    shape = context.shapes[activations(found)]
+    return {INPUT: np.random.default_rng(0).standard_normal(shape).astype(found.site.dtype)}
+
+
+def activations(found: Found) -> str:
+    """Name of the value that the node multiplies its weight by."""
+    return str(found.place.node.input[found.seat.data])
 
 
 def real_original(model: onnx.ModelProto, found: Found, context: Context) -> bytes:
     """The node as it is."""
-    node = found.place.node
-    piece = Piece([node], [context.initializers[node.input[1]]])
+    node, seat = found.place.node, found.seat
+    piece = Piece([node], [numpy_helper.from_array(seat.weight.read(), node.input[seat.index])])
     return _alone(model, found, context, piece, own_bias=True)
 
 
 def real_chain(model: onnx.ModelProto, found: Found, context: Context, piece: Piece) -> bytes:
     """The node's chain as it goes into the model."""
     return _alone(model, found, context, piece, own_bias=True)
+
+
+def stands_alone(found: Found, context: Context) -> bool:
+    """Whether all that the node takes besides its activations is constant."""
+    inputs = range(2, len(found.place.node.input))
+    return all(not found.place.node.input[i] or context.constant(found.place, i) for i in inputs)
 
 
 def probe(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
@@ -65,30 +75,36 @@ def probe(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
     return probed.SerializeToString(deterministic=True)
 
 
-def _noise(stage: Stage) -> NDArray[np.float64]:
-    scale = np.sqrt(stage.inp * stage.window.volume)
-    return np.asarray(np.random.default_rng(0).standard_normal(stage.shape) / scale)
+def _noise(stage: Stage, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A weight of a stage, in the order of `shape`, that keeps the size of the activations."""
+    scale = np.float32(1 / np.sqrt(stage.inp * stage.window.volume))
+    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+    noise *= scale
+    return noise
 
 
 def _alone(model: onnx.ModelProto, found: Found, context: Context, piece: Piece, *, own_bias: bool) -> bytes:
     """A model of one piece, under names that do not depend on the model it comes from."""
-    node, site = found.place.node, found.site
-    elem_type = helper.np_dtype_to_tensor_dtype(site.weight.dtype)
+    place, seat = found.place, found.seat
+    elem_type = helper.np_dtype_to_tensor_dtype(found.site.dtype)
     tensors = [*piece.weights]
-    for name in (n for n in node.input[2:] if n not in ("", node.input[0])):
-        known = context.initializers.get(name)
-        if known is None or not own_bias:
-            shape = tuple(known.dims) if known is not None else context.shapes.get(name, (site.stage.out,))
-            known = numpy_helper.from_array(np.zeros(shape, site.weight.dtype), name)
-        tensors.append(known)
+    for i, name in enumerate(place.node.input):
+        if name in ("", activations(found)) or i == seat.index:
+            continue
+        known = context.constant(place, i)
+        if known is not None and own_bias:
+            tensors.append(numpy_helper.from_array(known.read(), name))
+        else:
+            shape = known.shape if known else context.shapes.get(name, (found.site.stage.shape[0],))
+            tensors.append(numpy_helper.from_array(np.zeros(shape, found.site.dtype), name))
     graph = helper.make_graph(
         piece.nodes,
         "layer",
         [helper.make_tensor_value_info(INPUT, elem_type, None)],
         [helper.make_tensor_value_info(OUTPUT, elem_type, None)],
-        tensors,
+        list({tensor.name: tensor for tensor in tensors}.values()),
     )
-    renamed = {node.input[0]: INPUT, node.output[0]: OUTPUT}
+    renamed = {activations(found): INPUT, place.node.output[0]: OUTPUT}
     for i, tensor in enumerate(graph.initializer):
         renamed[tensor.name] = tensor.name = f"w{i}"
     for i, part in enumerate(graph.node):

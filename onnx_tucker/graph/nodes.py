@@ -1,27 +1,46 @@
-"""Looking at nodes: attributes, unique labels, and every node of every scope."""
+"""Looking at nodes: attributes, scopes, unique labels, and every node and tensor of every scope."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import onnx
-from onnx import AttributeProto, helper
+from onnx import helper
+
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of the standard operators."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """A graph or function whose nodes see its own values, and a body also those of the graphs around it.
+
+    Attributes:
+        graph: what holds the nodes.
+        outer: the scope of the node that holds this body; None for the main graph and for functions.
+        function: name of the model-local function that this is, or is in; empty elsewhere.
+    """
+
+    graph: onnx.GraphProto | onnx.FunctionProto
+    outer: Scope | None = None
+    function: str = ""
 
 
 class Place(NamedTuple):
-    """A node, the label that names it in reports, plans and ranks files, and the scope it is in ("" = main graph)."""
+    """A node, the label that names it in reports, plans and ranks files, and the scope it is in."""
 
     label: str
     node: onnx.NodeProto
-    scope: str
+    scope: Scope
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """The node's attributes as Python values, strings decoded."""
-    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+    """The node's attributes as Python values, strings decoded; those that refer to a function's are left out."""
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+    return {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in values.items()}
 
 
 def places(model: onnx.ModelProto) -> Iterator[Place]:
@@ -31,46 +50,60 @@ def places(model: onnx.ModelProto) -> Iterator[Place]:
     with the label of the node that holds it. No two are the same.
     """
     taken: set[str] = set()
-    yield from _within(model.graph.node, "", "", taken)
+    yield from _within(Scope(model.graph), "", taken)
     for function in model.functions:
-        label = f"{function.domain}.{function.name}" if function.domain else function.name
-        yield from _within(function.node, f"{label}/", f"the model-local function {label}", taken)
+        label = ".".join(filter(None, (function.domain, function.name, function.overload)))
+        yield from _within(Scope(function, function=label), f"{label}/", taken)
 
 
-def _within(nodes: Sequence[onnx.NodeProto], prefix: str, scope: str, taken: set[str]) -> Iterator[Place]:
-    names = Counter(node.name for node in nodes)
-    for node in nodes:
+def _within(scope: Scope, prefix: str, taken: set[str]) -> Iterator[Place]:
+    names = Counter(node.name for node in scope.graph.node)
+    for node in scope.graph.node:
         own = node.name if names[node.name] == 1 else ""
         label = _free(prefix + (own or next((o for o in node.output if o), node.op_type)), taken)
         yield Place(label, node, scope)
         for attribute in node.attribute:
             for body in bodies(attribute):
-                where = scope or f"a body of the {node.op_type} node {label}"
-                yield from _within(body.node, f"{label}/{attribute.name}/", where, taken)
+                yield from _within(Scope(body, scope, scope.function), f"{label}/{attribute.name}/", taken)
 
 
 def bodies(attribute: onnx.AttributeProto) -> Sequence[onnx.GraphProto]:
     """The graphs that an attribute holds."""
-    return [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+    return [attribute.g] if attribute.HasField("g") else attribute.graphs
+
+
+def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The main graph, every body, and the graphs of the training information."""
+    yield model.graph
+    for training in model.training_info:
+        yield training.initialization
+        yield training.algorithm
+    for place in places(model):
+        for attribute in place.node.attribute:
+            yield from bodies(attribute)
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of every scope: initializers, and those in attributes of nodes."""
-    for place in places(model):
-        for attribute in place.node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-    for graph in _graphs(model):
+    nodes = [place.node for place in places(model)]
+    for graph in graphs(model):
         yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for training in model.training_info:
+        nodes += [*training.initialization.node, *training.algorithm.node]
+    defaults = [attribute for function in model.functions for attribute in function.attribute_proto]
+    for attribute in (*defaults, *(attribute for node in nodes for attribute in node.attribute)):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
 
 
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The main graph and every body."""
-    yield model.graph
-    for place in places(model):
-        for attribute in place.node.attribute:
-            yield from bodies(attribute)
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operators; 0 where the model imports none."""
+    return next((o.version for o in model.opset_import if o.domain in STANDARD), 0)
 
 
 def _free(wanted: str, taken: set[str]) -> str:
@@ -87,12 +120,14 @@ class Names:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._taken: set[str] = set()
-        for place in places(model):
-            self._taken.update([place.node.name, *place.node.input, *place.node.output])
-        for graph in _graphs(model):
+        nodes = [place.node for place in places(model)]
+        for graph in graphs(model):
+            nodes += graph.node
             for values in (graph.input, graph.output, graph.value_info, graph.initializer):
                 self._taken.update(value.name for value in values)
             self._taken.update(tensor.values.name for tensor in graph.sparse_initializer)
+        for node in nodes:
+            self._taken.update([node.name, *node.input, *node.output])
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 
 from onnx_tucker.errors import UsageError
-from onnx_tucker.graph.fold import SMALL, fold
-from onnx_tucker.graph.io import FAILURES
+from onnx_tucker.graph.check import FAILURES
+from onnx_tucker.graph.fold import fold
+from onnx_tucker.graph.nodes import STANDARD, graphs
+from onnx_tucker.graph.skeleton import skeleton
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +25,18 @@ Shapes = dict[str, tuple[int, ...]]
 
 def infer(
     model: onnx.ModelProto,
+    folder: Path,
     input_shapes: Mapping[str, tuple[int, ...]],
     dims: Mapping[str, int],
     samples: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Shapes:
-    """Shapes of all tensors of the main graph whose every dimension is known.
+    """Shapes of all tensors whose every dimension is known.
 
     A free first dimension counts as 1 unless it is given.
 
     Args:
         model: any model; it is not changed.
+        folder: where its file is.
         input_shapes: whole shapes of inputs by name.
         dims: sizes of symbolic dimensions by name.
         samples: shapes of inputs in the data, which hold for dimensions that nothing else gives.
@@ -40,7 +44,8 @@ def infer(
     Raises:
         UsageError: a name is no input or dimension of the model, or a shape contradicts the model's.
     """
-    bare = _without_weights(model)
+    bare = skeleton(model, folder)
+    _without_claims(bare)
     names = _input_names(model)
     _check_names(bare, names, input_shapes, dims)
     inputs = [v for v in bare.graph.input if v.name in names and v.type.HasField("tensor_type")]
@@ -57,48 +62,62 @@ def infer(
         except FAILURES as error:
             logger.warning("Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
             return known
-        values = [*bare.graph.input, *bare.graph.value_info, *bare.graph.output]
-        shapes = {value.name: _shape(value) for value in values}
-        known = {name: shape for name, shape in shapes.items() if shape is not None}
+        known = _known(bare)
         if not known:
             return known
 
 
-def input_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types of the tensor inputs that have no default value, by name."""
-    names = _input_names(model)
-    return {v.name: v.type.tensor_type.elem_type for v in model.graph.input if v.name in names}
+def _known(model: onnx.ModelProto) -> Shapes:
+    """Shapes of the values of all scopes; names that stand for different shapes in different bodies are left out."""
+    found: dict[str, set[tuple[int, ...] | None]] = {}
+    for graph in graphs(model):
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            found.setdefault(value.name, set()).add(_shape(value))
+    single = ((name, shapes.pop()) for name, shapes in found.items() if len(shapes) == 1)
+    return {name: shape for name, shape in single if shape is not None}
 
 
 def _input_names(model: onnx.ModelProto) -> set[str]:
     return {v.name for v in model.graph.input} - {t.name for t in model.graph.initializer}
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its large weights turned into inputs of their shape, and no claims on intermediate shapes."""
-    bare = onnx.ModelProto(ir_version=model.ir_version)
-    bare.opset_import.extend(model.opset_import)
-    bare.functions.extend(model.functions)
-    bare.graph.name = model.graph.name
-    bare.graph.node.extend(model.graph.node)
-    bare.graph.input.extend(model.graph.input)
-    bare.graph.output.extend(model.graph.output)
-    known = {v.name for v in model.graph.input}
-    for tensor in model.graph.initializer:
-        if len(tensor.dims) < 2 and sum(tensor.dims) <= SMALL:
-            bare.graph.initializer.add().CopyFrom(tensor)
-        elif tensor.name not in known:
-            bare.graph.input.add().CopyFrom(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-    # What is claimed of the outputs of unknown operators is all there is to know of them; elsewhere a claim may have
-    # been made for another batch size.
-    foreign = {o for node in model.graph.node if node.domain not in ("", "ai.onnx") for o in node.output}
-    bare.graph.value_info.extend(v for v in model.graph.value_info if v.name in foreign)
-    for value in bare.graph.output:
+def _without_claims(bare: onnx.ModelProto) -> None:
+    """Removes what the model says of the shapes of values, in place.
+
+    What is said of the outputs of unknown operators is all there is to know of them; elsewhere it may have been said
+    for another batch size. Fused operators become the ones that inference knows.
+    """
+    graph = bare.graph
+    for node in graph.node:
+        _unfuse(node)
+    foreign = {o for node in graph.node if node.domain not in STANDARD for o in node.output}
+    claims = [value for value in graph.value_info if value.name in foreign]
+    del graph.value_info[:]
+    graph.value_info.extend(claims)
+    for value in graph.output:
         if value.name not in foreign and value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
-    return bare
+
+
+CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+FUSED = {
+    "FusedConv": ("Conv", CONV, 3),
+    "FusedGemm": ("Gemm", ("alpha", "beta", "transA", "transB"), 3),
+    "FusedMatMul": ("MatMul", (), 2),
+}
+"""onnxruntime's operators that have the shapes of a standard one, which has these attributes and inputs."""
+
+
+def _unfuse(node: onnx.NodeProto) -> None:
+    if node.op_type not in FUSED or node.domain != "com.microsoft":
+        return
+    op_type, names, inputs = FUSED[node.op_type]
+    if op_type == "MatMul" and any(a.name.startswith("trans") and a.i for a in node.attribute):
+        return
+    kept = [attribute for attribute in node.attribute if attribute.name in names]
+    node.op_type, node.domain = op_type, ""
+    del node.attribute[:], node.input[inputs:]
+    node.attribute.extend(kept)
 
 
 def _check_names(
@@ -165,8 +184,3 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
     if not all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in tensor.shape.dim):
         return None
     return tuple(dim.dim_value for dim in tensor.shape.dim)
-
-
-def element_name(elem_type: int) -> str:
-    """The name of an ONNX element type, for messages."""
-    return str(TensorProto.DataType.Name(elem_type)).lower()

@@ -23,7 +23,7 @@ def candidates(site: Site, rule: Rule) -> list[Candidate] | str:
     """
     if rule.policy is None:
         return "kept as asked"
-    spectra = Spectra(site.weight)
+    spectra = Spectra(site.read(), site.stage.groups)
     found, reasons = [], []
     for method in _methods(site, rule):
         ranks = rule.policy.ranks(spectra, site.stage, method)
@@ -68,9 +68,7 @@ def _methods(site: Site, rule: Rule) -> list[Method]:
     else:
         methods = [METHODS[rule.method]]
         if not methods[0].applies(site.stage, by_name=True):
-            raise PlanError(
-                f"Node {site.name!r}: {rule.method} cannot factorise a weight of shape {site.weight.shape}."
-            )
+            raise PlanError(f"Node {site.name!r}: {rule.method} cannot factorise a weight of shape {site.stage.shape}.")
     if rule.exact and isinstance(rule.policy, Fixed):
         for method in methods:
             check_ranks(site, method, rule.policy.wanted(method))

@@ -36,7 +36,9 @@ class Vbmf:
 
 
 def _rank(spectra: Spectra, mode: str, full: int) -> int:
+    """The largest rank of any group."""
     if full == 1:
         return 1  # nothing to decide, and no second row to tell structure from noise by
-    values = spectra.inp if mode == "in" else spectra.out
-    return evbmf_rank(values, *observed_shape(unfold(spectra.weight, IN if mode == "in" else OUT)))
+    axis = IN if mode == "in" else OUT
+    by_group = zip(spectra.of_parts(axis), spectra.parts, strict=True)
+    return max(evbmf_rank(values, *observed_shape(unfold(part, axis))) for values, part in by_group)

@@ -60,8 +60,12 @@ class Machine:
         except FAILURES as error:
             raise TuckerError(f"--custom-op-lib {self.custom_op_lib} cannot be loaded: {first_line(error)}") from error
 
-    def session(self, model: bytes | str) -> ort.InferenceSession:
-        """A CPU session on a model's bytes or path.
+    def session(self, model: bytes, folder: Path | None = None) -> ort.InferenceSession:
+        """A CPU session on a model's bytes.
+
+        Args:
+            model: the model, smaller than 2 GB.
+            folder: what its external data is relative to; None where it has none.
 
         Raises:
             FAILURES: onnxruntime cannot run the model.
@@ -71,6 +75,8 @@ class Machine:
         options.log_severity_level = 4
         # Threads that spin on after a run would steal the cores from the session that is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if self.custom_op_lib is not None:
             options.register_custom_ops_library(str(self.custom_op_lib))
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

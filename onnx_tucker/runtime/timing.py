@@ -65,8 +65,14 @@ class Stopwatch:
     machine: Machine
     cache: Path | None = None
 
-    def compare(self, models: Sequence[bytes], feed: Feed, seconds: float) -> list[Timing]:
+    def compare(self, models: Sequence[bytes], feed: Feed, seconds: float, folder: Path | None = None) -> list[Timing]:
         """Times models in turn until the result is tight, for `seconds` at most but no less than `MIN_ROUNDS` rounds.
+
+        Args:
+            models: the models as bytes.
+            feed: what they are run on.
+            seconds: the longest time to spend.
+            folder: what their external data is relative to.
 
         Raises:
             session.FAILURES: onnxruntime cannot run one of them.
@@ -75,7 +81,7 @@ class Stopwatch:
         known = _read(path)
         if len(known) == len(models):
             return known
-        sessions = [self.machine.session(model) for model in models]
+        sessions = [self.machine.session(model, folder) for model in models]
         timings = _measure(sessions, feed, seconds)
         if path is not None:
             _write(path, timings)

@@ -10,7 +10,17 @@ import pytest
 
 from onnx_tucker.errors import ModelError, OutputError
 from onnx_tucker.graph import io
-from tests.helpers import model, two_layers
+from tests.helpers import load_whole, model, two_layers
+
+
+def save(made: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Writes a model with its weights in a data file, as the pipeline does; returns what the model's file holds."""
+    data = io.free_data_path(path, overwrite=False, read=())
+    copy = onnx.ModelProto.FromString(made.SerializeToString())
+    write, _ = io.externalise(copy, path.parent, data.name)
+    io.write_files({data: write, path: copy.SerializeToString()})
+    return copy
+
 
 WHOLE = two_layers().SerializeToString()
 
@@ -46,38 +56,48 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_external_data_is_written_and_read_back(tmp_path: Path) -> None:
-    made = two_layers()
-    files = io.model_files(made, tmp_path / "m.onnx", external=True)
-    assert [path.name for path in files] == ["m.onnx.data", "m.onnx"]
-    io.write_files(files)
-    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
-    assert len(files[tmp_path / "m.onnx"]) < 3000
-    loaded = io.load(tmp_path / "m.onnx")
-    assert loaded.model == made
+    made, path = two_layers(), tmp_path / "m.onnx"
+    save(made, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert len(path.read_bytes()) < 3000
+    loaded = io.load(path)
     assert loaded.data_files == {tmp_path / "m.onnx.data"}
-    assert made == two_layers()  # the model itself keeps its weights
+    assert all(not t.raw_data for t in loaded.model.graph.initializer if t.data_location)
+    assert load_whole(path) == made
+
+
+def test_data_that_stays_is_copied_and_shared_regions_stay_shared(tmp_path: Path) -> None:
+    made = save(two_layers(), tmp_path / "a.onnx")
+    twin = made.graph.initializer.add()
+    twin.CopyFrom(made.graph.initializer[0])
+    twin.name = "twin"
+    (tmp_path / "a.onnx").write_bytes(made.SerializeToString())
+    (tmp_path / "there").mkdir()
+    copy = io.load(tmp_path / "a.onnx").model
+    write, size = io.externalise(copy, tmp_path, "b.data")
+    io.write_files({tmp_path / "there" / "b.data": write, tmp_path / "there" / "b.onnx": copy.SerializeToString()})
+    assert (tmp_path / "there" / "b.data").stat().st_size == size == (tmp_path / "a.onnx.data").stat().st_size
+    assert onnx.load(tmp_path / "there" / "b.onnx").graph == onnx.load(tmp_path / "a.onnx").graph
+
+
+def test_a_data_file_takes_no_name_that_anything_needs(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save(two_layers(), path)
+    assert io.free_data_path(path, overwrite=True, read=()).name == "m.onnx.1.data"
+    (tmp_path / "m.onnx.1.data").write_bytes(b"somebody's")
+    assert io.free_data_path(path, overwrite=False, read=()).name == "m.onnx.2.data"
+    assert io.free_data_path(path, overwrite=True, read=()).name == "m.onnx.1.data"
+    assert io.free_data_path(path, overwrite=True, read=[tmp_path / "m.onnx.1.data"]).name == "m.onnx.2.data"
+    assert io.superseded(path, read=()) == [tmp_path / "m.onnx.data"]
+    assert io.superseded(path, read=[tmp_path / "m.onnx.data"]) == []
+    assert io.superseded(tmp_path / "none.onnx", read=()) == []
 
 
 def test_missing_external_data_is_refused(tmp_path: Path) -> None:
-    files = io.model_files(two_layers(), tmp_path / "m.onnx", external=True)
-    io.write_files({path: data for path, data in files.items() if path.suffix == ".onnx"})
+    save(two_layers(), tmp_path / "m.onnx")
+    (tmp_path / "m.onnx.data").unlink()
     with pytest.raises(ModelError, match=r"conv\.weight"):
         io.load(tmp_path / "m.onnx")
-
-
-def test_external_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_bytes(bytes(100_000))
-    (tmp_path / "in").mkdir()
-    made = onnx.load_model_from_string(
-        io.model_files(two_layers(), tmp_path / "m.onnx", external=True)[tmp_path / "m.onnx"]
-    )
-    for tensor in made.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = "../secret"
-    (tmp_path / "in" / "m.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(ModelError, match="cannot be read"):
-        io.load(tmp_path / "in" / "m.onnx")
 
 
 def test_targets_are_checked_before_any_work(tmp_path: Path) -> None:
@@ -112,7 +132,7 @@ def test_links_are_followed_and_permissions_kept(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
-def test_external_data_in_bodies_and_attributes_is_read(tmp_path: Path) -> None:
+def test_external_data_in_bodies_and_attributes_is_found(tmp_path: Path) -> None:
     value = onnx.numpy_helper.from_array(np.arange(600, dtype=np.float32), "value")
     body = onnx.helper.make_graph(
         [
@@ -131,7 +151,11 @@ def test_external_data_in_bodies_and_attributes_is_read(tmp_path: Path) -> None:
     copy = onnx.ModelProto.FromString(made.SerializeToString())
     onnx.save_model(copy, path, save_as_external_data=True, convert_attribute=True, size_threshold=0)
     assert len(path.read_bytes()) < 2000
-    assert io.load(path).model == made
+    assert len(io.external_tensors(io.load(path).model)) == 4
+    copy = io.load(path).model
+    write, _ = io.externalise(copy, tmp_path, "n.data")
+    io.write_files({tmp_path / "n.data": write, tmp_path / "n.onnx": copy.SerializeToString()})
+    assert load_whole(tmp_path / "n.onnx") == made
 
 
 def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,16 +4,14 @@ import numpy as np
 
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph import layer
-from onnx_tucker.graph.find import context_of, find
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.shapes import infer
 from onnx_tucker.graph.splice import build
 from onnx_tucker.types import Candidate
-from tests.helpers import relative, run, session, two_layers
+from tests.helpers import look, relative, run, session, two_layers
 
 MADE = two_layers()
-CONTEXT = context_of(MADE, infer(MADE, {}, {}))
-FOUND = {f.place.label: f for f in find(MADE, CONTEXT)}
+CONTEXT, _FOUND = look(MADE)
+FOUND = {f.place.label: f for f in _FOUND}
 
 
 def test_noise_layers_run_and_equal_layers_have_equal_bytes() -> None:
@@ -25,8 +23,7 @@ def test_noise_layers_run_and_equal_layers_have_equal_bytes() -> None:
     assert [run(m, **x)[0].shape for m in (first, chain)] == [(1, 32, 16, 16)] * 2
     other = two_layers(seed=5)
     other.graph.node[0].name = "another"
-    context = context_of(other, infer(other, {}, {}))
-    found = find(other, context)[0]
+    context, [found, _] = look(other)
     assert layer.noise_original(other, found, context) == first
     assert layer.noise_chain(other, found, context, candidate) == chain
 
@@ -37,7 +34,7 @@ def test_real_layers_compute_what_the_model_computes() -> None:
     [probed] = session(layer.probe(MADE, ["f"])).run(None, {"x": x})
     [alone] = run(layer.real_original(MADE, found, CONTEXT), x=probed)
     assert np.allclose(alone, run(MADE, x=x)[0], atol=1e-6)
-    chain = METHODS["svd"].chain(found.site.weight, found.site.stage, (32,))
+    chain = METHODS["svd"].chain(found.site.read(), found.site.stage, (32,))
     piece = build(found, "svd", chain, CONTEXT, Names(MADE))
     assert relative(alone, run(layer.real_chain(MADE, found, CONTEXT, piece), x=probed)[0]) < 1e-5
 

@@ -5,20 +5,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_tucker.factor import METHODS
-from onnx_tucker.graph.find import context_of, find
-from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.shapes import infer
-from onnx_tucker.graph.splice import build, splice
-from tests.helpers import conv_model, low_rank, relative, run, two_layers
+from onnx_tucker.graph import provenance
+from tests.helpers import conv_model, factorised, low_rank, relative, run, two_layers
 
 
 def spliced(made: onnx.ModelProto, label: str, method: str, ranks: tuple[int, ...]) -> onnx.ModelProto:
-    context = context_of(made, infer(made, {}, {}))
-    found = find(made, context)
-    [one] = [f for f in found if f.place.label == label]
-    chain = METHODS[method].chain(one.site.weight, one.site.stage, ranks)
-    return splice(made, {label: build(one, method, chain, context, Names(made))}, found)
+    return factorised(made, {label: (method, ranks)})
 
 
 def decorated() -> onnx.ModelProto:
@@ -60,6 +52,8 @@ def test_only_the_node_and_its_weight_change() -> None:
     for tensor in [t for t in result.graph.initializer if t.name.startswith("conv/")]:
         result.graph.initializer.remove(tensor)
     result.graph.initializer.insert(0, made.graph.initializer[0])
+    assert provenance.chain_outputs(result) == {node.output[0] for node in chain}
+    assert result.metadata_props.pop().key == provenance.KEY
     assert result == made
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,14 +10,15 @@ from onnx_tucker.factor import METHODS
 from onnx_tucker.rank import Rule
 from onnx_tucker.rank.fixed import Fixed
 from onnx_tucker.rank.search import candidates, cheapest, check_ranks
-from onnx_tucker.types import Candidate, Site, Window
+from onnx_tucker.types import Candidate, Site, Stage, Window
 
 
 def site(*shape: int, size: int = 8) -> Site:
     axes = len(shape) - 2
     window = Window(shape[2:], (1,) * axes, (1,) * axes, (shape[-1] // 2,) * 2 * axes)
     weight = np.random.default_rng(0).standard_normal(shape)
-    return Site("node", "Conv", weight, window, (1, shape[1], *[size] * axes), bias=True)
+    stage = Stage(shape[0], shape[1], window)
+    return Site("node", "Conv", stage, weight.dtype, lambda: weight, (1, shape[1], *[size] * axes), bias=True)
 
 
 def names(found: list[Candidate] | str) -> set[str]:
@@ -42,7 +45,7 @@ def test_fewer_weights_but_more_multiplications_are_no_candidate() -> None:
     # A stride of 4 leaves 2x2 positions for the kernel, but the first 1x1 layer works on all 8x8.
     strided = site(8, 32, 2, 2)
     window = Window((2, 2), (4, 4), (1, 1), (0,) * 4)
-    strided = Site("node", "Conv", strided.weight, window, (1, 32, 8, 8), bias=True)
+    strided = replace(strided, stage=Stage(*strided.stage.shape[:2], window))
     assert "tucker1_in" not in names(candidates(strided, Rule(Fixed(15, 2))))
 
 

@@ -1,70 +1,110 @@
-"""Conv with constant weights, any number of spatial axes. Its weight is canonical as it is."""
+"""Conv with a constant weight, any number of spatial axes and groups, and onnxruntime's FusedConv.
+
+Its weight is canonical as it is. The activation of a FusedConv, and the value it adds, stay with the last stage.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnx_tucker import cost
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import Context, Emission, Op, Reading, bias_size, refuse, values_of
-from onnx_tucker.types import Site, Stage, Window
+from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Emission, Op, Reading, Seat, refuse, settle
+from onnx_tucker.types import Stage, Window
 
 
 def read(place: Place, context: Context) -> Reading:
-    """Reads a Conv node; grouped ones are skipped."""
+    """Reads a Conv or FusedConv node; depthwise ones are skipped."""
     node, given = place.node, attributes(place.node)
-    bias_params = bias_size(node, context)
-    tensor = context.weight(node.input[1])
-    if isinstance(tensor, str):
-        return refuse(place, tensor, context.initializers.get(node.input[1]), bias_params=bias_params)
-    out, inp, *kernel = tensor.dims
+    weight = context.constant(place, 1)
+    if weight is None:
+        return refuse(place, COMPUTED)
+    groups, shape = given.get("group", 1), context.shape(place, 0)
+    if len(weight.shape) < 2 or groups < 1 or weight.shape[0] % groups:
+        return refuse(place, MISFIT, weight)
+    out, inp, *kernel = weight.shape
+    stage = Stage(out // groups, inp, window_of(given, tuple(kernel)), groups)
+    if not fits(stage, shape):
+        return refuse(place, MISFIT, weight)
+    return settle(
+        place,
+        context,
+        stage,
+        shape,
+        Seat(weight, 1, 0, ("Conv", groups), lambda stage, factor: factor),
+        lambda array: array,
+        bias=len(node.input) > 2 and bool(node.input[2]),
+        objection=depthwise(stage),
+    )
+
+
+def window_of(given: Mapping[str, Any], kernel: tuple[int, ...]) -> Window:
+    """The window that a convolution's attributes describe."""
     axes = len(kernel)
-    window = Window(
-        kernel=tuple(kernel),
+    return Window(
+        kernel=kernel,
         strides=tuple(given.get("strides", [1] * axes)),
         dilations=tuple(given.get("dilations", [1] * axes)),
         pads=tuple(given.get("pads", [0] * 2 * axes)),
         auto_pad=given.get("auto_pad", "NOTSET"),
     )
-    lengths = (len(window.strides), len(window.dilations), len(window.pads) // 2)
-    shape = context.shapes.get(node.input[0])
-    if lengths != (axes,) * 3 or (shape is not None and len(shape) != axes + 2):
-        return refuse(place, "its attributes do not fit its weight", tensor, bias_params=bias_params)
-    bias = len(node.input) > 2 and bool(node.input[2])
-    layer = next(cost.layers([Stage(out, inp, window)], shape, bias)) if shape else None
-    groups = given.get("group", 1)
-    values = values_of(tensor)
-    if groups != 1:
-        values = f"{'depthwise' if inp == 1 else 'grouped'} convolutions are not factorised"
-    if isinstance(values, str):
-        return refuse(place, values, tensor, layer, bias_params)
-    site = Site(place.label, node.op_type, values, window, shape, bias)
-    return Reading(site, math.prod(tensor.dims), bias_params, layer)
+
+
+def fits(stage: Stage, shape: tuple[int, ...] | None) -> bool:
+    """Whether a convolution's attributes, weight and input shape agree with each other."""
+    window, axes = stage.window, len(stage.window.kernel)
+    if (len(window.strides), len(window.dilations), len(window.pads)) != (axes, axes, 2 * axes):
+        return False
+    if min((*window.strides, *window.dilations), default=1) < 1:
+        return False
+    if shape is None:
+        return True
+    right_shape = len(shape) == axes + 2 and shape[1] == stage.groups * stage.inp
+    return right_shape and min(window.output_size(shape[2:]), default=0) >= 0
+
+
+def depthwise(stage: Stage) -> str:
+    """Why a depthwise convolution is not factorised; empty for others."""
+    return "depthwise convolutions have no channels to mix" if stage.groups > 1 and stage.inp == 1 else ""
 
 
 def emit(parts: Emission) -> list[gs.Node]:
-    """One Conv a stage."""
-    nodes = []
-    for i, (stage, weight) in enumerate(zip(parts.stages, parts.weights, strict=True)):
-        inputs = [parts.values[i], weight]
-        if i == len(parts.stages) - 1:
-            inputs += parts.rest()
-        nodes.append(gs.Node("Conv", attrs=_attributes(stage.window), inputs=inputs, outputs=[parts.values[i + 1]]))
+    """One Conv a stage, or a ConvTranspose where the window is transposed; the last is fused if the node is."""
+    given, nodes = attributes(parts.node), []
+    for i, stage in enumerate(parts.stages):
+        op_type = "ConvTranspose" if stage.window.transposed else "Conv"
+        attrs = geometry(stage)
+        if not parts.is_last(i):
+            nodes.append(parts.layer(i, op_type, attrs))
+        elif parts.node.op_type == "FusedConv":
+            attrs |= {name: given[name] for name in ("activation", "activation_params") if name in given}
+            nodes.append(parts.layer(i, "FusedConv", attrs, parts.rest(), parts.node.domain))
+        else:
+            nodes.append(parts.layer(i, op_type, attrs, parts.rest(), parts.node.domain))
     return nodes
 
 
-def _attributes(window: Window) -> dict[str, Any]:
+def geometry(stage: Stage) -> dict[str, Any]:
+    """A stage's window and groups as attributes."""
+    window = stage.window
     result: dict[str, Any] = {
         "kernel_shape": list(window.kernel),
         "strides": list(window.strides),
         "dilations": list(window.dilations),
+        "group": stage.groups,
     }
-    if window.auto_pad == "NOTSET":
-        return {**result, "pads": list(window.pads)}
-    return {**result, "auto_pad": window.auto_pad}
+    if window.auto_pad != "NOTSET":
+        result["auto_pad"] = window.auto_pad
+    elif not window.output_shape:
+        result["pads"] = list(window.pads)
+    if any(window.output_padding):
+        result["output_padding"] = list(window.output_padding)
+    if window.output_shape:
+        result["output_shape"] = list(window.output_shape)
+    return result
 
 
-CONV = Op(read, lambda node, weight: weight, emit)
+CONV = Op("", read, emit)
+FUSED_CONV = Op("com.microsoft", read, emit)

@@ -3,53 +3,86 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto, numpy_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
+from onnx_tucker import cost
 from onnx_tucker.cost import Layer
+from onnx_tucker.graph.constants import FLOATS, Constant, Constants, dequantizes
 from onnx_tucker.graph.nodes import Place
-from onnx_tucker.graph.shapes import Shapes, element_name
+from onnx_tucker.graph.shapes import Shapes
 from onnx_tucker.types import Array, Site, Skip, Stage
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Context:
     """What a node's surroundings say about it.
 
     Attributes:
-        initializers: constant tensors of the main graph by name.
-        overridable: initializers that a caller may replace (they are graph inputs, IR version 4 or later).
-        uses: how many node inputs, in all scopes, and graph outputs each value feeds.
+        places: all nodes.
+        constants: the values that are the same on every run.
         shapes: known shapes.
-        opset: version of the standard operators.
+        opset: version of the standard operators, 0 where there are none.
+        dequantize: whether weights that are stored as integers are factorised.
     """
 
-    initializers: dict[str, TensorProto]
-    overridable: frozenset[str]
-    uses: Counter[str]
+    places: Sequence[Place]
+    constants: Constants
     shapes: Shapes
     opset: int
+    dequantize: bool = False
 
-    def weight(self, name: str) -> TensorProto | str:
-        """The initializer `name`, or why it cannot be factorised."""
-        tensor = self.initializers.get(name)
-        if tensor is None:
-            return "the weight is computed in the graph, not an initializer"
-        if name in self.overridable:
-            return "the weight is a graph input that callers may override"
-        if self.uses[name] > 1:
-            return "the weight is used in several places"
-        if tensor.data_type not in FLOATS:
-            return f"weights of type {element_name(tensor.data_type)} are not factorised"
-        return tensor
+    def constant(self, place: Place, index: int) -> Constant | None:
+        """The constant that is the node's input `index`."""
+        name = place.node.input[index] if index < len(place.node.input) else ""
+        return self.constants.find(name, place.scope) if name else None
+
+    def shape(self, place: Place, index: int) -> tuple[int, ...] | None:
+        """The shape of the node's input `index`, where it is known."""
+        return self.shapes.get(place.node.input[index])
+
+    def objection(self, weight: Constant) -> str:
+        """Why a constant cannot be factorised; empty if it can be."""
+        if self.constants.overridable(weight):
+            return "the weight is a graph input that callers may override; see --freeze-initializer-inputs"
+        if dequantizes(weight) and not self.dequantize:
+            return "the weight is stored as integers; see --dequantize"
+        if weight.elem_type not in FLOATS:
+            name = str(TensorProto.DataType.Name(weight.elem_type)).lower()
+            return f"weights of type {name} are not factorised"
+        values = weight.read()
+        if not values.size:
+            return "the weight is empty"
+        if not np.isfinite(values).all():
+            return "the weight holds NaN or infinity"
+        return "" if values.any() else "the weight is all zeros"
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    """How a node holds its weight.
+
+    Attributes:
+        weight: the constant.
+        index: which input it is.
+        data: which input the activations are.
+        layout: what the order of the stored values depends on; nodes that share a weight and a layout share factors.
+        store: the array in which a stage's canonical weight is stored in a node like this one.
+    """
+
+    weight: Constant
+    index: int
+    data: int
+    layout: Hashable
+    store: Callable[[Stage, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -61,27 +94,61 @@ class Reading:
         params: number of weights, without the bias.
         bias_params: number of constant bias values.
         layer: what the counting conventions see.
+        seat: how the node holds its weight; None where that is not known.
     """
 
     found: Site | Skip
     params: int | None = None
     bias_params: int = 0
     layer: Layer | None = None
+    seat: Seat | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Emission:
-    """The parts a chain is emitted from: one weight a stage, and one value before, between and after the stages."""
+    """The parts a chain is emitted from: one weight a stage, and one value before, between and after the stages.
+
+    Attributes:
+        node: the node that the chain replaces.
+        seat: how that node holds its weight.
+        stages: the chain's stages.
+        weights: names of the stored weights.
+        values: names of the values.
+        dtype: of the weights.
+        opset: version of the standard operators.
+        variables: those made so far, by name.
+    """
 
     node: onnx.NodeProto
+    seat: Seat
     stages: Sequence[Stage]
-    weights: Sequence[gs.Constant]
-    values: Sequence[gs.Variable]
+    weights: Sequence[str]
+    values: Sequence[str]
+    dtype: np.dtype[Any]
     opset: int
+    variables: dict[str, gs.Variable] = field(default_factory=dict)
+
+    def variable(self, name: str) -> gs.Variable:
+        """The one variable of a name."""
+        return self.variables.setdefault(name, gs.Variable(name))
 
     def rest(self) -> list[gs.Variable]:
         """The node's further inputs (the bias), which only the last stage takes."""
-        return [gs.Variable(name) for name in self.node.input[2:]]
+        return [self.variable(name) for name in self.node.input[2:]]
+
+    def is_last(self, i: int) -> bool:
+        """Whether stage `i` ends the chain; it takes the bias and whatever is fused into the node."""
+        return i == len(self.stages) - 1
+
+    def layer(
+        self, i: int, op_type: str, attrs: dict[str, Any], rest: Sequence[gs.Tensor] = (), domain: str = ""
+    ) -> gs.Node:
+        """The node of stage `i`: its value and weight on the sides where the original has them, then `rest`."""
+        first = [self.variable(self.values[i]), self.variable(self.weights[i])]
+        if self.seat.data > self.seat.index:
+            first.reverse()
+        outputs = [self.variable(self.values[i + 1])]
+        return gs.Node(op_type, attrs=attrs, inputs=[*first, *rest], outputs=outputs, domain=domain or None)
 
 
 @dataclass(frozen=True)
@@ -89,41 +156,65 @@ class Op:
     """One operator type.
 
     Attributes:
+        domain: of the operator; empty for the standard ones.
         read: reads a node.
-        stored: the array in which a stage's canonical weight is stored in a node like this one.
-        emit: the nodes of a chain, weights as `stored`.
+        emit: the nodes of a chain.
     """
 
+    domain: str
     read: Callable[[Place, Context], Reading]
-    stored: Callable[[onnx.NodeProto, Array], Array]
     emit: Callable[[Emission], list[gs.Node]]
 
 
-def refuse(
+COMPUTED = "the weight is computed in the graph, not a constant"
+MISFIT = "its attributes do not fit its weight and input"
+
+
+def refuse(place: Place, reason: str, weight: Constant | None = None) -> Reading:
+    """A reading that skips a node of which no more is known."""
+    params = None if weight is None else math.prod(weight.shape)
+    return Reading(Skip(place.label, place.node.op_type, reason), params)
+
+
+def settle(
     place: Place,
-    reason: str,
-    tensor: TensorProto | None = None,
-    layer: Layer | None = None,
-    bias_params: int = 0,
+    context: Context,
+    stage: Stage,
+    input_shape: tuple[int, ...] | None,
+    seat: Seat,
+    canonical: Callable[[NDArray[Any]], Array],
+    *,
+    bias: bool = False,
+    scalings: int = 0,
+    objection: str = "",
 ) -> Reading:
-    """A reading that skips the node."""
-    params = None if tensor is None else math.prod(tensor.dims)
-    return Reading(Skip(place.label, place.node.op_type, reason), params, bias_params, layer)
+    """The reading of a node whose geometry is known: a site, unless something speaks against it.
+
+    Args:
+        place: the node.
+        context: its surroundings.
+        stage: the node as the only stage of a chain.
+        input_shape: as in `Site`.
+        seat: how it holds its weight.
+        canonical: the stored weight in the layout (groups * out, in, *kernel).
+        bias: whether something is added to the output.
+        scalings: as in `Site`.
+        objection: why the operator does not allow it.
+    """
+    weight, op_type = seat.weight, place.node.op_type
+    layer = next(cost.layers([stage], input_shape, bias, scalings)) if input_shape is not None else None
+    constant_bias = context.constant(place, 2) if bias else None
+    bias_params = math.prod(constant_bias.shape) if constant_bias else 0
+    reason = objection or context.objection(weight)
+    found: Site | Skip
+    if reason:
+        found = Skip(place.label, op_type, reason)
+    else:
+        dtype = helper.tensor_dtype_to_np_dtype(weight.elem_type)
+        read = partial(_read, weight, canonical)
+        found = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings)
+    return Reading(found, math.prod(weight.shape), bias_params, layer, seat)
 
 
-def bias_size(node: onnx.NodeProto, context: Context) -> int:
-    """Number of constant values added to the output, 0 without a bias or with a computed one."""
-    name = node.input[2] if len(node.input) > 2 else ""
-    return math.prod(context.initializers[name].dims) if name in context.initializers else 0
-
-
-def values_of(tensor: TensorProto) -> Array | str:
-    """The tensor's values, or why they cannot be factorised."""
-    values = numpy_helper.to_array(tensor)
-    if not values.size:
-        return "the weight is empty"
-    if not np.isfinite(values).all():
-        return "the weight holds NaN or infinity"
-    if not values.any():
-        return "the weight is all zeros"
-    return values
+def _read(weight: Constant, canonical: Callable[[NDArray[Any]], Array]) -> Array:
+    return np.ascontiguousarray(canonical(weight.read()))

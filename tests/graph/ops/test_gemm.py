@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnx_tucker.factor import METHODS
-from onnx_tucker.graph.find import context_of, find
-from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.shapes import infer
-from onnx_tucker.graph.splice import build, splice
 from onnx_tucker.types import Skip
-from tests.helpers import Array, model, run
+from tests.helpers import Array, factorised, look, model, run
 
 C_SHAPES = {"none": None, "scalar": (), "one": (1,), "row": (5,), "column": (3, 1), "full": (3, 5)}
 
@@ -47,13 +42,10 @@ def test_full_rank_equals_the_original(
     shape = C_SHAPES[c]
     bias = None if shape is None else rng.standard_normal(shape).astype(np.float32)
     made = gemm_model(weight, bias, opset, transA=int(trans_a), transB=int(trans_b), alpha=alpha, beta=beta)
-    context = context_of(made, infer(made, {}, {}))
-    [found] = find(made, context)
-    site, method = found.site, METHODS[name]
-    assert site.weight.shape == (5, inp)
-    assert site.input_shape == (3, inp)
-    chain = method.chain(site.weight, site.stage, method.dimensions(site.stage))
-    spliced = splice(made, {"gemm": build(found, name, chain, context, Names(made))}, [found])
+    [found] = look(made)[1]
+    assert found.site.read().shape == (5, inp)
+    assert found.site.input_shape == (3, inp)
+    spliced = factorised(made, {"gemm": (name, None)})
     onnx.checker.check_model(spliced, full_check=True)
     x = rng.standard_normal((inp, 3) if trans_a else (3, inp)).astype(np.float32)
     assert np.allclose(run(made, x=x)[0], run(spliced, x=x)[0], atol=1e-4)
@@ -61,7 +53,7 @@ def test_full_rank_equals_the_original(
 
 def test_before_opset_7_it_is_skipped() -> None:
     made = gemm_model(np.ones((4, 5), np.float32), np.ones(5, np.float32), 6, broadcast=1)
-    [found] = find(made, context_of(made, infer(made, {}, {})))
+    [found] = look(made)[1]
     assert isinstance(found.reading.found, Skip)
     assert "opset 7" in found.reading.found.reason
 
@@ -69,6 +61,6 @@ def test_before_opset_7_it_is_skipped() -> None:
 def test_scalings_are_counted() -> None:
     weight = np.ones((4, 5), np.float32)
     made = gemm_model(weight, np.ones(5, np.float32), 18, alpha=0.5, beta=0.5)
-    [found] = find(made, context_of(made, infer(made, {}, {})))
+    [found] = look(made)[1]
     assert found.site.scalings == 2
     assert found.site.bias

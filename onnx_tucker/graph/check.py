@@ -1,0 +1,41 @@
+"""Whether a model is valid by onnx's own checker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from onnx_tucker.graph import external
+from onnx_tucker.graph.nodes import tensors
+from onnx_tucker.graph.skeleton import skeleton
+
+LIMIT = 2**31 - 2**20
+"""Bytes that fit into one protobuf message, with a margin for the graph around the weights."""
+
+FAILURES = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError)
+"""What onnx's checker, shape inference and evaluator raise for a model that they do not accept."""
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all tensors, in the model and beside it, as far as their shape tells."""
+    total = 0
+    for tensor in tensors(model):
+        try:
+            total += external.byte_size(tensor)
+        except (ValueError, KeyError):  # strings
+            continue
+    return total
+
+
+def invalid(model: onnx.ModelProto, folder: Path) -> str | None:
+    """Why a model does not pass onnx's full check, in a line; None if it does.
+
+    A model with external data is checked without its weights, as the checker needs them beside a model file.
+    """
+    whole = weight_bytes(model) <= LIMIT and not any(external.is_external(tensor) for tensor in tensors(model))
+    try:
+        onnx.checker.check_model(model if whole else skeleton(model, folder), full_check=True)
+    except FAILURES as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return None

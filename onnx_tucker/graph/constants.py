@@ -1,0 +1,222 @@
+"""Values that are the same on every run: where a weight really comes from, and what else uses it.
+
+A weight may be an initializer or the output of a Constant node, of this graph or of one around it, and may pass
+through nodes that only arrange its values (`ARRANGING`) on its way to the node that multiplies by it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from onnx_tucker.errors import ModelError
+from onnx_tucker.graph import external
+from onnx_tucker.graph.fold import evaluate
+from onnx_tucker.graph.nodes import STANDARD, Place, Scope, bodies
+
+ARRANGING = frozenset(
+    ("Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+)
+"""Operators that give the values of their first input in another shape, order or type."""
+
+
+class Value(NamedTuple):
+    """A value, by the scope that defines it and its name there."""
+
+    scope: Scope
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A value that is the same on every run.
+
+    Attributes:
+        value: the value itself.
+        tensor: what it is made from: an initializer, or the tensor of a Constant node.
+        origin: the initializer, or the output of the Constant node.
+        steps: the nodes that arrange it, in the order of computation.
+        path: the output of every step.
+        parameters: the constants that the steps take besides (shapes, axes, scales).
+        model: what the nodes are from.
+        folder: where the model's file is.
+    """
+
+    value: Value
+    tensor: onnx.TensorProto
+    origin: Value
+    steps: tuple[onnx.NodeProto, ...]
+    path: tuple[Value, ...]
+    parameters: tuple[Constant, ...]
+    model: onnx.ModelProto
+    folder: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the values."""
+        return self._kind[0]
+
+    @property
+    def elem_type(self) -> int:
+        """ONNX element type of the values."""
+        return self._kind[1]
+
+    @property
+    def chain(self) -> tuple[Value, ...]:
+        """Everything that exists for this value alone, if nothing else uses it: origin, then every step's output."""
+        return (self.origin, *self.path)
+
+    def read(self) -> NDArray[Any]:
+        """The values; they are not kept in memory.
+
+        Raises:
+            ModelError: they cannot be read or computed.
+        """
+        array = external.values(self.tensor, self.folder)
+        for node in self.steps:
+            feed = {p.value.name: p.read() for p in self.parameters if p.value.name in node.input[1:]}
+            outputs = evaluate(node, {node.input[0]: array, **feed}, self.model)
+            if outputs is None:
+                raise ModelError(f"The constant {node.output[0]!r} cannot be computed from {node.input[0]!r}.")
+            array = outputs[node.output[0]]
+        return array
+
+    @cached_property
+    def _kind(self) -> tuple[tuple[int, ...], int]:
+        if not self.steps:
+            return tuple(self.tensor.dims), self.tensor.data_type
+        array = self.read()
+        return array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
+
+
+class Constants:
+    """All values of a model by scope, and how often each is used."""
+
+    def __init__(self, model: onnx.ModelProto, places: Sequence[Place], folder: Path, *, overridable: bool) -> None:
+        """Looks the model over.
+
+        Args:
+            model: any model.
+            places: its nodes.
+            folder: where its file is.
+            overridable: whether a caller may replace initializers that are graph inputs.
+        """
+        self._model, self._folder = model, folder
+        main = (place.scope for place in places if place.scope.outer is None and not place.scope.function)
+        self._main = next(main, Scope(model.graph))
+        scopes = dict.fromkeys([self._main, *(place.scope for place in places)])
+        self._defined = {scope: _definitions(scope) for scope in scopes}
+        self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
+        self._uses = Counter(value for place in places for value in self._used(place))
+        for scope in scopes:
+            if isinstance(scope.graph, onnx.GraphProto):
+                self._uses.update(self._values(scope, [o.name for o in scope.graph.output]))
+        for training in model.training_info:
+            bindings = (*training.initialization_binding, *training.update_binding)
+            names = [name for binding in bindings for name in (binding.key, binding.value)]
+            for graph in (training.initialization, training.algorithm):
+                names += [name for node in graph.node for name in node.input]
+            self._uses.update(self._values(self._main, names))
+
+    def uses(self, value: Value) -> int:
+        """How many node inputs and graph outputs, in all scopes, the value feeds."""
+        return self._uses[value]
+
+    def overridable(self, constant: Constant) -> bool:
+        """Whether callers may give the value, or something it is computed from, themselves."""
+        origins = (constant.origin, *(parameter.origin for parameter in constant.parameters))
+        return any(origin.scope is self._main and origin.name in self._inputs for origin in origins)
+
+    def find(self, name: str, scope: Scope) -> Constant | None:
+        """The constant that `name` is in `scope`; None where it is computed or given."""
+        steps: list[onnx.NodeProto] = []
+        path: list[Value] = []
+        parameters: list[Constant] = []
+        value = self._value(name, scope)
+        current = value
+        while current is not None and value is not None:
+            definition = self._defined[current.scope][current.name]
+            tensor = _tensor(definition)
+            if tensor is not None:
+                steps.reverse()
+                path.reverse()
+                return Constant(
+                    value, tensor, current, tuple(steps), tuple(path), tuple(parameters), self._model, self._folder
+                )
+            if not isinstance(definition, onnx.NodeProto) or not _arranges(definition) or len(steps) > len(self._uses):
+                return None
+            for other in filter(None, definition.input[1:]):
+                parameter = self.find(other, current.scope)
+                if parameter is None or parameter.steps:
+                    return None
+                parameters.append(parameter)
+            steps.append(definition)
+            path.append(current)
+            current = self._value(definition.input[0], current.scope)
+        return None
+
+    def _value(self, name: str, scope: Scope | None) -> Value | None:
+        """The value that `name` is in `scope`."""
+        while name and scope is not None:
+            if name in self._defined[scope]:
+                return Value(scope, name)
+            scope = scope.outer
+        return None
+
+    def _values(self, scope: Scope, names: Sequence[str]) -> list[Value]:
+        found = (self._value(name, scope) for name in names)
+        return [value for value in found if value is not None]
+
+    def _used(self, place: Place) -> list[Value]:
+        """What a node uses; a body may also hand a value of the graphs around it straight out."""
+        handed_out = [o.name for a in place.node.attribute for body in bodies(a) for o in body.output]
+        return self._values(place.scope, [*place.node.input, *handed_out])
+
+
+Definition = onnx.TensorProto | onnx.NodeProto | None
+"""What defines a value: an initializer, a node, or something that is not known before a run."""
+
+
+def _definitions(scope: Scope) -> dict[str, Definition]:
+    graph = scope.graph
+    defined: dict[str, Definition] = dict.fromkeys(_input_names(graph))
+    if isinstance(graph, onnx.GraphProto):
+        defined |= dict.fromkeys(sparse.values.name for sparse in graph.sparse_initializer)
+        defined |= {tensor.name: tensor for tensor in graph.initializer}
+    defined |= {name: node for node in graph.node for name in node.output if name}
+    return defined
+
+
+def _input_names(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[str]:
+    for value in graph.input:
+        yield value if isinstance(value, str) else value.name
+
+
+def _tensor(definition: Definition) -> onnx.TensorProto | None:
+    """The tensor that a definition holds."""
+    if isinstance(definition, onnx.TensorProto):
+        return definition
+    if definition is None or definition.op_type != "Constant" or definition.domain not in STANDARD:
+        return None
+    return next((a.t for a in definition.attribute if a.name == "value" and a.HasField("t")), None)
+
+
+def _arranges(node: onnx.NodeProto) -> bool:
+    return node.op_type in ARRANGING and node.domain in STANDARD and bool(node.input) and len(node.output) == 1
+
+
+def dequantizes(constant: Constant) -> bool:
+    """Whether the values are stored as integers and scaled on the way."""
+    return any(node.op_type == "DequantizeLinear" for node in constant.steps)
+
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+"""Element types of weights that are factorised."""

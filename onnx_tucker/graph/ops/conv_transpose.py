@@ -1,0 +1,61 @@
+"""ConvTranspose with a constant weight: its kernel spreads out every position of the input.
+
+The core keeps the kernel and all that shapes the output; the stages that only mix channels are pointwise Conv nodes.
+A transposed convolution's weight is stored (groups * in, out, *kernel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_tucker.graph.nodes import Place, attributes
+from onnx_tucker.graph.ops.conv import depthwise, emit, fits, window_of
+from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Op, Reading, Seat, refuse, settle
+from onnx_tucker.types import Array, Stage
+
+
+def read(place: Place, context: Context) -> Reading:
+    """Reads a ConvTranspose node."""
+    node, given = place.node, attributes(place.node)
+    weight = context.constant(place, 1)
+    if weight is None:
+        return refuse(place, COMPUTED)
+    groups, shape = given.get("group", 1), context.shape(place, 0)
+    if len(weight.shape) < 2 or groups < 1 or weight.shape[0] % groups:
+        return refuse(place, MISFIT, weight)
+    inp, out, *kernel = weight.shape
+    axes = len(kernel)
+    window = replace(
+        window_of(given, tuple(kernel)),
+        transposed=True,
+        output_padding=tuple(given.get("output_padding", [0] * axes)),
+        output_shape=tuple(given.get("output_shape", []))[-axes:],
+    )
+    stage = Stage(out, inp // groups, window, groups)
+    if len(window.output_padding) != axes or len(window.output_shape) not in (0, axes) or not fits(stage, shape):
+        return refuse(place, MISFIT, weight)
+    return settle(
+        place,
+        context,
+        stage,
+        shape,
+        Seat(weight, 1, 0, ("ConvTranspose", groups), store),
+        lambda array: _swap(array, groups),
+        bias=len(node.input) > 2 and bool(node.input[2]),
+        objection=depthwise(stage),
+    )
+
+
+def store(stage: Stage, factor: Array) -> Array:
+    """A stage's weight as its node stores it."""
+    return _swap(factor, stage.groups) if stage.window.transposed else factor
+
+
+def _swap(weight: Array, groups: int) -> Array:
+    """(groups * a, b, *kernel) to (groups * b, a, *kernel), group by group."""
+    return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(weight, groups)])
+
+
+CONV_TRANSPOSE = Op("", read, emit)

@@ -1,0 +1,46 @@
+"""A model without its weights: the same graph, valid, with the same shapes, and small."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import onnx
+from onnx import helper, numpy_helper
+
+from onnx_tucker.graph import external
+from onnx_tucker.graph.nodes import tensors
+
+SMALL = 1024
+"""Constants of up to this many elements may be shapes, axes or pads; larger ones are weights."""
+
+
+def skeleton(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A copy in which large initializers are inputs of their shape and type, and nothing is external.
+
+    Large external tensors within bodies, functions and attributes, which are rare, become zeros.
+
+    Args:
+        model: any model; it is not changed.
+        folder: where its file is.
+    """
+    bare = onnx.ModelProto(ir_version=model.ir_version)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    bare.graph.name = model.graph.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(bare.graph, field).extend(getattr(model.graph, field))
+    inputs = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= SMALL:
+            bare.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in inputs:
+            bare.graph.input.add().CopyFrom(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    for tensor in tensors(bare):
+        if external.is_external(tensor):
+            small = math.prod(tensor.dims) <= SMALL
+            array = external.values(tensor, folder) if small else external.nothing_like(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return bare
