@@ -156,7 +156,9 @@ def _compress_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
     what.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
-    what.add_argument("--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm")
+    what.add_argument(
+        "--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm"
+    )
     what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
     what.add_argument(
         "--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D (this version always does)"
@@ -182,7 +184,11 @@ def _compress_parser() -> argparse.ArgumentParser:
     out.add_argument("--plan-out", metavar="P.json", help="write the plan")
     out.add_argument("--dry-run", action="store_true", help="choose and report, write no model")
     out.add_argument("--overwrite", action="store_true", help="replace output files that exist")
-    out.add_argument("--save-as-external-data", action="store_true", help="write the weights to OUT.data; they stay in a file of their own anyway")
+    out.add_argument(
+        "--save-as-external-data",
+        action="store_true",
+        help="write the weights to OUT.data; they stay in a file of their own anyway",
+    )
     _add_common(parser)
     return parser
 

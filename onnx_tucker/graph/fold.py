@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnx_tucker.graph import external
@@ -37,7 +37,9 @@ def fold(model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> bool:
     Returns:
         Whether anything was replaced.
     """
-    constants = {t.name: external.values(t, Path()) for t in model.graph.initializer}
+    # Texts are no shapes, and may be none that can be decoded.
+    numbers = (t for t in model.graph.initializer if t.data_type != TensorProto.STRING)
+    constants = {t.name: external.values(t, Path()) for t in numbers}
     kept, folded = [], False
     for node in model.graph.node:
         values = _evaluate(node, model, constants, known)

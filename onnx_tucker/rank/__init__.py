@@ -80,8 +80,8 @@ class Rules:
         return next((r for pattern, r in self.entries.items() if fnmatch.fnmatchcase(name, pattern)), None)
 
     def unused(self, names: set[str]) -> list[str]:
-        """Entries that match none of the nodes `names`."""
-        return [e for e in self.entries if e not in names and not fnmatch.filter(names, e)]
+        """Entries that match none of the nodes `names`; one for all nodes may have none to match."""
+        return [e for e in self.entries if e != "*" and e not in names and not fnmatch.filter(names, e)]
 
 
 def parse_ranks(text: str) -> Rules:

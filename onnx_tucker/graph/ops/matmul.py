@@ -42,6 +42,8 @@ def read(place: Place, context: Context) -> Reading:
         shape = _canonical_input(stage, shape, batch, (data == LEFT) != bool(given.get(TRANSPOSED[data])))
         if shape is None:
             return refuse(place, MISFIT, weight)
+    # A batch of matrices makes a batch of vectors of one vector, which the next stage would take for a matrix.
+    input_rank = len(context.shape(place, data) or ())
     return settle(
         place,
         context,
@@ -50,6 +52,7 @@ def read(place: Place, context: Context) -> Reading:
         Seat(weight, index, data, ("MatMul", index, turned), partial(_store, tuple(batch), index)),
         partial(_canonical, turned),
         scalings=int(given.get("alpha", 1.0) != 1),
+        objection="its input is not known to be a matrix, see --input-shape" if batch and input_rank < 2 else "",
     )
 
 
