@@ -179,7 +179,7 @@ def _runnable(
     except FAILURES as error:
         if data is not None:
             raise DataError(f"The model does not run on the data: {first_line(error)}") from error
-        logger.warning("The model does not run on random inputs, so give --data to compare and time it: %s", error)
+        logger.warning("The model does not run on random inputs, so give --data to compare and time it: %s", first_line(error))
         return None
     return chosen
 

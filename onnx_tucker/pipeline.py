@@ -14,7 +14,7 @@ import onnxruntime as ort
 from joblib import Parallel, delayed
 
 from onnx_tucker import rank
-from onnx_tucker.errors import PlanError, PromiseError, TuckerError, UsageError
+from onnx_tucker.errors import DataError, PlanError, PromiseError, TuckerError, UsageError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph import io
 from onnx_tucker.graph.check import invalid
@@ -294,7 +294,16 @@ def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] 
     names = [value.name for value in job.session.get_outputs()]
     for i, feed in enumerate(job.inputs.feeds):
         job.progress("comparing outputs", i, len(job.inputs.feeds))
-        comparison.add(names, job.session.run(names, dict(feed)), session.run(names, dict(feed)))
+        try:
+            expected = job.session.run(names, dict(feed))
+        except FAILURES as error:  # it ran on the first of them
+            if job.inputs.kind == "data":
+                raise DataError(f"The model does not run on all of the data: {first_line(error)}") from error
+            continue
+        try:
+            comparison.add(names, expected, session.run(names, dict(feed)))
+        except FAILURES as error:
+            raise TuckerError(f"The result does not run as the input does, please report this: {error}") from error
     job.progress("comparing outputs", len(job.inputs.feeds), len(job.inputs.feeds))
     return comparison.results()
 

@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.errors import ModelError
 
-PACKED = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
-"""Bits of the element types of which several share a byte."""
+PACKED = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+"""Bits of the element types that do not fill bytes."""
 
 
 class Region(NamedTuple):

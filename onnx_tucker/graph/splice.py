@@ -70,19 +70,19 @@ def build(
     last = nodes[-1]
     last.name, last.domain, last.doc_string = node.name, node.domain, node.doc_string
     last.metadata_props.extend(node.metadata_props)
-    _configure(nodes, node, node.input[seat.index])
+    _configure(nodes, node)
     return Piece(nodes, tensors if shared else [*tensors, *exported.initializer])
 
 
-def _configure(nodes: Sequence[onnx.NodeProto], node: onnx.NodeProto, weight: str) -> None:
+def _configure(nodes: Sequence[onnx.NodeProto], node: onnx.NodeProto) -> None:
     """Runs a chain where its node was to run; only what was said of the weight's shards goes."""
     for configuration in node.device_configurations:
         for new in nodes:
             copy = new.device_configurations.add()
             copy.CopyFrom(configuration)
-            kept = [s for s in configuration.sharding_spec if s.tensor_name in (*new.input, *new.output)]
             del copy.sharding_spec[:]
-            copy.sharding_spec.extend(s for s in kept if s.tensor_name != weight)
+            own = (*new.input, *new.output)
+            copy.sharding_spec.extend(s for s in configuration.sharding_spec if s.tensor_name in own)
 
 
 def splice(

@@ -143,8 +143,8 @@ def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]],
         if value.name not in shapes:
             raise UsageError(f"The shape of input {value.name} is not known; give --input-shape or --data.")
         dtype = np.dtype(TYPES[value.type])
-        noise = rng.standard_normal(shapes[value.name])
-        return noise.astype(dtype) if dtype.kind == "f" else (noise > 0).astype(dtype)
+        noise = np.asarray(rng.standard_normal(shapes[value.name]))  # a scalar is no array by itself
+        return noise.astype(dtype) if dtype.kind == "f" else np.asarray(noise > 0, dtype)
 
     try:
         made = [{value.name: draw(value) for value in session.get_inputs()} for _ in range(feeds)]
