@@ -21,7 +21,7 @@ from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.inputs import Inputs
-from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
+from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, run_within
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
 
@@ -31,6 +31,10 @@ Progress = Callable[[str, int, int], None]
 """Is told what is being done, how many steps are done, and how many there are."""
 
 RANDOM_FEEDS = 4
+PATIENCE = 3.0
+"""Seconds that any model may take to run, besides its multiplications."""
+SLOWEST = 1e8
+"""Multiply-accumulates a second, far fewer than any machine does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +98,8 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         freeze_initializer_inputs=settings.freeze_initializer_inputs,
         dequantize=settings.dequantize,
     )
-    ran = _runnable(session, data, known, settings.seed)
+    found = find(model, context, refactorize=settings.refactorize)
+    ran = _runnable(session, data, known, settings.seed, _patience(found))
     return Job(
         settings=settings,
         original=original,
@@ -104,7 +109,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         content=content,
         session=session,
         context=context,
-        found=find(model, context, refactorize=settings.refactorize),
+        found=found,
         inputs=ran,
         timed_feed=_timed(session, ran, known, settings.seed),
         stopwatch=Stopwatch(machine, Path(settings.cache) if settings.cache else None),
@@ -164,22 +169,29 @@ def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | 
     return inputs.from_data(arrays, session)
 
 
+def _patience(found: list[Found]) -> float:
+    """Seconds after which a model that runs on noise is taken never to end; no machine is that slow."""
+    return PATIENCE + sum(f.reading.layer.macs for f in found if f.reading.layer) / SLOWEST
+
+
 def _runnable(
-    session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int
+    session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int, patience: float
 ) -> Inputs | None:
     """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
     if session is None:
         return None
     try:
         chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS)
-        session.run(None, dict(chosen.feeds[0]))
+        run_within(session, chosen.feeds[0], patience if data is None else None)
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
         return None
     except FAILURES as error:
         if data is not None:
             raise DataError(f"The model does not run on the data: {first_line(error)}") from error
-        logger.warning("The model does not run on random inputs, so give --data to compare and time it: %s", first_line(error))
+        logger.warning(
+            "The model does not run on random inputs, so give --data to compare and time it: %s", first_line(error)
+        )
         return None
     return chosen
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from onnx_tucker.errors import ModelError
 from onnx_tucker.graph.constants import Constants, Value
 from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
 from onnx_tucker.graph.ops import OPS, others
@@ -123,7 +124,10 @@ def _read(place: Place, context: Context, own: frozenset[str]) -> Reading | None
         return refuse(place, "it has too few inputs or outputs")
     if not context.opset:
         return refuse(place, "the model does not import the standard operators")
-    reading = op.read(place, context)
+    try:
+        reading = op.read(place, context)
+    except ModelError as error:
+        return refuse(place, str(error).rstrip("."))
     if place.node.output[0] in own and isinstance(reading.found, Site):
         return replace(reading, found=Skip(place.label, place.node.op_type, OWN_CHAIN))
     return reading

@@ -98,4 +98,8 @@ def _alone(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProto:
         [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(filter(None, node.input))],
         [onnx.ValueInfoProto(name=name) for name in filter(None, node.output)],
     )
-    return onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=list(model.opset_import))
+    alone = onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=list(model.opset_import))
+    if node.op_type == "DequantizeLinear":  # the evaluator knows no version before 19, which only added types
+        for imported in alone.opset_import:
+            imported.version = max(imported.version, 19) if imported.domain in STANDARD else imported.version
+    return alone

@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_tucker.errors import ModelError, OutputError
 from onnx_tucker.graph import external
-from onnx_tucker.graph.nodes import tensors
+from onnx_tucker.graph.nodes import bodies, tensors
 
 _MAGIC = {
     b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
@@ -68,8 +68,25 @@ def load(path: Path) -> Loaded:
         raise ModelError(f"{path} is no ONNX model, or a damaged one; export or copy it again.") from error
     if not model.graph.node and not model.graph.output:
         raise ModelError(f"{path} holds no graph; it is no ONNX model, or a damaged one.")
+    if not all(_readable(graph) for graph in (model.graph, *model.functions)):
+        raise ModelError(f"{path} is a damaged model: it has names that are no text; export or copy it again.")
     regions = [external.region(tensor, path.parent) for tensor in external_tensors(model)]
     return Loaded(model, path.parent, frozenset(region.path for region in regions))
+
+
+def _readable(graph: Any) -> bool:
+    """Whether all names in a graph or function, and in the bodies in it, are text: the format allows any bytes."""
+    names = [graph.name, *(getattr(part, "name", part) for part in (*graph.input, *graph.output, *graph.value_info))]
+    if isinstance(graph, onnx.FunctionProto):
+        names += [graph.domain, graph.overload]
+    else:
+        names += [tensor.name for tensor in graph.initializer]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    if not all(isinstance(name, str) for name in names):
+        return False
+    return all(_readable(body) for node in graph.node for attribute in node.attribute for body in bodies(attribute))
 
 
 def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:

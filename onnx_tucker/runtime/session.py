@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -79,7 +80,28 @@ class Machine:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if self.custom_op_lib is not None:
             options.register_custom_ops_library(str(self.custom_op_lib))
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # Falling back would try the same provider again, and print to stdout.
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def run_within(session: ort.InferenceSession, feed: Feed, seconds: float | None) -> None:
+    """Runs a model to see that it runs, for `seconds` at most; None sets no limit.
+
+    Raises:
+        FAILURES: onnxruntime cannot run the model on this input, or it was still running.
+    """
+    options = ort.RunOptions()
+    timer = threading.Timer(seconds or 0, setattr, (options, "terminate", True))
+    if seconds is not None:
+        timer.start()
+    try:
+        session.run(None, dict(feed), options)
+    except FAILURES as error:
+        if options.terminate:
+            raise RuntimeError(f"it was still running after {seconds:.0f} s") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def first_line(error: BaseException) -> str:

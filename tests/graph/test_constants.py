@@ -1,0 +1,274 @@
+"""Weights are found wherever they live, and what only they needed goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+
+from onnx_tucker import compress
+from tests.helpers import Array, factorised, look, model, reasons, relative, run
+
+FLOAT = TensorProto.FLOAT
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.standard_normal((6, 4)).astype(np.float32)
+X = RNG.standard_normal((3, 4)).astype(np.float32)
+
+WHEREABOUTS: dict[str, Callable[[], ModelProto]] = {}
+"""Models of one Gemm named "gemm", Y = X W', by where W comes from."""
+
+
+def whereabouts(build: Callable[[], ModelProto]) -> Callable[[], ModelProto]:
+    WHEREABOUTS[build.__name__] = build
+    return build
+
+
+def gemm(weight: str = "w", **attributes: int) -> onnx.NodeProto:
+    return helper.make_node("Gemm", ["x", weight], ["y"], "gemm", **{"transB": 1, **attributes})
+
+
+def made_of(nodes: list[onnx.NodeProto], opset: int = 18, **tensors: Array) -> ModelProto:
+    return model(nodes, tensors, {"x": [3, 4]}, {"y": 2}, opset=opset)
+
+
+@whereabouts
+def initializer() -> ModelProto:
+    return made_of([gemm()], w=WEIGHT)
+
+
+@whereabouts
+def constant_node() -> ModelProto:
+    value = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHT))
+    return made_of([value, gemm()])
+
+
+@whereabouts
+def through_identity() -> ModelProto:
+    return made_of([helper.make_node("Identity", ["w0"], ["w"]), gemm()], w0=WEIGHT)
+
+
+@whereabouts
+def through_transpose() -> ModelProto:
+    return made_of(
+        [helper.make_node("Transpose", ["w0"], ["w"], perm=[1, 0]), gemm()], w0=np.ascontiguousarray(WEIGHT.T)
+    )
+
+
+@whereabouts
+def through_reshape() -> ModelProto:
+    return made_of([helper.make_node("Reshape", ["w0", "s"], ["w"]), gemm()], w0=WEIGHT.ravel(), s=np.array([6, 4]))
+
+
+@whereabouts
+def through_cast() -> ModelProto:
+    return made_of([helper.make_node("Cast", ["w0"], ["w"], to=FLOAT), gemm()], w0=WEIGHT.astype(np.float16))
+
+
+@whereabouts
+def through_squeeze_and_unsqueeze() -> ModelProto:
+    nodes = [
+        helper.make_node("Unsqueeze", ["w0", "one"], ["w1"]),
+        helper.make_node("Squeeze", ["w1", "one"], ["w"]),
+        gemm(),
+    ]
+    return made_of(nodes, w0=WEIGHT, one=np.array([1]))
+
+
+@whereabouts
+def through_attributes_of_old_opsets() -> ModelProto:
+    nodes = [
+        helper.make_node("Unsqueeze", ["w0"], ["w1"], axes=[0]),
+        helper.make_node("Squeeze", ["w1"], ["w"], axes=[0]),
+        gemm(),
+    ]
+    return made_of(nodes, opset=11, w0=WEIGHT)
+
+
+@whereabouts
+def through_everything() -> ModelProto:
+    nodes = [
+        helper.make_node("Constant", [], ["w0"], value=numpy_helper.from_array(WEIGHT.T.astype(np.float64))),
+        helper.make_node("Cast", ["w0"], ["w1"], to=FLOAT),
+        helper.make_node("Identity", ["w1"], ["w2"]),
+        helper.make_node("Transpose", ["w2"], ["w3"]),
+        helper.make_node("Flatten", ["w3"], ["w"], axis=1),
+        gemm(),
+    ]
+    return made_of(nodes)
+
+
+@whereabouts
+def old_input_list() -> ModelProto:
+    made = initializer()
+    made.ir_version = 3
+    made.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [6, 4]))
+    return made
+
+
+def branch(nodes: list[onnx.NodeProto], tensors: list[TensorProto], output: str = "y_in") -> GraphProto:
+    return helper.make_graph(nodes, "branch", [], [helper.make_tensor_value_info(output, FLOAT, [3, 6])], tensors)
+
+
+def chosen(then: GraphProto, other: GraphProto, tensors: dict[str, Array]) -> ModelProto:
+    nodes = [
+        helper.make_node("Constant", [], ["flag"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node("If", ["flag"], ["y"], "if", then_branch=then, else_branch=other),
+    ]
+    return made_of(nodes, **tensors)
+
+
+def inner(weight: str = "w", output: str = "y_in") -> onnx.NodeProto:
+    return helper.make_node("Gemm", ["x", weight], [output], "gemm", transB=1)
+
+
+@whereabouts
+def in_a_body() -> ModelProto:
+    there = [numpy_helper.from_array(WEIGHT, "w")]
+    other = [numpy_helper.from_array(2 * WEIGHT, "w")]
+    return chosen(branch([inner()], there), branch([inner()], other), {})
+
+
+@whereabouts
+def in_an_outer_scope() -> ModelProto:
+    return chosen(branch([inner()], []), branch([inner()], []), {"w": WEIGHT})
+
+
+@whereabouts
+def in_a_loop() -> ModelProto:
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["go_on_out"]),
+            helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHT[:4])),
+            helper.make_node("Gemm", ["state", "w"], ["state_out"], "gemm"),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", FLOAT, [3, 4]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state_out", FLOAT, [3, 4]),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "", "x"], ["y"], "loop", body=body)]
+    return made_of(nodes, trips=np.array(3))
+
+
+def dead(made: ModelProto) -> set[str]:
+    """Values of the main graph that nothing uses."""
+    used = {name for node in made.graph.node for name in node.input} | {o.name for o in made.graph.output}
+    for node in made.graph.node:
+        for attribute in node.attribute:
+            used |= {name for inside in attribute.g.node for name in inside.input}
+    there = {t.name for t in made.graph.initializer} | {o for node in made.graph.node for o in node.output}
+    return there - used
+
+
+@pytest.mark.parametrize("name", WHEREABOUTS)
+def test_full_rank_equals_the_original_wherever_the_weight_lives(name: str) -> None:
+    made = WHEREABOUTS[name]()
+    labels = [f.place.label for f in look(made)[1]]
+    assert set(reasons(made).values()) == {""}
+    result = factorised(made, dict.fromkeys(labels, ("svd", None)))
+    onnx.checker.check_model(result, full_check=True)
+    assert np.allclose(run(made, x=X)[0], run(result, x=X)[0], atol=1e-5)
+    assert not dead(result)
+    assert "Gemm" in str(result.graph.node)
+
+
+def test_a_shared_weight_is_factorised_once() -> None:
+    made = made_of([gemm(), helper.make_node("Gemm", ["y", "v"], ["z"], "back"), gemm_again()], w=WEIGHT, v=WEIGHT)
+    made.graph.output.append(helper.make_tensor_value_info("y2", FLOAT, [3, 6]))
+    result = factorised(made, {"gemm": ("svd", (4,)), "again": ("svd", (4,))})
+    assert len(result.graph.initializer) == 3
+    for a, b in zip(run(made, x=X), run(result, x=X), strict=True):
+        assert np.allclose(a, b, atol=1e-5)
+
+
+def gemm_again() -> onnx.NodeProto:
+    return helper.make_node("Gemm", ["z", "w"], ["y2"], "again", transB=1)
+
+
+def test_nodes_that_share_a_weight_are_treated_alike() -> None:
+    big = RNG.standard_normal((64, 2)) @ RNG.standard_normal((2, 64))
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], "one", transB=1),
+        helper.make_node("Gemm", ["a", "w"], ["y"], "two", transB=1),
+    ]
+    made = model(nodes, {"w": big.astype(np.float32)}, {"x": [3, 64]}, {"y": 2})
+    result = compress(made, ranks="2", benchmark=False)
+    assert [n.ranks for n in result.report.nodes] == [(2,), (2,)]
+    assert [n.params.after for n in result.report.nodes] == [256, 0]
+    assert len(result.model.graph.initializer) == 2
+    x = RNG.standard_normal((3, 64)).astype(np.float32)
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 1e-4
+    kept = compress(made, ranks="2", benchmark=False, exclude=["two"])
+    assert {(n.status, n.reason) for n in kept.report.nodes} == {("kept", "left out by --exclude")}
+
+
+def test_weights_stored_as_integers_are_factorised_when_asked() -> None:
+    nodes = [helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"]), gemm()]
+    quantized = RNG.integers(-100, 100, (6, 4)).astype(np.int8)
+    made = made_of(nodes, q=quantized, scale=np.float32(0.01), zero=np.int8(3))
+    assert "--dequantize" in reasons(made)["gemm"]
+    result = factorised(made, {"gemm": ("svd", None)}, dequantize=True)
+    assert [node.op_type for node in result.graph.node] == ["Gemm", "Gemm"]
+    assert {t.data_type for t in result.graph.initializer} == {FLOAT}
+    assert np.allclose(run(made, x=X)[0], run(result, x=X)[0], atol=1e-5)
+
+
+def test_overridable_weights_are_factorised_when_asked() -> None:
+    made = initializer()
+    made.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [6, 4]))
+    assert "--freeze-initializer-inputs" in reasons(made)["gemm"]
+    result = factorised(made, {"gemm": ("svd", None)}, freeze_initializer_inputs=True)
+    assert [v.name for v in result.graph.input] == ["x"]
+    onnx.checker.check_model(result, full_check=True)
+
+
+def test_functions_are_inlined_when_asked() -> None:
+    function = helper.make_function(
+        "mine",
+        "Layer",
+        ["a", "b"],
+        ["c"],
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        [helper.make_opsetid("", 18)],
+    )
+    weight = (RNG.standard_normal((32, 2)) @ RNG.standard_normal((2, 32))).astype(np.float32)
+    node = helper.make_node("Layer", ["x", "w"], ["y"], "call", domain="mine")
+    made = model([node], {"w": weight}, {"x": [3, 32]}, {"y": 2})
+    made.opset_import.add(domain="mine", version=1)
+    made.functions.append(function)
+    assert compress(made, ranks="2", benchmark=False).model is made
+    assert compress(made, ranks="full", benchmark=False, inline_functions=True).model is made
+    result = compress(made, ranks="2", benchmark=False, inline_functions=True)
+    assert [n.status for n in result.report.nodes] == ["factorized"]
+    assert not result.model.functions
+    x = RNG.standard_normal((3, 32)).astype(np.float32)
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 1e-4
+
+
+def test_its_own_chains_are_left_alone_unless_wanted() -> None:
+    made = initializer()
+    once = factorised(made, {"gemm": ("svd", None)})
+    assert all("--refactorize" in reason for reason in reasons(once).values())
+    assert set(reasons(once, refactorize=True).values()) == {""}
+
+
+def test_a_cycle_ends() -> None:
+    nodes = [helper.make_node("Identity", ["b"], ["a"]), helper.make_node("Identity", ["a"], ["b"]), gemm("b")]
+    assert "computed" in reasons(made_of(nodes))["gemm"]
+
+
+def test_weights_are_read_from_beside_the_model(tmp_path: Path) -> None:
+    onnx.save_model(through_transpose(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    made = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    [found] = look(made, tmp_path)[1]
+    assert np.array_equal(found.site.read(), WEIGHT)
