@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
-from onnx_tucker.graph.check import LIMIT, invalid, weight_bytes
+from onnx_tucker.graph.check import LIMIT, fatal, invalid, weight_bytes
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
@@ -144,12 +144,13 @@ def _session(
     """
     large = weight_bytes(model) > LIMIT and not wanted
     reason = "it has more than 2 GB of weights; give --data to have all of them in memory and run it"
+    fault = fatal(model)
     try:
-        if not large:
+        if not large and not fault:
             return machine.session(content, folder)
     except FAILURES as error:
         reason = first_line(error)
-    fault = invalid(model, folder)
+    fault = fault or invalid(model, folder)
     if fault:
         raise ModelError(f"The model is not valid: {fault}")
     what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnx_tucker.graph import external
-from onnx_tucker.graph.nodes import tensors
+from onnx_tucker.graph.nodes import places, tensors
 from onnx_tucker.graph.skeleton import skeleton
 
 LIMIT = 2**31 - 2**20
@@ -26,6 +26,15 @@ def weight_bytes(model: onnx.ModelProto) -> int:
         except (ValueError, KeyError):  # strings
             continue
     return total
+
+
+def fatal(model: onnx.ModelProto) -> str | None:
+    """What would end the process if onnxruntime saw it, in a line; None where nothing is known to."""
+    for place in places(model):
+        for attribute in place.node.attribute:
+            if attribute.name == "group" and attribute.i < 1 and not attribute.ref_attr_name:
+                return f"the node {place.label!r} has {attribute.i} groups."
+    return None
 
 
 def invalid(model: onnx.ModelProto, folder: Path) -> str | None:
