@@ -35,6 +35,8 @@ PATIENCE = 3.0
 """Seconds that any model may take to run, besides its multiplications."""
 SLOWEST = 1e8
 """Multiply-accumulates a second, far fewer than any machine does."""
+LONGEST = 3600.0
+"""Seconds that no model may take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +174,8 @@ def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | 
 
 def _patience(found: list[Found]) -> float:
     """Seconds after which a model that runs on noise is taken never to end; no machine is that slow."""
-    return PATIENCE + sum(f.reading.layer.macs for f in found if f.reading.layer) / SLOWEST
+    macs = sum(f.reading.layer.macs for f in found if f.reading.layer)
+    return min(PATIENCE + macs / SLOWEST, LONGEST)
 
 
 def _runnable(
