@@ -6,7 +6,8 @@ import argparse
 import io
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import platformdirs
@@ -109,21 +110,35 @@ def _print(report: Report, args: argparse.Namespace, err: Console) -> None:
 
 def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], T]) -> T:
     """Does the work with a progress bar and the log on stderr."""
+    with _logging(args, err):
+        if args.quiet or not err.is_terminal:
+            return work(pipeline.silent)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bars(*columns, console=err, transient=True) as bars:
+            task = bars.add_task("reading", total=None)
+
+            def progress(what: str, done: int, of: int) -> None:
+                bars.update(task, description=what, completed=done, total=of)
+
+            return work(progress)
+
+
+@contextmanager
+def _logging(args: argparse.Namespace, err: Console) -> Iterator[None]:
+    """Sends the package's log to stderr; afterwards it goes where it went before."""
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
     handler = RichHandler(console=err, show_time=False, show_path=False, markup=False, rich_tracebacks=False)
     logger = logging.getLogger("onnx_tucker")
-    logger.handlers, logger.propagate = [handler], False
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
     logger.setLevel(level)
-    if args.quiet or not err.is_terminal:
-        return work(pipeline.silent)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=err, transient=True) as bars:
-        task = bars.add_task("reading", total=None)
-
-        def progress(what: str, done: int, of: int) -> None:
-            bars.update(task, description=what, completed=done, total=of)
-
-        return work(progress)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:

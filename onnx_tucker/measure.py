@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_tucker.cost import FLOPS, Cost, chain_cost
-from onnx_tucker.factor import METHODS, weight_error
+from onnx_tucker.factor import METHODS
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.splice import Piece
@@ -27,7 +27,7 @@ from onnx_tucker.report.schema import (
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.session import FAILURES, environment
 from onnx_tucker.runtime.timing import Timing
-from onnx_tucker.types import Chain, Choice, Closeness, Site
+from onnx_tucker.types import Choice, Closeness, Site
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,16 @@ class Outcome:
 
     Attributes:
         decision: the plan and the times of single nodes.
-        chains: factors by node.
-        pieces: nodes and weights of the chains.
+        weight_errors: relative Frobenius error of each chain's weight, by node.
+        output_errors: relative L2 error of each chain's output, by node, where it was measured.
         timings: of the whole model before and after, or None.
         closeness: of the outputs, or None.
         file_bytes: size of the model before, and after unless nothing was made.
     """
 
     decision: Decision
-    chains: Mapping[str, Chain]
-    pieces: Mapping[str, Piece]
+    weight_errors: Mapping[str, float]
+    output_errors: Mapping[str, float | None]
     timings: Sequence[Timing] | None
     closeness: Sequence[Closeness] | None
     file_bytes: Change[int]
@@ -58,10 +58,9 @@ class Outcome:
 
 def report(job: Job, outcome: Outcome) -> Report:
     """The report on a run; a dry run has no chains, and so no errors."""
-    errors = _output_errors(job, outcome.pieces)
     whole = outcome.timings[0].ms if outcome.timings else None
     nodes = tuple(
-        _node(job, found, choice, outcome, errors.get(choice.name), whole)
+        _node(job, found, choice, outcome, whole)
         for found, choice in zip(job.found, outcome.decision.plan.choices, strict=True)
     )
     before, after = (*(outcome.timings or ()), None, None)[:2]
@@ -91,9 +90,7 @@ def _remembered(outcome: Outcome) -> bool:
     return any(t.remembered for t in (*alone, *(outcome.timings or ())))
 
 
-def _node(
-    job: Job, found: Found, choice: Choice, outcome: Outcome, output_error: float | None, whole: float | None
-) -> NodeReport:
+def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float | None) -> NodeReport:
     reading, price = found.reading, outcome.decision.prices.get(choice.name)
     convention = job.settings.flops
     layer_ = reading.layer
@@ -102,14 +99,12 @@ def _node(
         layer_.macs if layer_ else None,
         FLOPS[convention](layer_) if layer_ else None,
     )
-    after, lost = before, None
+    after = before
     if choice.method and choice.ranks and isinstance(reading.found, Site):
         site = reading.found
         after = chain_cost(site, METHODS[choice.method].stages(site.stage, choice.ranks), convention)
         if not before.params:  # its weight is counted with another node
             after = replace(after, params=0)
-        if choice.name in outcome.chains:
-            lost = weight_error(site.read(), outcome.chains[choice.name])
     first, last = _times(price, choice)
     return NodeReport(
         name=choice.name,
@@ -129,7 +124,7 @@ def _node(
         speedup=last.speedup if last else None,
         speedup_ci=last.speedup_ci if last else None,
         time_share=first.ms / whole if first and whole else None,
-        error=NodeError(lost, output_error),
+        error=NodeError(outcome.weight_errors.get(choice.name), outcome.output_errors.get(choice.name)),
     )
 
 
@@ -150,7 +145,7 @@ def _fidelity(job: Job, closeness: Sequence[Closeness] | None) -> Fidelity | Non
     return Fidelity(job.inputs.kind, job.inputs.samples, tuple(closeness))
 
 
-def _output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | None]:
+def output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | None]:
     """Relative L2 error of each chain's output, on the input that the original model computes for its node."""
     feed = job.timed_feed
     if feed is None or not pieces:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,16 @@ import onnx
 import onnxruntime as ort
 from joblib import Parallel, delayed
 
-from onnx_tucker import rank
+from onnx_tucker import outputs
 from onnx_tucker.errors import DataError, PlanError, PromiseError, TuckerError, UsageError
-from onnx_tucker.factor import METHODS
+from onnx_tucker.factor import METHODS, weight_error
 from onnx_tucker.graph import io
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import Piece, build, splice
 from onnx_tucker.job import Job, Progress, prepare
-from onnx_tucker.measure import Outcome, report
+from onnx_tucker.measure import Outcome, output_errors, report
 from onnx_tucker.pricing import Decision, decide, give_back, planned_candidate, replay, rules_of
-from onnx_tucker.report import render, writer
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, load_function, score
@@ -84,13 +82,13 @@ def compress(
         raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     source = model if isinstance(model, onnx.ModelProto) else Path(model)
     target = Path(output) if output is not None else None
-    targets = _targets(target, settings)
-    _check_targets(targets, _read_files(source, settings), settings)
+    written = outputs.targets(target, settings)
+    outputs.check(written, outputs.sources(source, settings), settings)
     rules = rules_of(settings)
     plan = _given_plan(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
-    _check_targets(targets, job.data_files, settings)
+    outputs.check(written, job.data_files, settings)
     decision = decide(job, rules) if plan is None else replay(job, plan)
     made = _Made(job.model, decision, {}, {})
     if settings.dry_run:
@@ -98,14 +96,14 @@ def compress(
     else:
         made, timings = _make(job, decision)
         outcome = _outcome(job, made, timings, _verify(job, made, evaluate))
-    written: dict[Path, io.Content] = {}
-    model_ = made.model if made.pieces else job.original
-    if target is not None and not settings.dry_run:
-        model_, written, size = _model_files(job, source, model_, target)
-        outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
-    result = Result(model_, report(job, outcome), made.decision.plan)
-    obsolete = io.superseded(target, job.data_files) if target is not None and written else []
-    io.write_files({**_side_files(result, settings), **written}, obsolete)
+    final, plan = made.model if made.pieces else job.original, made.decision.plan
+    with io.Staging() as staging:
+        if target is not None and not settings.dry_run:
+            final, size = outputs.stage_model(job, source, final, target, staging)
+            outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
+        result = Result(final, report(job, outcome), plan)
+        outputs.stage_sides(result.report, plan, settings, staging)
+        staging.commit(target, job.data_files)
     return result
 
 
@@ -125,48 +123,12 @@ def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent,
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """A model with the chains of a decision in it."""
+    """A model with the chains of a decision in it, and the relative error of each chain's weight."""
 
     model: onnx.ModelProto
     decision: Decision
-    chains: Mapping[str, Chain]
     pieces: Mapping[str, Piece]
-
-
-def _targets(target: Path | None, settings: Settings) -> list[Path]:
-    """All files that are going to be written."""
-    for path in settings.report:
-        writer(Path(path))
-    paths = [Path(p) for p in (settings.plan_out, *settings.report) if p is not None]
-    if target is not None and not settings.dry_run:
-        paths.append(target)
-    return paths
-
-
-def _read_files(source: onnx.ModelProto | Path, settings: Settings) -> set[Path]:
-    """All files that the options name as inputs."""
-    named = [source, settings.plan, *settings.data_paths, settings.custom_op_lib]
-    if settings.ranks_text.endswith(rank.FILE_ENDINGS):
-        named.append(settings.ranks_text)
-    if isinstance(settings.eval, str):
-        named.append(settings.eval.rpartition(":")[0])
-    return {Path(name) for name in named if isinstance(name, str | Path)}
-
-
-def _check_targets(targets: Sequence[Path], read: Collection[Path], settings: Settings) -> None:
-    """Makes sure, before any work, that the outputs can be written and that nothing is lost by it.
-
-    Raises:
-        UsageError: an output is one of the inputs, or two outputs are the same file.
-        OutputError: one cannot be written.
-    """
-    for path in targets:
-        if any(io.same(path, other) for other in read):
-            raise UsageError(f"{path} is an input itself, which is never changed; name another output.")
-    if len({os.path.normcase(path.resolve()) for path in targets}) < len(targets):
-        raise UsageError("Two outputs have the same name.")
-    for path in targets:
-        io.check_target(path, settings.overwrite)
+    errors: Mapping[str, float]
 
 
 def _given_plan(settings: Settings) -> Plan | None:
@@ -190,8 +152,8 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
         reason = f"given back, the whole model measured x{timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
         decision = give_back(job, made.decision, weak, reason)
-        kept = {c.name: made.chains[c.name] for c in decision.plan.choices if c.method}
-        made = _splice(job, decision, kept)
+        kept = {c.name: made.pieces[c.name] for c in decision.plan.choices if c.method}
+        made = _splice(job, decision, kept, made.errors)
         timings = _time(job, made)
     return made, timings
 
@@ -203,7 +165,7 @@ def _weaker_half(made: _Made) -> set[str]:
         price = made.decision.prices.get(name)
         return price.before.ms - price.after.ms if price and price.after else 0.0
 
-    ordered = sorted(made.chains, key=saved)
+    ordered = sorted(made.pieces, key=saved)
     return set(ordered[: -(-len(ordered) // 2)])
 
 
@@ -216,32 +178,29 @@ def _factorise(job: Job, decision: Decision) -> _Made:
     tasks = Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(
         delayed(_chain)(f.site, planned[f.place.label]) for f in leaders
     )
-    chains = {}
-    for i, (leader, chain) in enumerate(zip(leaders, tasks, strict=True)):
+    names, pieces, errors = Names(job.model), dict[str, Piece](), dict[str, float]()
+    for i, (leader, (chain, error)) in enumerate(zip(leaders, tasks, strict=True)):
         job.progress("factorising", i, len(leaders))
-        chains[leader.place.label] = chain
+        method, shared = planned[leader.place.label].method, None
+        for found in (f for f in job.found if f.group == leader.place.label):
+            piece = build(found, method, chain, job.context, names, shared)
+            pieces[found.place.label], errors[found.place.label], shared = piece, error, piece.weights
     job.progress("factorising", len(leaders), len(leaders))
-    return _splice(job, decision, {f.place.label: chains[f.group] for f in job.found if f.place.label in planned})
+    return _splice(job, decision, pieces, errors)
 
 
-def _chain(site: Site, candidate: Candidate) -> Chain:
-    """The chain of a candidate, its factors computed in float64 and rounded to the weight's type."""
-    chain = METHODS[candidate.method].chain(site.read(), site.stage, candidate.ranks)
-    return replace(chain, factors=tuple(factor.astype(site.dtype) for factor in chain.factors))
+def _chain(site: Site, candidate: Candidate) -> tuple[Chain, float]:
+    """The chain of a candidate, computed in float64 and rounded to the weight's type, and its relative error."""
+    weight = site.read()
+    chain = METHODS[candidate.method].chain(weight, site.stage, candidate.ranks)
+    chain = replace(chain, factors=tuple(factor.astype(site.dtype) for factor in chain.factors))
+    return chain, weight_error(weight, chain)
 
 
-def _splice(job: Job, decision: Decision, chains: Mapping[str, Chain]) -> _Made:
-    if not chains:
+def _splice(job: Job, decision: Decision, pieces: Mapping[str, Piece], errors: Mapping[str, float]) -> _Made:
+    if not pieces:
         return _Made(job.model, decision, {}, {})
-    names = Names(job.model)
-    methods = {c.name: c.method for c in decision.plan.choices if c.method}
-    pieces: dict[str, Piece] = {}
-    for found in job.found:
-        label = found.place.label
-        if label in chains:
-            shared = pieces[found.group].weights if found.group in pieces else ()
-            pieces[label] = build(found, methods[label], chains[label], job.context, names, shared)
-    return _Made(splice(job.model, pieces, job.found, job.context), decision, chains, pieces)
+    return _Made(splice(job.model, pieces, job.found, job.context), decision, pieces, errors)
 
 
 def _time(job: Job, made: _Made) -> list[Timing] | None:
@@ -345,33 +304,5 @@ def _require_score(settings: Settings, before: float, after: float) -> None:
 
 def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:
     size = len(job.content) + sum(path.stat().st_size for path in job.data_files)
-    return Outcome(made.decision, made.chains, made.pieces, timings, closeness, Change(size, None))
-
-
-def _model_files(
-    job: Job, source: onnx.ModelProto | Path, model: onnx.ModelProto, target: Path
-) -> tuple[onnx.ModelProto, dict[Path, io.Content], int]:
-    """The model as it is written, the files of the result, and their size.
-
-    A model in which nothing changed is written byte for byte as it was read. Weights stay in a data file if they are.
-    """
-    if not (job.settings.save_as_external_data or job.data_files):
-        if model is job.original and isinstance(source, Path):
-            content = source.read_bytes()
-        else:
-            content = model.SerializeToString(deterministic=True)
-        return model, {target: content}, len(content)
-    if model is job.original:  # which is never changed
-        model = onnx.ModelProto()
-        model.CopyFrom(job.original)
-    data_path = io.free_data_path(target, job.settings.overwrite, job.data_files)
-    write, size = io.externalise(model, job.folder, data_path.name)
-    content = model.SerializeToString(deterministic=True)
-    return model, {**({data_path: write} if size else {}), target: content}, size + len(content)
-
-
-def _side_files(result: Result, settings: Settings) -> dict[Path, io.Content]:
-    files: dict[Path, io.Content] = {Path(path): render(result.report, Path(path)).encode() for path in settings.report}
-    if settings.plan_out is not None:
-        files[Path(settings.plan_out)] = result.plan.to_json().encode()
-    return files
+    errors = {name: made.errors[name] for name in made.pieces}
+    return Outcome(made.decision, errors, output_errors(job, made.pieces), timings, closeness, Change(size, None))

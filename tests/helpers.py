@@ -125,7 +125,7 @@ def factorised(
             name, ranks = methods[one.place.label]
             site, method = one.site, METHODS[name]
             chain = method.chain(site.read(), site.stage, ranks or method.dimensions(site.stage))
-            shared = pieces[one.group].weights if one.group in pieces else ()
+            shared = pieces[one.group].weights if one.group in pieces else None
             pieces[one.place.label] = build(one, name, chain, context, names, shared)
     return splice(made, pieces, found, context)
 

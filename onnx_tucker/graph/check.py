@@ -10,6 +10,8 @@ from onnx_tucker.graph import external
 from onnx_tucker.graph.nodes import places, tensors
 from onnx_tucker.graph.skeleton import skeleton
 
+WHOLE = 2**28
+"""Bytes of weights up to which the checker gets a model whole; it holds two more copies."""
 LIMIT = 2**31 - 2**20
 """Bytes that fit into one protobuf message, with a margin for the graph around the weights."""
 
@@ -40,9 +42,9 @@ def fatal(model: onnx.ModelProto) -> str | None:
 def invalid(model: onnx.ModelProto, folder: Path) -> str | None:
     """Why a model does not pass onnx's full check, in a line; None if it does.
 
-    A model with external data is checked without its weights, as the checker needs them beside a model file.
+    A large model is checked without its weights, and so is one with external data, as the checker needs a file for it.
     """
-    whole = weight_bytes(model) <= LIMIT and not any(external.is_external(tensor) for tensor in tensors(model))
+    whole = weight_bytes(model) <= WHOLE and not any(external.is_external(tensor) for tensor in tensors(model))
     try:
         onnx.checker.check_model(model if whole else skeleton(model, folder), full_check=True)
     except FAILURES as error:

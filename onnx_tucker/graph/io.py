@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -125,11 +125,12 @@ def free_data_path(path: Path, overwrite: bool, read: Collection[Path]) -> Path:
     Args:
         path: the model's file.
         overwrite: whether other files may be replaced.
-        read: files that this run reads.
+        read: files that this run reads, or writes to.
     """
     needed = [*_data_of(path), *read]
     for name in data_paths(path):
-        if not os.path.lexists(name) or (overwrite and name.is_file() and not any(same(name, n) for n in needed)):
+        free = overwrite and name.is_file() and not any(same(name, other) for other in needed)
+        if name not in needed and (free or not os.path.lexists(name)):
             return name
     raise AssertionError("there is always a further number")
 
@@ -156,46 +157,42 @@ def _data_of(path: Path) -> set[Path]:
         return set()
 
 
-def externalise(model: onnx.ModelProto, folder: Path, location: str) -> tuple[Callable[[BinaryIO], None], int]:
-    """Turns large weights into references to a data file, in place.
+def movable(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The tensors that go to a data file: those that are in one, and large initializers of the main graph."""
+    large = [t for t in model.graph.initializer if not external.is_external(t) and len(t.raw_data) >= SMALLEST]
+    return [*external_tensors(model), *large]
+
+
+def move_out(model: onnx.ModelProto, folder: Path, location: str, file: BinaryIO) -> None:
+    """Writes weights to a data file, one at a time, and makes the model refer to it.
 
     Args:
         model: is changed.
-        folder: where external data of it is until now.
+        folder: what external data of it was relative to until now.
         location: name of the data file, beside the model's.
-
-    Returns:
-        What writes that file, tensor by tensor, and how many bytes it will have.
+        file: the data file, empty.
     """
-    parts: list[tuple[int, bytes | external.Region]] = []
     offsets: dict[external.Region, int] = {}  # tensors may share a region
-    end = 0
-    large = [t for t in model.graph.initializer if not external.is_external(t) and len(t.raw_data) >= SMALLEST]
-    for tensor in (*external_tensors(model), *large):
-        part: bytes | external.Region = tensor.raw_data
-        if external.is_external(tensor):
-            part = external.region(tensor, folder)
+    for tensor in movable(model):
+        if not external.is_external(tensor):
+            content = tensor.raw_data
+            offset = _align(file)
+            file.write(content)
+            tensor.ClearField("raw_data")
+            _refer(tensor, location, offset, len(content))
+            continue
+        region = external.region(tensor, folder)
+        if region not in offsets:
+            offsets[region] = _align(file)
+            _copy(region, file)
         tensor.ClearField("raw_data")
-        length = len(part) if isinstance(part, bytes) else part.length
-        if isinstance(part, bytes) or part not in offsets:
-            offset = end + -end % ALIGNMENT
-            end = offset + length
-            parts.append((offset, part))
-        else:
-            offset = offsets[part]
-        if not isinstance(part, bytes):
-            offsets[part] = offset
-        _refer(tensor, location, offset, length)
+        _refer(tensor, location, offsets[region], region.length)
 
-    def write(file: BinaryIO) -> None:
-        for offset, part in parts:
-            file.write(b"\0" * (offset - file.tell()))
-            if isinstance(part, bytes):
-                file.write(part)
-            else:
-                _copy(part, file)
 
-    return write, end
+def _align(file: BinaryIO) -> int:
+    """Goes on to the next place where a tensor may start."""
+    file.write(b"\0" * (-file.tell() % ALIGNMENT))
+    return file.tell()
 
 
 def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
@@ -244,26 +241,35 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} cannot be written: the folder {folder} is read-only.")
 
 
-def write_files(files: Mapping[Path, Content], obsolete: Collection[Path] = ()) -> None:
-    """Writes all files, each whole or not at all; the last one named appears last.
+class Staging:
+    """Files on their way: written under temporary names, until `commit` gives all of them their own.
 
-    A link is followed, and a file that is replaced hands on its permissions.
-
-    Args:
-        files: what to write.
-        obsolete: files to remove when all is in place.
-
-    Raises:
-        OutputError: one cannot be written; its text says whether others have been.
+    A link is followed, and a file that is replaced hands on its permissions. Leaving the context without a commit
+    removes what was written.
     """
-    written: dict[Path, Path] = {}
-    replaced: list[str] = []
-    try:
-        for path, content in files.items():
-            target = path.resolve()
+
+    def __init__(self) -> None:
+        self._written: dict[Path, Path] = {}
+
+    def __enter__(self) -> Staging:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for temporary in self._written.values():
+            with suppress(OSError):
+                temporary.unlink()
+
+    def write(self, path: Path, content: Content) -> int:
+        """Writes a file that is to be `path`; returns its size.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        target = path.resolve()
+        try:
             mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()  # mkstemp's files are private
             handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
-            written[path] = Path(name)
+            self._written[path] = Path(name)
             with os.fdopen(handle, "wb") as file:
                 if isinstance(content, bytes):
                     file.write(content)
@@ -271,20 +277,35 @@ def write_files(files: Mapping[Path, Content], obsolete: Collection[Path] = ()) 
                     content(file)
                 file.flush()
                 os.fsync(file.fileno())
-            written[path].chmod(mode)
-        for path, temporary in written.items():
-            temporary.replace(path.resolve())
+                size = file.tell()
+            self._written[path].chmod(mode)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror}; nothing was changed.") from error
+        return size
+
+    def commit(self, last: Path | None = None, read: Collection[Path] = ()) -> None:
+        """Gives all files their names.
+
+        Args:
+            last: the model, which appears when everything that it needs is there. Data files of the model that it
+                replaces are removed.
+            read: files that are left alone.
+
+        Raises:
+            OutputError: one cannot be put in its place; the text says which have been.
+        """
+        obsolete = superseded(last, read) if last in self._written else []
+        replaced: list[str] = []
+        for path in sorted(self._written, key=lambda path: path == last):
+            try:
+                self._written[path].replace(path.resolve())
+            except OSError as error:
+                so_far = f"only {', '.join(replaced)} was written" if replaced else "nothing was changed"
+                raise OutputError(f"{path} cannot be written: {error.strerror}; {so_far}.") from error
             replaced.append(path.name)
-    except OSError as error:
-        so_far = f"only {', '.join(replaced)} was written" if replaced else "nothing was changed"
-        raise OutputError(f"{path} cannot be written: {error.strerror}; {so_far}.") from error
-    finally:
-        for temporary in written.values():
+        for path in obsolete:
             with suppress(OSError):
-                temporary.unlink()
-    for path in obsolete:
-        with suppress(OSError):
-            path.unlink()
+                path.unlink()
 
 
 def _umask() -> int:

@@ -24,7 +24,10 @@ from onnx_tucker.types import Chain
 
 
 class Piece(NamedTuple):
-    """The nodes and weights of one chain, ready to go into a model; nodes that share a weight share its factors."""
+    """The nodes and weights of one chain; nodes that share a weight share the list of its factors.
+
+    Once the piece is in a model, its weights are the model's own, so that they are in memory once.
+    """
 
     nodes: list[onnx.NodeProto]
     weights: list[onnx.TensorProto]
@@ -36,7 +39,7 @@ def build(
     chain: Chain,
     context: Context,
     names: Names,
-    shared: Sequence[onnx.TensorProto] = (),
+    shared: list[onnx.TensorProto] | None = None,
 ) -> Piece:
     """The nodes of a chain in the place of one node, named `{node}/{method}/0` and so on.
 
@@ -52,8 +55,8 @@ def build(
     """
     node, seat, dtype, label = found.place.node, found.seat, found.site.dtype, found.place.label
     own = [names.fresh(f"{label}/{method}/{i}") for i in range(len(chain.stages) - 1)]
-    tensors = list(shared)
-    if not tensors:
+    tensors = shared
+    if tensors is None:
         weights = [names.fresh(f"{label}/{method}/{i}/weight") for i in range(len(chain.stages))]
         stored = (seat.store(stage, factor) for stage, factor in zip(chain.stages, chain.factors, strict=True))
         tensors = [
@@ -144,10 +147,12 @@ def _filter(values: Any, keep: Any) -> None:
             del values[index]
 
 
-def _add_weights(model: onnx.ModelProto, scope: Scope, weights: Sequence[onnx.TensorProto]) -> None:
-    """Adds initializers to the graph that held the old weight, or to the main graph where bodies can have none."""
+def _add_weights(model: onnx.ModelProto, scope: Scope, weights: list[onnx.TensorProto]) -> None:
+    """Moves initializers to the graph that held the old weight, or to the main graph where bodies can have none."""
     listed = model.ir_version < 4  # there, every initializer has to be an input too
     graph = model.graph if listed or isinstance(scope.graph, onnx.FunctionProto) else scope.graph
-    graph.initializer.extend(weights)
+    for i, weight in enumerate(weights):
+        graph.initializer.append(weight)
+        weights[i] = graph.initializer[-1]  # appending copies; the copy takes the place of the original
     if listed:
         graph.input.extend(onnx.helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in weights)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,29 @@ from onnx_tucker.graph import io
 from tests.helpers import load_whole, model, two_layers
 
 
+def write(path: Path, content: bytes, *more: Path) -> None:
+    """Writes the same to some files."""
+    with io.Staging() as staging:
+        for each in (path, *more):
+            staging.write(each, content)
+        staging.commit()
+
+
 def save(made: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Writes a model with its weights in a data file, as the pipeline does; returns what the model's file holds."""
     data = io.free_data_path(path, overwrite=False, read=())
     copy = onnx.ModelProto.FromString(made.SerializeToString())
-    write, _ = io.externalise(copy, path.parent, data.name)
-    io.write_files({data: write, path: copy.SerializeToString()})
+    move(copy, path.parent, data, path)
     return copy
+
+
+def move(made: onnx.ModelProto, folder: Path, data: Path, path: Path) -> int:
+    """Writes a model, whose external data is in `folder`, with a data file; returns the size of that."""
+    with io.Staging() as staging:
+        size = staging.write(data, partial(io.move_out, made, folder, data.name))
+        staging.write(path, made.SerializeToString())
+        staging.commit(path)
+    return size
 
 
 WHOLE = two_layers().SerializeToString()
@@ -74,8 +91,7 @@ def test_data_that_stays_is_copied_and_shared_regions_stay_shared(tmp_path: Path
     (tmp_path / "a.onnx").write_bytes(made.SerializeToString())
     (tmp_path / "there").mkdir()
     copy = io.load(tmp_path / "a.onnx").model
-    write, size = io.externalise(copy, tmp_path, "b.data")
-    io.write_files({tmp_path / "there" / "b.data": write, tmp_path / "there" / "b.onnx": copy.SerializeToString()})
+    size = move(copy, tmp_path, tmp_path / "there" / "b.data", tmp_path / "there" / "b.onnx")
     assert (tmp_path / "there" / "b.data").stat().st_size == size == (tmp_path / "a.onnx.data").stat().st_size
     assert onnx.load(tmp_path / "there" / "b.onnx").graph == onnx.load(tmp_path / "a.onnx").graph
 
@@ -126,7 +142,7 @@ def test_links_are_followed_and_permissions_kept(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to("nowhere")
     with pytest.raises(OutputError, match="--overwrite"):
         io.check_target(tmp_path / "dangling", overwrite=False)
-    io.write_files({tmp_path / "link": b"new"})
+    write(tmp_path / "link", b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_bytes() == b"new"
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
@@ -153,8 +169,7 @@ def test_external_data_in_bodies_and_attributes_is_found(tmp_path: Path) -> None
     assert len(path.read_bytes()) < 2000
     assert len(io.external_tensors(io.load(path).model)) == 4
     copy = io.load(path).model
-    write, _ = io.externalise(copy, tmp_path, "n.data")
-    io.write_files({tmp_path / "n.data": write, tmp_path / "n.onnx": copy.SerializeToString()})
+    move(copy, tmp_path, tmp_path / "n.data", tmp_path / "n.onnx")
     assert load_whole(tmp_path / "n.onnx") == made
 
 
@@ -176,13 +191,15 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: py
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OutputError, match="No space left"):
-        io.write_files({tmp_path / "a": b"new", old: b"new"})
+    with pytest.raises(OutputError, match="No space left"), io.Staging() as staging:
+        staging.write(tmp_path / "a", b"new")
+        staging.write(old, b"new")
+        staging.commit()
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
     assert old.read_bytes() == b"old"
 
 
 def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
-    io.write_files({tmp_path / "a": b"1"})
+    write(tmp_path / "a", b"1")
     (tmp_path / "b").write_bytes(b"1")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -1,0 +1,93 @@
+"""The files of a run: which are read, which are written, and how the result gets into them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+
+import onnx
+
+from onnx_tucker import rank
+from onnx_tucker.errors import UsageError
+from onnx_tucker.graph import io
+from onnx_tucker.job import Job
+from onnx_tucker.report import render, writer
+from onnx_tucker.report.schema import Report
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Plan
+
+Source = onnx.ModelProto | Path
+
+
+def targets(target: Path | None, settings: Settings) -> list[Path]:
+    """All files that are going to be written, but for a data file, whose name is chosen when it is."""
+    for path in settings.report:
+        writer(Path(path))
+    paths = [Path(p) for p in (settings.plan_out, *settings.report) if p is not None]
+    if target is not None and not settings.dry_run:
+        paths.append(target)
+    return paths
+
+
+def sources(source: Source, settings: Settings) -> set[Path]:
+    """All files that the options name as inputs."""
+    named = [source, settings.plan, *settings.data_paths, settings.custom_op_lib]
+    if settings.ranks_text.endswith(rank.FILE_ENDINGS):
+        named.append(settings.ranks_text)
+    if isinstance(settings.eval, str):
+        named.append(settings.eval.rpartition(":")[0])
+    return {Path(name) for name in named if isinstance(name, str | Path)}
+
+
+def check(written: Sequence[Path], read: Collection[Path], settings: Settings) -> None:
+    """Makes sure, before any work, that the outputs can be written and that nothing is lost by it.
+
+    Raises:
+        UsageError: an output is one of the inputs, or two outputs are the same file.
+        OutputError: one cannot be written.
+    """
+    for path in written:
+        if any(io.same(path, other) for other in read):
+            raise UsageError(f"{path} is an input itself, which is never changed; name another output.")
+    if len({os.path.normcase(path.resolve()) for path in written}) < len(written):
+        raise UsageError("Two outputs have the same name.")
+    for path in written:
+        io.check_target(path, settings.overwrite)
+
+
+def stage_model(
+    job: Job, source: Source, model: onnx.ModelProto, target: Path, staging: io.Staging
+) -> tuple[onnx.ModelProto, int]:
+    """Stages the result, with its weights in a data file if the input's are.
+
+    A model in which nothing changed is written byte for byte as it was read.
+
+    Returns:
+        The model as it is in its file, and the size of all its files.
+    """
+    unchanged = model is job.original
+    if not (job.settings.save_as_external_data or job.data_files):
+        if unchanged and isinstance(source, Path):
+            content = source.read_bytes()
+        else:
+            content = model.SerializeToString(deterministic=True)
+        return model, staging.write(target, content)
+    if unchanged:  # the user's own is never changed
+        model = onnx.ModelProto()
+        model.CopyFrom(job.original)
+    size = 0
+    if io.movable(model):
+        taken = [*job.data_files, *targets(target, job.settings)]
+        data_path = io.free_data_path(target, job.settings.overwrite, taken)
+        size = staging.write(data_path, partial(io.move_out, model, job.folder, data_path.name))
+    return model, size + staging.write(target, model.SerializeToString(deterministic=True))
+
+
+def stage_sides(report: Report, plan: Plan, settings: Settings, staging: io.Staging) -> None:
+    """Stages the reports and the plan."""
+    for path in settings.report:
+        staging.write(Path(path), render(report, Path(path)).encode())
+    if settings.plan_out is not None:
+        staging.write(Path(settings.plan_out), plan.to_json().encode())
