@@ -30,6 +30,7 @@ lowest:  ## the tests with the oldest versions that pyproject.toml admits
 tables: demo  ## measure the tables of README.md and docs/ and put them there
 	$(BIN)/python benchmarks/thesis_table.py --out build/thesis_table.md
 	$(BIN)/python benchmarks/strokes_accuracy.py --out build/accuracy.md
+	$(BIN)/python benchmarks/large_model.py --out build/large_model.md
 	$(BIN)/python benchmarks/update_docs.py
 
 clean:

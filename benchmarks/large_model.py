@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--folder", help="where to put the model and the result")
     parser.add_argument("--ranks", default="ratio:0.25")
+    parser.add_argument("--out", help="also write the table to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         source, target = Path(folder) / "large.onnx", Path(folder) / "small.onnx"
@@ -78,9 +79,19 @@ def main() -> None:
         onnx.checker.check_model(target, full_check=True)
         before, after = sizes(source), sizes(target)
     layer = 4 * NARROW * WIDE
-    print(f"model {before / 1e9:.2f} GB, result {after / 1e9:.2f} GB, largest layer {layer / 1e9:.3f} GB")
-    print(f"peak memory {peak / 1e9:.2f} GB, {seconds:.0f} s with --ranks {args.ranks}")
-    print(", ".join(f"{k} {v}" for k, v in environment(Machine()).items()))
+    machine = ", ".join(f"{k} {v}" for k, v in environment(Machine()).items())
+    text = f"""| | GB |
+|---|---|
+| model, {args.layers} layers | {before / 1e9:.2f} |
+| largest layer | {layer / 1e9:.2f} |
+| result, `--ranks {args.ranks}` | {after / 1e9:.2f} |
+| peak memory (resident set) of the command, {seconds:.0f} s | {peak / 1e9:.2f} |
+
+{machine}
+"""
+    print(text)
+    if args.out:
+        Path(args.out).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

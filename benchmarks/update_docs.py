@@ -1,8 +1,8 @@
-"""Puts freshly measured tables into README.md and docs/thesis.md, between their markers.
+"""Puts freshly measured tables into README.md and docs/, between their markers.
 
     make tables
 
-Reads what `make demo`, `thesis_table.py` and `strokes_accuracy.py` wrote to build/.
+Reads what `make demo` and the other files of this folder wrote to build/.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {"README.md": ("report.md", "accuracy.md"), "docs/thesis.md": ("thesis_table.md",)}
+TABLES = {
+    "README.md": ("report.md", "accuracy.md"),
+    "docs/thesis.md": ("thesis_table.md",),
+    "docs/models.md": ("large_model.md",),
+}
 BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
 
 

@@ -191,10 +191,8 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: py
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OutputError, match="No space left"), io.Staging() as staging:
-        staging.write(tmp_path / "a", b"new")
-        staging.write(old, b"new")
-        staging.commit()
+    with pytest.raises(OutputError, match="No space left"):
+        write(tmp_path / "a", b"new", old)
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
     assert old.read_bytes() == b"old"
 
