@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +14,7 @@ from onnx_tucker import compress, inspect
 from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, UsageError
 from onnx_tucker.runtime.timing import Stopwatch, Timing
 from onnx_tucker.types import Plan
-from tests.helpers import conv_model, load_whole, low_rank, relative, run, two_layers
+from tests.helpers import conv_model, load_whole, low_rank, model, relative, run, two_layers
 
 X = np.random.default_rng(1).standard_normal((8, 24, 16, 16)).astype(np.float32)
 
@@ -399,3 +400,26 @@ def test_the_version_is_the_packages() -> None:
     from importlib.metadata import version
 
     assert onnx_tucker.__version__ == version("onnx-tucker")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.float32], ids=str)
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose", "Gemm", "MatMul"])
+def test_every_type_is_factorised_whether_onnxruntime_runs_it_or_not(op_type: str, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    conv = op_type.startswith("Conv")
+    weight = (low_rank(rng, 3, 32, 32, 3, 3) if conv else low_rank(rng, 3, 64, 64)).astype(dtype)
+    node = onnx.helper.make_node(op_type, ["x", "w"], ["y"], "node")
+    shape = [1, 32, 8, 8] if conv else [8, 64]
+    made = model([node], {"w": weight}, {"x": shape}, {"y": len(shape)}, opset=22, ir_version=10)
+    elem_type = made.graph.initializer[0].data_type
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.elem_type = elem_type
+    result = compress(made, ranks="4", keep_slower=True)
+    [report] = result.report.nodes
+    assert report.status == "factorized"
+    assert {tensor.data_type for tensor in result.model.graph.initializer} == {elem_type}
+    assert report.error.weight is not None
+    assert report.error.weight < 0.03
+    runs = result.report.fidelity is not None
+    assert runs == (report.time_ms.before is not None) == (report.error.output is not None)
+    assert runs or dtype not in (np.float32, np.float16)

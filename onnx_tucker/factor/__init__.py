@@ -36,8 +36,8 @@ def reconstruct(chain: Chain) -> Array:
 
 
 def _product(factors: Sequence[Array]) -> Array:
-    total = factors[0].astype(np.float64)
-    for factor in factors[1:]:
+    total, *others = (factor.astype(np.float64) for factor in factors)
+    for factor in others:
         kernel = factor.shape[2:] if factor[0, 0].size > 1 else total.shape[2:]
         left, right = factor.reshape(*factor.shape[:2], -1), total.reshape(*total.shape[:2], -1)
         # One of the two kernel axes has length 1, so this product only broadcasts it.
