@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.inputs import Inputs
-from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, run_within
+from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, memory, run_within
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
 
@@ -183,6 +184,13 @@ def _runnable(
 ) -> Inputs | None:
     """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
     if session is None:
+        return None
+    largest = 4 * max(map(math.prod, known.values()), default=0)
+    if data is None and largest > memory() / 4:
+        logger.warning(
+            "The model is not run, as one of its values would take %.3g GB; give --data or a smaller --input-shape.",
+            largest / 1e9,
+        )
         return None
     try:
         chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS)

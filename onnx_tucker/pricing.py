@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.rank import Rules, search
+from onnx_tucker.runtime.inputs import NOISE_VALUES
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.settings import Settings
@@ -201,7 +203,8 @@ def _matches(label: str, pattern: str) -> bool:
 
 def _measure(job: Job, found: Found, candidates: list[Candidate]) -> list[Timing]:
     """Times of the node and of its candidates; empty where it is not timed."""
-    if not job.settings.benchmark or layer.activations(found) not in job.context.shapes:
+    shape = job.context.shapes.get(layer.activations(found))
+    if not job.settings.benchmark or shape is None or math.prod(shape) > NOISE_VALUES:
         return []
     models = [layer.noise_original(job.model, found, job.context)]
     models += [layer.noise_chain(job.model, found, job.context, c) for c in candidates]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ TYPES: dict[str, Any] = {
 
 BATCH_BYTES = 64 * 2**20
 """Samples are run in batches of at most this much input."""
+
+NOISE_VALUES = 2**28
+"""Values that a random input may have; none that is meant to be run on a CPU has more."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,14 @@ def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]],
         feeds: how many feeds.
 
     Raises:
-        UsageError: the shape or type of an input is not known.
+        UsageError: the shape or type of an input is not known, or they would be too large.
     """
     rng = np.random.default_rng(seed)
+    values = sum(math.prod(shapes.get(value.name, ())) for value in session.get_inputs())
+    if values > NOISE_VALUES:
+        raise UsageError(
+            f"Random inputs would have {values:.2g} values; give smaller ones by --input-shape, or --data."
+        )
 
     def draw(value: Any) -> NDArray[Any]:
         if value.type not in TYPES:
