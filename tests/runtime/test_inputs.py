@@ -132,7 +132,7 @@ def test_shapes_of_one_sample() -> None:
 def test_noise_has_its_limits() -> None:
     made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": [2**20, 2**20]}, {"y": 2})
     with pytest.raises(UsageError, match="smaller ones"):
-        random(session(made), {"x": (2**20, 2**20)}, 0, 1)
+        inputs.random(session(made), {"x": (2**20, 2**20)}, 0, 1)
     scalar = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": []}, {"y": 0})
-    [feed] = random(session(scalar), {"x": ()}, 0, 1).feeds
+    [feed] = inputs.random(session(scalar), {"x": ()}, 0, 1).feeds
     session(scalar).run(None, dict(feed))
