@@ -133,7 +133,7 @@ def _load(source: onnx.ModelProto | Path) -> io.Loaded:
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return onnx.inliner.inline_local_functions(model)
+        return onnx.inliner.inline_local_functions(model, convert_version=True)
     except CHECK_FAILURES as error:
         raise ModelError(f"The functions of the model cannot be inlined: {first_line(error)}") from error
 

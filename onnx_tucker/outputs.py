@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from onnx_tucker import rank
-from onnx_tucker.errors import UsageError
+from onnx_tucker.errors import OutputError, UsageError
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job
 from onnx_tucker.report import render, writer
@@ -41,11 +41,12 @@ def sources(source: Source, settings: Settings) -> set[Path]:
     return {Path(name) for name in named if isinstance(name, str | Path)}
 
 
-def check(written: Sequence[Path], read: Collection[Path], settings: Settings) -> None:
+def check(written: Sequence[Path], target: Path | None, read: Collection[Path], settings: Settings) -> None:
     """Makes sure, before any work, that the outputs can be written and that nothing is lost by it.
 
     Raises:
-        UsageError: an output is one of the inputs, or two outputs are the same file.
+        UsageError: an output is one of the inputs, or two outputs are the same file, or one holds the weights of the
+            model that is at `target` now.
         OutputError: one cannot be written.
     """
     for path in written:
@@ -55,6 +56,9 @@ def check(written: Sequence[Path], read: Collection[Path], settings: Settings) -
         raise UsageError("Two outputs have the same name.")
     for path in written:
         io.check_target(path, settings.overwrite)
+    for path in written:
+        if target is not None and any(io.same(path, held) for held in io.data_of(target)):
+            raise UsageError(f"{path} holds weights of the model that is at {target}; name another output.")
 
 
 def stage_model(
@@ -79,7 +83,11 @@ def stage_model(
         model.CopyFrom(job.original)
     size = 0
     if io.movable(model):
-        taken = [*job.data_files, *targets(target, job.settings)]
+        if target.is_symlink() and target.resolve().parent != target.parent.resolve():
+            raise OutputError(
+                f"{target} is a link into another folder, where its data file would not be; name the file."
+            )
+        taken = [*job.data_files, *sources(source, job.settings), *targets(target, job.settings)]
         data_path = io.free_data_path(target, job.settings.overwrite, taken)
         size = staging.write(data_path, partial(io.move_out, model, job.folder, data_path.name))
     return model, size + staging.write(target, model.SerializeToString(deterministic=True))

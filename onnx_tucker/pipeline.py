@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from joblib import Parallel, delayed
@@ -83,12 +84,12 @@ def compress(
     source = model if isinstance(model, onnx.ModelProto) else Path(model)
     target = Path(output) if output is not None else None
     written = outputs.targets(target, settings)
-    outputs.check(written, outputs.sources(source, settings), settings)
+    outputs.check(written, target, outputs.sources(source, settings), settings)
     rules = rules_of(settings)
     plan = _given_plan(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
-    outputs.check(written, job.data_files, settings)
+    outputs.check(written, target, job.data_files, settings)
     decision = decide(job, rules) if plan is None else replay(job, plan)
     made = _Made(job.model, decision, {}, {})
     if settings.dry_run:
@@ -181,10 +182,12 @@ def _factorise(job: Job, decision: Decision) -> _Made:
     names, pieces, errors = Names(job.model), dict[str, Piece](), dict[str, float]()
     for i, (leader, (chain, error)) in enumerate(zip(leaders, tasks, strict=True)):
         job.progress("factorising", i, len(leaders))
-        method, shared = planned[leader.place.label].method, None
+        shared = None
         for found in (f for f in job.found if f.group == leader.place.label):
-            piece = build(found, method, chain, job.context, names, shared)
-            pieces[found.place.label], errors[found.place.label], shared = piece, error, piece.weights
+            label, candidate = found.place.label, planned[found.place.label]
+            own = replace(chain, stages=candidate.stages)  # the factors are shared, the window is each node's own
+            pieces[label] = build(found, candidate.method, own, job.context, names, shared)
+            errors[label], shared = error, pieces[label].weights
     job.progress("factorising", len(leaders), len(leaders))
     return _splice(job, decision, pieces, errors)
 
@@ -260,9 +263,14 @@ def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] 
                 raise DataError(f"The model does not run on all of the data: {first_line(error)}") from error
             continue
         try:
-            comparison.add(names, expected, session.run(names, dict(feed)))
+            computed = session.run(names, dict(feed))
         except FAILURES as error:
             raise TuckerError(f"The result does not run as the input does, please report this: {error}") from error
+        for name, a, b in zip(names, expected, computed, strict=True):
+            fixed = name in job.context.shapes  # others may depend on values
+            if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (fixed and a.shape != b.shape)):
+                raise TuckerError(f"The output {name} of the result has another shape or type, please report this.")
+        comparison.add(names, expected, computed)
     job.progress("comparing outputs", len(job.inputs.feeds), len(job.inputs.feeds))
     return comparison.results()
 

@@ -203,7 +203,7 @@ def _matches(label: str, pattern: str) -> bool:
 
 def _measure(job: Job, found: Found, candidates: list[Candidate]) -> list[Timing]:
     """Times of the node and of its candidates; empty where it is not timed."""
-    shape = job.context.shapes.get(layer.activations(found))
+    shape = job.context.shapes.get(layer.activations(found)) if found.site.input_shape else None
     if not job.settings.benchmark or shape is None or math.prod(shape) > NOISE_VALUES:
         return []
     models = [layer.noise_original(job.model, found, job.context)]

@@ -37,7 +37,7 @@ def with_island(made: ModelProto) -> ModelProto:
 def undone(result: ModelProto, made: ModelProto) -> ModelProto:
     """The result with the island's node, weight and value_info put back, and the provenance taken away."""
     chain = [
-        node for node in result.graph.node if node.name == ISLAND or node.output[0] in provenance.chain_outputs(result)
+        node for node in result.graph.node if node.name == ISLAND or node.output[0] in provenance.chains(result).values
     ]
     position = list(result.graph.node).index(chain[0])
     new = {t.name for t in result.graph.initializer} - {t.name for t in made.graph.initializer}

@@ -273,7 +273,11 @@ def interface_of_weights(made: ModelProto, data: st.DataObject) -> None:
 
 
 def own_claims(made: ModelProto, data: st.DataObject) -> None:
-    value = data.draw(st.sampled_from(['{"outputs": 5}', '{"outputs": ["y", 3, null]}', "[" * 9000, "", "\0"]))
+    value = data.draw(
+        st.sampled_from(
+            ['{"nodes": 5, "values": []}', '{"nodes": ["y", 3], "values": ["\\ud800"]}', "[" * 9000, "", "\0"]
+        )
+    )
     made.metadata_props.add(key="onnx_tucker", value=value)
 
 

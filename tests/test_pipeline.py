@@ -11,7 +11,7 @@ import pytest
 
 import onnx_tucker
 from onnx_tucker import compress, inspect
-from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, UsageError
+from onnx_tucker.errors import DataError, ModelError, OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.runtime.timing import Stopwatch, Timing
 from onnx_tucker.types import Plan
 from tests.helpers import conv_model, load_whole, low_rank, model, relative, run, two_layers
@@ -423,3 +423,34 @@ def test_every_type_is_factorised_whether_onnxruntime_runs_it_or_not(op_type: st
     runs = result.report.fidelity is not None
     assert runs == (report.time_ms.before is not None) == (report.error.output is not None)
     assert runs or dtype not in (np.float32, np.float16)
+
+
+def test_chains_of_an_earlier_run_are_timed_too() -> None:
+    once = compress(two_layers(), ranks="6", benchmark=False).model
+    again = compress(once, ranks="3", refactorize=True, keep_slower=True)
+    assert all(n.time_ms.before for n in again.report.nodes)
+
+
+def test_a_data_file_replaces_nothing_that_is_read_or_written(tmp_path: Path) -> None:
+    onnx.save(two_layers(), tmp_path / "out.onnx.data")
+    options = {"benchmark": False, "overwrite": True, "save_as_external_data": True, "ranks": "full"}
+    compress(tmp_path / "out.onnx.data", tmp_path / "out.onnx", **options)
+    assert onnx.load(tmp_path / "out.onnx.data") == two_layers()
+    assert (tmp_path / "out.onnx.1.data").exists()
+    with pytest.raises(UsageError, match="holds weights"):
+        compress(two_layers(), tmp_path / "out.onnx", plan_out=tmp_path / "out.onnx.1.data", **options)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link.onnx").symlink_to(tmp_path / "out.onnx")
+    with pytest.raises(OutputError, match="link into another folder"):
+        compress(two_layers(), tmp_path / "a" / "link.onnx", **options)
+    assert load_whole(tmp_path / "out.onnx") == two_layers()
+
+
+def test_weights_in_other_fields_move_too(tmp_path: Path) -> None:
+    made = two_layers()
+    weight = made.graph.initializer[0]
+    weight.CopyFrom(onnx.helper.make_tensor(weight.name, 1, weight.dims, onnx.numpy_helper.to_array(weight).ravel()))
+    assert weight.float_data
+    compress(made, tmp_path / "out.onnx", benchmark=False, ranks="full", save_as_external_data=True)
+    assert load_whole(tmp_path / "out.onnx") == two_layers()
+    assert made.graph.initializer[0].float_data

@@ -13,14 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import external
 from onnx_tucker.graph.fold import evaluate
-from onnx_tucker.graph.nodes import STANDARD, Place, Scope, bodies
+from onnx_tucker.graph.nodes import STANDARD, Place, Scope, attributes, bodies
 
 ARRANGING = frozenset(
     ("Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -154,14 +155,22 @@ class Constants:
             if not isinstance(definition, onnx.NodeProto) or not _arranges(definition) or len(steps) > len(self._uses):
                 return None
             for other in filter(None, definition.input[1:]):
-                parameter = self.find(other, current.scope)
-                if parameter is None or parameter.steps:
+                parameter = self._direct(other, current.scope)
+                if parameter is None:
                     return None
                 parameters.append(parameter)
             steps.append(definition)
             path.append(current)
             current = self._value(definition.input[0], current.scope)
         return None
+
+    def _direct(self, name: str, scope: Scope) -> Constant | None:
+        """The constant that `name` is in `scope`, if no other node arranges it."""
+        value = self._value(name, scope)
+        tensor = _tensor(self._defined[value.scope][name]) if value is not None else None
+        if value is None or tensor is None:
+            return None
+        return Constant(value, tensor, value, (), (), (), self._model, self._folder)
 
     def _value(self, name: str, scope: Scope | None) -> Value | None:
         """The value that `name` is in `scope`."""
@@ -206,7 +215,12 @@ def _tensor(definition: Definition) -> onnx.TensorProto | None:
         return definition
     if definition is None or definition.op_type != "Constant" or definition.domain not in STANDARD:
         return None
-    return next((a.t for a in definition.attribute if a.name == "value" and a.HasField("t")), None)
+    given = attributes(definition)
+    if isinstance(given.get("value"), onnx.TensorProto):
+        return given["value"]  # type: ignore[no-any-return]  # checked the line before
+    numbers = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    name = next((name for name in numbers if name in given), None)
+    return numpy_helper.from_array(np.asarray(given[name], numbers[name])) if name else None
 
 
 def _arranges(node: onnx.NodeProto) -> bool:

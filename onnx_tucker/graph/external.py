@@ -113,6 +113,11 @@ def values(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
         raise ModelError(f"The values of tensor {tensor.name!r} cannot be read: {reason}") from error
 
 
+def raw(tensor: onnx.TensorProto) -> bytes:
+    """The bytes of a tensor that is not external, as raw data has them."""
+    return tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
+
+
 def nothing_like(tensor: onnx.TensorProto) -> NDArray[Any]:
     """Zeros of the tensor's shape and type."""
     return np.zeros(tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type))

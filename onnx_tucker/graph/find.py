@@ -14,7 +14,7 @@ from onnx_tucker.graph.constants import Constants, Value
 from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
 from onnx_tucker.graph.ops import OPS, others
 from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat, refuse
-from onnx_tucker.graph.provenance import chain_outputs
+from onnx_tucker.graph.provenance import Chains, chains
 from onnx_tucker.graph.shapes import Shapes
 from onnx_tucker.types import Site, Skip
 
@@ -81,7 +81,7 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
         context: its surroundings.
         refactorize: whether the chains of earlier runs are factorised like other nodes.
     """
-    own = frozenset() if refactorize else chain_outputs(model)
+    own = Chains() if refactorize else chains(model)
     readings = [(place, _read(place, context, own)) for place in context.places]
     known = [(place, reading) for place, reading in readings if reading is not None]
     users = Counter(key for _, reading in known for key in [_key(reading)] if key)
@@ -93,10 +93,11 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
         if key and seat and not _sharable(seat, users[key], context):
             reading = replace(reading, found=Skip(place.label, place.node.op_type, SHARED))
             key = None
-        if seat and seat.weight.origin in counted:
-            reading = replace(reading, params=0, bias_params=0)  # shared weights are counted where they come first
-        if seat:
-            counted.add(seat.weight.origin)
+        if reading.origins and counted.issuperset(reading.origins):
+            reading = replace(reading, params=0)  # what is shared is counted where it comes first
+        if reading.bias_origin in counted:
+            reading = replace(reading, bias_params=0)
+        counted |= reading.origins | ({reading.bias_origin} if reading.bias_origin else set())
         found.append(Found(place, reading, leaders.setdefault(key, place.label) if key else place.label))
     return found
 
@@ -114,7 +115,7 @@ def _sharable(seat: Seat, users: int, context: Context) -> bool:
     return last == users and all(uses == 1 for uses in upstream)
 
 
-def _read(place: Place, context: Context, own: frozenset[str]) -> Reading | None:
+def _read(place: Place, context: Context, own: Chains) -> Reading | None:
     op = _op(place)
     if op is None:
         return None if place.scope.function else others.read(place, context)
@@ -128,7 +129,7 @@ def _read(place: Place, context: Context, own: frozenset[str]) -> Reading | None
         reading = op.read(place, context)
     except ModelError as error:
         return refuse(place, str(error).rstrip("."))
-    if place.node.output[0] in own and isinstance(reading.found, Site):
+    if own.hold(place) and isinstance(reading.found, Site):
         return replace(reading, found=Skip(place.label, place.node.op_type, OWN_CHAIN))
     return reading
 

@@ -127,7 +127,7 @@ def free_data_path(path: Path, overwrite: bool, read: Collection[Path]) -> Path:
         overwrite: whether other files may be replaced.
         read: files that this run reads, or writes to.
     """
-    needed = [*_data_of(path), *read]
+    needed = [*data_of(path), *read]
     for name in data_paths(path):
         free = overwrite and name.is_file() and not any(same(name, other) for other in needed)
         if name not in needed and (free or not os.path.lexists(name)):
@@ -146,10 +146,10 @@ def same(path: Path, other: Path) -> bool:
 def superseded(path: Path, read: Collection[Path]) -> list[Path]:
     """Data files of the model at `path` that this tool has named, but for those in `read`."""
     ours = re.compile(rf"{re.escape(path.name)}(\.\d+)?\.data")
-    return sorted(p for p in _data_of(path) if ours.fullmatch(p.name) and not any(same(p, r) for r in read))
+    return sorted(p for p in data_of(path) if ours.fullmatch(p.name) and not any(same(p, r) for r in read))
 
 
-def _data_of(path: Path) -> set[Path]:
+def data_of(path: Path) -> set[Path]:
     """The data files of the model at `path`; none where there is no model with data."""
     try:
         return set(load(path).data_files) if path.is_file() else set()
@@ -159,7 +159,8 @@ def _data_of(path: Path) -> set[Path]:
 
 def movable(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The tensors that go to a data file: those that are in one, and large initializers of the main graph."""
-    large = [t for t in model.graph.initializer if not external.is_external(t) and len(t.raw_data) >= SMALLEST]
+    inside = (tensor for tensor in model.graph.initializer if not external.is_external(tensor))
+    large = [t for t in inside if t.data_type != onnx.TensorProto.STRING and external.byte_size(t) >= SMALLEST]
     return [*external_tensors(model), *large]
 
 
@@ -175,10 +176,11 @@ def move_out(model: onnx.ModelProto, folder: Path, location: str, file: BinaryIO
     offsets: dict[external.Region, int] = {}  # tensors may share a region
     for tensor in movable(model):
         if not external.is_external(tensor):
-            content = tensor.raw_data
+            content = external.raw(tensor)
             offset = _align(file)
             file.write(content)
-            tensor.ClearField("raw_data")
+            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                tensor.ClearField(field)
             _refer(tensor, location, offset, len(content))
             continue
         region = external.region(tensor, folder)
@@ -199,6 +201,8 @@ def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) ->
     """Notes where a tensor's values are; what else is said of its data stays."""
     tensor.data_location = onnx.TensorProto.EXTERNAL
     entries = {entry.key: entry for entry in tensor.external_data}
+    if "checksum" in entries:  # of the old file
+        tensor.external_data.remove(entries["checksum"])
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         entry = entries.get(key) or tensor.external_data.add(key=key)
         entry.value = str(value)
@@ -294,7 +298,7 @@ class Staging:
         Raises:
             OutputError: one cannot be put in its place; the text says which have been.
         """
-        obsolete = superseded(last, read) if last in self._written else []
+        obsolete = superseded(last, [*read, *self._written]) if last in self._written else []
         replaced: list[str] = []
         for path in sorted(self._written, key=lambda path: path == last):
             try:

@@ -33,7 +33,10 @@ def noise_original(model: onnx.ModelProto, found: Found, context: Context) -> by
 def noise_chain(model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate) -> bytes:
     """The chain that a candidate would become, with noise for weights."""
     chain = Chain(candidate.stages, tuple(_noise(stage, stage.shape) for stage in candidate.stages))
-    piece = build(found, candidate.method, chain, context, Names(onnx.ModelProto()))
+    names = Names(onnx.ModelProto())
+    for name in (*found.place.node.input, *found.place.node.output):
+        names.fresh(name)
+    piece = build(found, candidate.method, chain, context, names)
     return _alone(model, found, context, piece, own_bias=False)
 
 
@@ -87,7 +90,7 @@ def _alone(model: onnx.ModelProto, found: Found, context: Context, piece: Piece,
     """A model of one piece, under names that do not depend on the model it comes from."""
     place, seat = found.place, found.seat
     elem_type = helper.np_dtype_to_tensor_dtype(found.site.dtype)
-    tensors = [*piece.weights]
+    tensors = [*piece.weights, *piece.zeros]
     for i, name in enumerate(place.node.input):
         if name in ("", activations(found)) or i == seat.index:
             continue

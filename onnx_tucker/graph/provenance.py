@@ -5,27 +5,51 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import onnx
+
+from onnx_tucker.graph.nodes import Place
 
 KEY = "onnx_tucker"
 
 
-def chain_outputs(model: onnx.ModelProto) -> frozenset[str]:
-    """First outputs of the nodes that earlier runs put into the model."""
+class Chains(NamedTuple):
+    """The chains that earlier runs put into a model.
+
+    Attributes:
+        nodes: labels of the last nodes, which are those of the nodes that the chains replaced.
+        values: outputs of the nodes before, which are unique over all scopes.
+    """
+
+    nodes: frozenset[str] = frozenset()
+    values: frozenset[str] = frozenset()
+
+    def hold(self, place: Place) -> bool:
+        """Whether a node is in one of the chains."""
+        return place.label in self.nodes or not self.values.isdisjoint(place.node.output[:1])
+
+
+def chains(model: onnx.ModelProto) -> Chains:
+    """The chains that are noted in a model; none where the entry is not one of this tool."""
     text = next((entry.value for entry in model.metadata_props if entry.key == KEY), "{}")
     try:
-        outputs = json.loads(text)["outputs"]
-        return frozenset(output for output in outputs if isinstance(output, str))
+        document = json.loads(text)
+        return Chains(_texts(document["nodes"]), _texts(document["values"]))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return frozenset()
+        return Chains()
 
 
-def record(model: onnx.ModelProto, outputs: Iterable[str]) -> None:
-    """Notes in the model, in place, that this version of the tool made the nodes with these first outputs."""
-    known = chain_outputs(model) | set(outputs)
-    text = json.dumps({"version": version("onnx-tucker"), "outputs": sorted(known)}, ensure_ascii=False)
+def record(model: onnx.ModelProto, nodes: Iterable[str], values: Iterable[str]) -> None:
+    """Notes chains in the model, in place, beside those of earlier runs."""
+    known = chains(model)
+    content = {"nodes": sorted(known.nodes.union(nodes)), "values": sorted(known.values.union(values))}
+    text = json.dumps({"version": version("onnx-tucker"), **content})
     entry = next((entry for entry in model.metadata_props if entry.key == KEY), None)
     if entry is None:
         entry = model.metadata_props.add(key=KEY)
     entry.value = text
+
+
+def _texts(values: Any) -> frozenset[str]:
+    return frozenset(value for value in values if isinstance(value, str))

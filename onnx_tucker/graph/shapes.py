@@ -7,6 +7,7 @@ are used to count and to time; they never enter the output model.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -68,13 +69,16 @@ def infer(
 
 
 def _known(model: onnx.ModelProto) -> Shapes:
-    """Shapes of the values of all scopes; names that stand for different shapes in different bodies are left out."""
-    found: dict[str, set[tuple[int, ...] | None]] = {}
+    """Shapes of the values of all scopes; names that stand for values of several bodies are left out."""
+    known: Shapes = {}
+    scopes: Counter[str] = Counter()
     for graph in graphs(model):
+        scopes.update({value.name for value in graph.input} | {name for node in graph.node for name in node.output})
         for value in (*graph.input, *graph.value_info, *graph.output):
-            found.setdefault(value.name, set()).add(_shape(value))
-    single = ((name, shapes.pop()) for name, shapes in found.items() if len(shapes) == 1)
-    return {name: shape for name, shape in single if shape is not None}
+            shape = _shape(value)
+            if shape is not None:
+                known[value.name] = shape
+    return {name: shape for name, shape in known.items() if scopes[name] < 2}
 
 
 def _input_names(model: onnx.ModelProto) -> set[str]:

@@ -24,13 +24,14 @@ from onnx_tucker.types import Chain
 
 
 class Piece(NamedTuple):
-    """The nodes and weights of one chain; nodes that share a weight share the list of its factors.
+    """The nodes and weights of one chain, and the zeros that it adds; nodes that share a weight share its list.
 
     Once the piece is in a model, its weights are the model's own, so that they are in memory once.
     """
 
     nodes: list[onnx.NodeProto]
     weights: list[onnx.TensorProto]
+    zeros: Sequence[onnx.TensorProto] = ()
 
 
 def build(
@@ -65,7 +66,7 @@ def build(
         ]
     weights = [tensor.name for tensor in tensors]
     values = (node.input[seat.data], *own, node.output[0])
-    emitted = OPS[node.op_type].emit(Emission(node, seat, chain.stages, weights, values, dtype, context.opset))
+    emitted = OPS[node.op_type].emit(Emission(node, seat, chain.stages, weights, values, dtype, context.opset, names))
     exported = gs.export_onnx(gs.Graph(emitted, inputs=[], outputs=[], opset=context.opset), do_type_check=False).graph
     nodes = list(exported.node)
     for name, new in zip(own, nodes[:-1], strict=True):
@@ -74,7 +75,7 @@ def build(
     last.name, last.domain, last.doc_string = node.name, node.domain, node.doc_string
     last.metadata_props.extend(node.metadata_props)
     _configure(nodes, node)
-    return Piece(nodes, tensors if shared else [*tensors, *exported.initializer])
+    return Piece(nodes, tensors, list(exported.initializer))
 
 
 def _configure(nodes: Sequence[onnx.NodeProto], node: onnx.NodeProto) -> None:
@@ -107,10 +108,11 @@ def splice(
     for scope in dict.fromkeys(value.scope for value in dead):
         _remove(twins[scope].graph, {value.name for value in dead if value.scope is scope})
     for one in replaced:
+        piece, scope = pieces[one.place.label], twins[one.seat.weight.origin.scope]
         if one.group == one.place.label:
-            _add_weights(result, twins[one.seat.weight.origin.scope], pieces[one.place.label].weights)
-    outputs = [node.output[0] for piece in pieces.values() for node in piece.nodes]
-    provenance.record(result, outputs)
+            _add_weights(result, scope, piece.weights)
+        _add_weights(result, scope, list(piece.zeros))
+    provenance.record(result, pieces, [node.output[0] for piece in pieces.values() for node in piece.nodes[:-1]])
     return result
 
 

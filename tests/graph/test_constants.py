@@ -11,7 +11,7 @@ import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from onnx_tucker import compress
-from tests.helpers import Array, factorised, look, model, reasons, relative, run
+from tests.helpers import Array, factorised, look, low_rank, model, reasons, relative, run
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -96,6 +96,17 @@ def through_everything() -> ModelProto:
         helper.make_node("Identity", ["w1"], ["w2"]),
         helper.make_node("Transpose", ["w2"], ["w3"]),
         helper.make_node("Flatten", ["w3"], ["w"], axis=1),
+        gemm(),
+    ]
+    return made_of(nodes)
+
+
+@whereabouts
+def through_numbers_in_attributes() -> ModelProto:
+    nodes = [
+        helper.make_node("Constant", [], ["flat"], value_floats=WEIGHT.ravel().tolist()),
+        helper.make_node("Constant", [], ["s"], value_ints=[6, 4]),
+        helper.make_node("Reshape", ["flat", "s"], ["w"]),
         gemm(),
     ]
     return made_of(nodes)
@@ -272,3 +283,54 @@ def test_weights_are_read_from_beside_the_model(tmp_path: Path) -> None:
     made = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     [found] = look(made, tmp_path)[1]
     assert np.array_equal(found.site.read(), WEIGHT)
+
+
+def test_nodes_that_share_a_weight_keep_their_own_windows() -> None:
+    weight = low_rank(RNG, 3, 32, 32, 3, 3)
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b1"], ["a"], "a", pads=[1] * 4),
+        helper.make_node("Conv", ["x", "w", "b2"], ["y"], "b", pads=[2] * 4, dilations=[2, 2], strides=[2, 2]),
+    ]
+    biases = {name: RNG.standard_normal(32).astype(np.float32) for name in ("b1", "b2")}
+    made = model(nodes, {"w": weight, **biases}, {"x": [1, 32, 16, 16]}, {"a": 4, "y": 4})
+    result = compress(made, ranks="energy:0.999", benchmark=False)
+    assert [n.status for n in result.report.nodes] == ["factorized"] * 2
+    assert [n.bias_params.before for n in result.report.nodes] == [32, 32]
+    x = RNG.standard_normal((1, 32, 16, 16)).astype(np.float32)
+    for a, b in zip(run(made, x=x), run(result.model, x=x), strict=True):
+        assert relative(a, b) < 0.1
+
+
+def test_a_shared_bias_is_counted_once() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["a"], "one", transB=1),
+        helper.make_node("Gemm", ["x", "v", "b"], ["y"], "two", transB=1),
+    ]
+    made = model(nodes, {"w": WEIGHT, "v": WEIGHT, "b": WEIGHT[:, 0]}, {"x": [3, 4]}, {"a": 2, "y": 2})
+    assert [(f.reading.params, f.reading.bias_params) for f in look(made)[1]] == [(24, 6), (24, 0)]
+
+
+def test_names_in_sibling_branches_are_no_names_of_each_other() -> None:
+    stack = np.stack([WEIGHT.T, 2 * WEIGHT.T])
+    unknown = helper.make_node("QuickGelu", ["v"], ["h"], domain="com.microsoft", alpha=1.7)
+    then = helper.make_graph(
+        [unknown, helper.make_node("MatMul", ["h", "w"], ["o"], "batched")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("o", FLOAT, None)],
+        [numpy_helper.from_array(stack, "w")],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["o"], "plain")],
+        "else",
+        [],
+        [helper.make_tensor_value_info("o", FLOAT, None)],
+        [numpy_helper.from_array(np.ascontiguousarray(WEIGHT.T), "w")],
+    )
+    nodes = [helper.make_node("If", ["c"], ["y"], "if", then_branch=then, else_branch=other)]
+    made = model(nodes, {"c": np.array(True)}, {"x": [3, 4], "v": [4]}, {"y": 2})
+    made.opset_import.add(domain="com.microsoft", version=1)
+    assert "not known to be a matrix" in reasons(made)["if/then_branch/batched"]
+    once = factorised(made, {"if/else_branch/plain": ("svd", None)})
+    assert "--refactorize" in reasons(once)["if/else_branch/plain"]
+    assert "not known to be a matrix" in reasons(once)["if/then_branch/batched"]

@@ -48,7 +48,7 @@ def window_of(given: Mapping[str, Any], kernel: tuple[int, ...]) -> Window:
         strides=tuple(given.get("strides", [1] * axes)),
         dilations=tuple(given.get("dilations", [1] * axes)),
         pads=tuple(given.get("pads", [0] * 2 * axes)),
-        auto_pad=given.get("auto_pad", "NOTSET"),
+        auto_pad=given.get("auto_pad") or "NOTSET",  # onnxruntime takes an empty one for that
     )
 
 

@@ -34,7 +34,7 @@ def read(place: Place, context: Context) -> Reading:
         return refuse(place, MISFIT, weight)
     inp, out = reversed(weight.shape) if transposed else weight.shape
     if shape is not None and (len(shape) != 2 or shape[1] != inp):
-        return refuse(place, MISFIT, weight)
+        shape = None  # a free size was taken for 1, and is not
     bias = len(node.input) > 2 and bool(node.input[2])
     return settle(
         place,
@@ -65,9 +65,12 @@ def emit(parts: Emission) -> list[gs.Node]:
             attrs |= {name: value for name, value in given.items() if not name.startswith("trans")}
             nodes.append(parts.layer(i, parts.node.op_type, attrs, parts.rest(), parts.node.domain))
         else:
-            zero = gs.Constant(f"{parts.weights[i]}/zero", np.zeros(1, parts.dtype))
-            nodes.append(parts.layer(i, "Gemm", attrs, [zero] if parts.opset < OPTIONAL_C else []))
+            nodes.append(parts.layer(i, "Gemm", attrs, [_zero(parts, i)] if parts.opset < OPTIONAL_C else []))
     return nodes
+
+
+def _zero(parts: Emission, i: int) -> gs.Constant:
+    return gs.Constant(parts.names.fresh(f"{parts.values[i + 1]}/zero"), np.zeros(1, parts.dtype))
 
 
 GEMM = Op("", read, emit)

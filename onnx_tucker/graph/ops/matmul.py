@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import MISFIT, Context, Emission, Op, Reading, Seat, refuse, settle
+from onnx_tucker.graph.ops.op import Context, Emission, Op, Reading, Seat, refuse, settle
 from onnx_tucker.types import Array, Stage, Window
 
 LEFT, RIGHT = 0, 1
@@ -40,8 +40,6 @@ def read(place: Place, context: Context) -> Reading:
     stage, shape = Stage(out, inp, Window(), math.prod(batch)), context.shape(place, data)
     if shape is not None:
         shape = _canonical_input(stage, shape, batch, (data == LEFT) != bool(given.get(TRANSPOSED[data])))
-        if shape is None:
-            return refuse(place, MISFIT, weight)
     # A batch of matrices makes a batch of vectors of one vector, which the next stage would take for a matrix.
     input_rank = len(context.shape(place, data) or ())
     return settle(
@@ -59,7 +57,7 @@ def read(place: Place, context: Context) -> Reading:
 def _canonical_input(
     stage: Stage, shape: tuple[int, ...], batch: list[int], features_last: bool
 ) -> tuple[int, int] | None:
-    """(vectors that each group multiplies, all groups' inputs); None where the shapes do not fit."""
+    """(vectors that each group multiplies, all groups' inputs); None where a free size was taken for 1, and is not."""
     features, vectors = (shape[-1:], shape[-2:-1]) if features_last or len(shape) == 1 else (shape[-2:-1], shape[-1:])
     try:
         batches = math.prod(np.broadcast_shapes(shape[:-2], tuple(batch)))

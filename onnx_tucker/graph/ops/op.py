@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 
 from onnx_tucker import cost
 from onnx_tucker.cost import Layer
-from onnx_tucker.graph.constants import FLOATS, Constant, Constants, dequantizes
-from onnx_tucker.graph.nodes import Place
+from onnx_tucker.graph.constants import FLOATS, Constant, Constants, Value, dequantizes
+from onnx_tucker.graph.nodes import Names, Place
 from onnx_tucker.graph.shapes import Shapes
 from onnx_tucker.types import Array, Site, Skip, Stage
 
@@ -95,6 +95,8 @@ class Reading:
         bias_params: number of constant bias values.
         layer: what the counting conventions see.
         seat: how the node holds its weight; None where that is not known.
+        origins: what the weights are made from; nodes may share them.
+        bias_origin: what the bias is made from, where it is constant.
     """
 
     found: Site | Skip
@@ -102,6 +104,8 @@ class Reading:
     bias_params: int = 0
     layer: Layer | None = None
     seat: Seat | None = None
+    origins: frozenset[Value] = frozenset()
+    bias_origin: Value | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +120,7 @@ class Emission:
         values: names of the values.
         dtype: of the weights.
         opset: version of the standard operators.
+        names: gives out new names.
         variables: those made so far, by name.
     """
 
@@ -126,6 +131,7 @@ class Emission:
     values: Sequence[str]
     dtype: np.dtype[Any]
     opset: int
+    names: Names
     variables: dict[str, gs.Variable] = field(default_factory=dict)
 
     def variable(self, name: str) -> gs.Variable:
@@ -148,6 +154,9 @@ class Emission:
         if self.seat.data > self.seat.index:
             first.reverse()
         outputs = [self.variable(self.values[i + 1])]
+        attrs = {
+            name: value for name, value in attrs.items() if value != []
+        }  # an empty list has no type, nor a meaning
         return gs.Node(op_type, attrs=attrs, inputs=[*first, *rest], outputs=outputs, domain=domain or None)
 
 
@@ -172,8 +181,10 @@ MISFIT = "its attributes do not fit its weight and input"
 
 def refuse(place: Place, reason: str, weight: Constant | None = None) -> Reading:
     """A reading that skips a node of which no more is known."""
-    params = None if weight is None else math.prod(weight.shape)
-    return Reading(Skip(place.label, place.node.op_type, reason), params)
+    skip = Skip(place.label, place.node.op_type, reason)
+    return (
+        Reading(skip) if weight is None else Reading(skip, math.prod(weight.shape), origins=frozenset([weight.origin]))
+    )
 
 
 def settle(
@@ -213,7 +224,8 @@ def settle(
         dtype = helper.tensor_dtype_to_np_dtype(weight.elem_type)
         read = partial(_read, weight, canonical)
         found = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings)
-    return Reading(found, math.prod(weight.shape), bias_params, layer, seat)
+    origins, bias_origin = frozenset([weight.origin]), constant_bias.origin if constant_bias else None
+    return Reading(found, math.prod(weight.shape), bias_params, layer, seat, origins, bias_origin)
 
 
 def _read(weight: Constant, canonical: Callable[[NDArray[Any]], Array]) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from onnx_tucker.graph.constants import FLOATS
@@ -17,10 +18,14 @@ def read(place: Place, context: Context) -> Reading | None:
     """A reading of a node that multiplies by a weight matrix, or None."""
     if place.node.op_type not in HOLDERS and place.node.domain in STANDARD:
         return None
-    held = [context.constant(place, i) for i in range(len(place.node.input))]
-    params = sum(
-        math.prod(constant.tensor.dims)
-        for constant in held
-        if constant and constant.tensor.data_type in FLOATS and sum(size > 1 for size in constant.tensor.dims) >= 2
-    )
-    return replace(refuse(place, f"{place.node.op_type} is not factorised"), params=params) if params else None
+    constants = filter(None, (context.constant(place, i) for i in range(len(place.node.input))))
+    held = {c.origin: c.tensor for c in constants if c.tensor.data_type in FLOATS and _is_matrix(c.tensor.dims)}
+    if not held:
+        return None
+    params = sum(math.prod(tensor.dims) for tensor in held.values())
+    reading = refuse(place, f"{place.node.op_type} is not factorised")
+    return replace(reading, params=params, origins=frozenset(held))
+
+
+def _is_matrix(dims: Sequence[int]) -> bool:
+    return sum(size > 1 for size in dims) >= 2

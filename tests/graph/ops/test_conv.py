@@ -79,3 +79,19 @@ def test_the_type_stays_what_it_is(dtype: type) -> None:
     x = np.random.default_rng(1).standard_normal((1, 4, 8)).astype(dtype)
     a, b = (ReferenceEvaluator(m).run(None, {"x": x})[0] for m in (made, result))  # onnxruntime has none of them
     assert relative(a, b) < float(ml_dtypes.finfo(dtype).eps) * 100
+
+
+def test_an_empty_auto_pad_is_none() -> None:
+    weight = np.random.default_rng(0).standard_normal((6, 4, 3)).astype(np.float32)
+    made = conv_model(weight, pads=[1, 1], auto_pad="")
+    x = np.random.default_rng(1).standard_normal((1, 4, 8)).astype(np.float32)
+    [a], [b] = run(made, x=x), run(factorised(made, {"conv": ("tucker2", None)}), x=x)
+    assert np.allclose(a, b, atol=1e-5)
+
+
+def test_empty_lists_of_attributes_are_left_out() -> None:
+    made = fused_conv(np.random.default_rng(0).standard_normal((6, 4, 3)).astype(np.float32))
+    made.graph.node[0].attribute.add(name="activation_params", type=onnx.AttributeProto.FLOATS)
+    x = np.random.default_rng(1).standard_normal((1, 4, 8)).astype(np.float32)
+    [a], [b] = run(made, x=x), run(factorised(made, {"conv": ("tucker2", None)}), x=x)
+    assert np.allclose(a, b, atol=1e-5)

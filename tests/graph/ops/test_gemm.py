@@ -64,3 +64,11 @@ def test_scalings_are_counted() -> None:
     [found] = look(made)[1]
     assert found.site.scalings == 2
     assert found.site.bias
+
+
+def test_a_missing_c_of_old_opsets_has_a_name_of_its_own() -> None:
+    weight = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    made = gemm_model(weight, np.ones(5, np.float32), 9, transB=1)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.float32), "gemm/svd/0/zero"))
+    result = factorised(made, {"gemm": ("svd", None)})
+    onnx.checker.check_model(result, full_check=True)
