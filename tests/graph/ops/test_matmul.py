@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnx_tucker.types import Window
+from tests.helpers import Array, factorised, look, model, reasons, run
+
+RNG = np.random.default_rng(0)
+
+
+def product(weight: Array, shape: list[int | str], *, left: bool = False, rank: int = 3) -> onnx.ModelProto:
+    node = helper.make_node("MatMul", ["w", "x"] if left else ["x", "w"], ["y"], "mm")
+    return model([node], {"w": weight.astype(np.float32)}, {"x": shape}, {"y": rank})
+
+
+def test_positions_are_the_vectors_of_all_batches() -> None:
+    [found] = look(product(RNG.standard_normal((4, 6)), [2, 5, 4]))[1]
+    assert found.site.stage.shape == (6, 4)
+    assert found.site.input_shape == (10, 4)
+    assert found.reading.layer is not None
+    assert found.reading.layer.macs == 10 * 24
+    [found] = look(product(RNG.standard_normal((6, 4)), [2, 4, 5], left=True))[1]
+    assert found.site.stage.shape == (6, 4)
+    assert found.site.input_shape == (10, 4)
+
+
+def test_a_batch_is_a_number_of_groups() -> None:
+    made = product(RNG.standard_normal((3, 2, 4, 6)), [5, 1, 2, 7, 4], rank=5)
+    [found] = look(made)[1]
+    assert (found.site.stage.groups, found.site.stage.window) == (6, Window())
+    assert found.site.input_shape == (5 * 7, 24)
+    result = factorised(made, {"mm": ("svd", (2,))})
+    assert [tuple(t.dims) for t in result.graph.initializer] == [(3, 2, 4, 2), (3, 2, 2, 6)]
+
+
+def test_what_is_left_alone() -> None:
+    assert "vector" in reasons(product(RNG.standard_normal(4), [2, 5, 4], rank=2))["mm"]
+    assert "matrix" in reasons(product(RNG.standard_normal((3, 4, 6)), [4], rank=2))["mm"]
+    assert "matrix" in reasons(product(RNG.standard_normal((3, 4, 6)), ["a", "b", 4]))["mm"]
+    both = model([helper.make_node("MatMul", ["x", "z"], ["y"], "mm")], {}, {"x": [2, 3], "z": [3, 2]}, {"y": 2})
+    [found] = look(both)[1]
+    assert found.reading.params == 0
+    assert found.reading.layer is not None
+    assert found.reading.layer.macs == 12
+
+
+def test_a_free_size_that_the_weight_fixes_leaves_only_the_counts_unknown() -> None:
+    made = product(RNG.standard_normal((6, 4)), ["n", 5], left=True, rank=2)
+    [found] = look(made)[1]
+    assert found.site.input_shape is None
+    x = RNG.standard_normal((4, 5)).astype(np.float32)
+    assert np.allclose(run(made, x=x)[0], run(factorised(made, {"mm": ("svd", None)}), x=x)[0], atol=1e-5)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from onnx_tucker.graph.provenance import KEY, Chains, chains, record
+from tests.helpers import two_layers
+
+
+def test_chains_of_all_runs_are_noted_in_one_entry() -> None:
+    made = two_layers()
+    assert chains(made) == Chains()
+    record(made, ["b"], ["b/svd/0"])
+    record(made, ["a"], ["a/svd/0"])
+    assert chains(made) == Chains(frozenset("ab"), frozenset(["a/svd/0", "b/svd/0"]))
+    [entry] = made.metadata_props
+    assert json.loads(entry.value)["nodes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", ["", "a note", "[]", '{"nodes": 5}', '{"nodes": [3, "\\ud800"], "values": []}'])
+def test_what_others_write_there_is_no_chain_and_no_harm(value: str) -> None:
+    made = two_layers()
+    made.metadata_props.add(key=KEY, value=value)
+    record(made, ["a"], [])
+    assert "a" in chains(made).nodes
+    made.SerializeToString()
