@@ -24,7 +24,7 @@ lowest:  ## the tests with the oldest versions that pyproject.toml admits
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable .
-	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python hypothesis pytest
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python hypothesis ml-dtypes pytest
 	.venv-lowest/bin/python -m pytest -m "not slow"
 
 tables: demo  ## measure the tables of README.md and docs/ and put them there

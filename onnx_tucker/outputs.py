@@ -56,8 +56,9 @@ def check(written: Sequence[Path], target: Path | None, read: Collection[Path], 
         raise UsageError("Two outputs have the same name.")
     for path in written:
         io.check_target(path, settings.overwrite)
+    held = io.data_of(target) if target is not None and settings.overwrite else set()
     for path in written:
-        if target is not None and any(io.same(path, held) for held in io.data_of(target)):
+        if any(io.same(path, other) for other in held):
             raise UsageError(f"{path} holds weights of the model that is at {target}; name another output.")
 
 
