@@ -113,7 +113,7 @@ class Settings:
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise UsageError(f"--{name.replace('_', '-')} is not negative.")
+                raise UsageError(f"--{name.replace('_', '-')} is a number from 0.")
 
     @property
     def ranks_text(self) -> str:

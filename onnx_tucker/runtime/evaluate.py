@@ -29,7 +29,7 @@ def load_function(spec: str) -> Evaluate:
         UsageError: there is no such file or function, or the file fails when it is imported.
     """
     name, _, function = spec.rpartition(":")
-    path = Path(name)
+    path = Path(name or spec)
     module_spec = importlib.util.spec_from_file_location(f"onnx_tucker_eval_{path.stem}", path)
     if not path.is_file() or module_spec is None or module_spec.loader is None:
         raise UsageError(f"--eval {spec}: there is no Python file {path}; it is FILE.py:FUNC.")
