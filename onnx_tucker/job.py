@@ -51,6 +51,7 @@ class Job:
         folder: what the model's external data is relative to.
         data_files: the files there that hold some of its weights.
         content: the model as bytes.
+        size: bytes of all files of the input model.
         session: a session on it, or None where onnxruntime cannot run it.
         context: shapes, uses and constants of the main graph.
         found: all weight-bearing nodes.
@@ -66,6 +67,7 @@ class Job:
     folder: Path
     data_files: frozenset[Path]
     content: bytes
+    size: int
     session: ort.InferenceSession | None
     context: Context
     found: list[Found]
@@ -110,6 +112,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         folder=folder,
         data_files=data_files,
         content=content,
+        size=_size(source) + sum(path.stat().st_size for path in data_files),
         session=session,
         context=context,
         found=found,
@@ -129,6 +132,10 @@ def _load(source: onnx.ModelProto | Path) -> io.Loaded:
     if weight_bytes(source) > LIMIT:
         raise ModelError("The model has more than 2 GB of weights; save it with external data and give its path.")
     return io.Loaded(source, Path(), frozenset())
+
+
+def _size(source: onnx.ModelProto | Path) -> int:
+    return source.stat().st_size if isinstance(source, Path) else source.ByteSize()
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

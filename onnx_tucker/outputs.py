@@ -88,8 +88,7 @@ def stage_model(
             raise OutputError(
                 f"{target} is a link into another folder, where its data file would not be; name the file."
             )
-        taken = [*job.data_files, *sources(source, job.settings), *targets(target, job.settings)]
-        data_path = io.free_data_path(target, job.settings.overwrite, taken)
+        data_path = io.free_data_path(target, targets(target, job.settings))
         size = staging.write(data_path, partial(io.move_out, model, job.folder, data_path.name))
     return model, size + staging.write(target, model.SerializeToString(deterministic=True))
 

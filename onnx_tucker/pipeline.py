@@ -311,6 +311,5 @@ def _require_score(settings: Settings, before: float, after: float) -> None:
 
 
 def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:
-    size = len(job.content) + sum(path.stat().st_size for path in job.data_files)
     errors = {name: made.errors[name] for name in made.pieces}
-    return Outcome(made.decision, errors, output_errors(job, made.pieces), timings, closeness, Change(size, None))
+    return Outcome(made.decision, errors, output_errors(job, made.pieces), timings, closeness, Change(job.size, None))

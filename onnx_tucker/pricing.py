@@ -168,9 +168,10 @@ def _decide_group(job: Job, group: list[Found], rules: Rules) -> tuple[list[Choi
 
 def _options(job: Job, group: list[Found], rules: Rules) -> list[Candidate] | str:
     """The candidates of nodes that share a weight, or why there are none."""
-    excluded = next(filter(None, (_excluded(found, job.settings) for found in group)), "")
-    if excluded:
-        return excluded
+    for found in group:
+        excluded = _excluded(found, job.settings)
+        if excluded:
+            return f"its weight is also that of {found.place.label}, {excluded}" if len(group) > 1 else excluded
     rule = next(filter(None, (rules.rule(found.place.label) for found in group)), None)
     return "the ranks file does not name it" if rule is None else search.candidates(group[0].site, rule)
 

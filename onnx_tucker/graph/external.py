@@ -62,7 +62,7 @@ def region(tensor: onnx.TensorProto, folder: Path) -> Region:
     except (OSError, ValueError, KeyError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         what = f"The values of tensor {tensor.name!r} are in {entries.get('location', '')!r}, which cannot be used"
-        raise ModelError(f"{what}: {reason}; copy the model again, with all files beside it.") from error
+        raise ModelError(f"{what}: {reason}; export the model again, or copy its data file into its folder.") from error
 
 
 def _inside(location: str, folder: Path) -> Path:
@@ -73,7 +73,7 @@ def _inside(location: str, folder: Path) -> Path:
         if pure.is_absolute() or pure.drive or pure.root:
             raise ValueError("it is not relative to the model's folder")
         if ".." in pure.parts:
-            raise ValueError("it leads out of the model's folder")
+            raise ValueError("a path with '..' may lead out of the model's folder")
     path = folder / location
     if not path.resolve(strict=True).is_relative_to(folder.resolve()):
         raise ValueError("it is a link out of the model's folder")
@@ -84,7 +84,10 @@ def _inside(location: str, folder: Path) -> Path:
 
 def _checked(path: Path, entries: dict[str, str], needed: int) -> Region:
     """The region that the entries describe; ValueError where they do not fit the tensor or the file."""
-    offset, length = int(entries.get("offset") or 0), int(entries.get("length") or needed)
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or needed)
+    except ValueError:
+        raise ValueError("its offset and length are no numbers") from None
     if offset < 0 or length != needed:
         raise ValueError(f"its shape and type need {needed} bytes, but it says {length} from {offset}")
     size = path.stat().st_size

@@ -120,7 +120,9 @@ def _read(place: Place, context: Context, own: Chains) -> Reading | None:
     if op is None:
         return None if place.scope.function else others.read(place, context)
     if place.scope.function:
-        return refuse(place, f"it is inside the model-local function {place.scope.function}; see --inline-functions")
+        reason = f"it is inside the model-local function {place.scope.function}; see --inline-functions"
+        held = next(filter(None, (context.constant(place, i) for i in range(len(place.node.input)))), None)
+        return refuse(place, reason, held) if held else replace(refuse(place, reason), params=0)
     if len(place.node.input) < 2 or not place.node.output:
         return refuse(place, "it has too few inputs or outputs")
     if not context.opset:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -108,31 +108,19 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def data_paths(path: Path) -> Iterator[Path]:
-    """Names that a model's data file may have, best first."""
-    yield path.with_name(f"{path.name}.data")
-    number = 1
-    while True:
-        yield path.with_name(f"{path.name}.{number}.data")
-        number += 1
-
-
-def free_data_path(path: Path, overwrite: bool, read: Collection[Path]) -> Path:
-    """The first name for the data file of a model at `path` that takes nothing from anybody.
-
-    Neither the model that is there now nor this run needs the file of that name, and it exists only if `overwrite`.
+def free_data_path(path: Path, taken: Collection[Path]) -> Path:
+    """The first name for the data file of a model at `path` that no file has: any may hold weights of some model.
 
     Args:
         path: the model's file.
-        overwrite: whether other files may be replaced.
-        read: files that this run reads, or writes to.
+        taken: files that do not exist yet.
     """
-    needed = [*data_of(path), *read]
-    for name in data_paths(path):
-        free = overwrite and name.is_file() and not any(same(name, other) for other in needed)
-        if name not in needed and (free or not os.path.lexists(name)):
+    number = 0
+    while True:
+        name = path.with_name(f"{path.name}.{number}.data" if number else f"{path.name}.data")
+        if name not in taken and not os.path.lexists(name):
             return name
-    raise AssertionError("there is always a further number")
+        number += 1
 
 
 def same(path: Path, other: Path) -> bool:

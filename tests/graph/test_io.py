@@ -24,7 +24,7 @@ def write(path: Path, content: bytes, *more: Path) -> None:
 
 def save(made: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Writes a model with its weights in a data file, as the pipeline does; returns what the model's file holds."""
-    data = io.free_data_path(path, overwrite=False, read=())
+    data = io.free_data_path(path, taken=())
     copy = onnx.ModelProto.FromString(made.SerializeToString())
     move(copy, path.parent, data, path)
     return copy
@@ -99,11 +99,10 @@ def test_data_that_stays_is_copied_and_shared_regions_stay_shared(tmp_path: Path
 def test_a_data_file_takes_no_name_that_anything_needs(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     save(two_layers(), path)
-    assert io.free_data_path(path, overwrite=True, read=()).name == "m.onnx.1.data"
+    assert io.free_data_path(path, taken=()).name == "m.onnx.1.data"
     (tmp_path / "m.onnx.1.data").write_bytes(b"somebody's")
-    assert io.free_data_path(path, overwrite=False, read=()).name == "m.onnx.2.data"
-    assert io.free_data_path(path, overwrite=True, read=()).name == "m.onnx.1.data"
-    assert io.free_data_path(path, overwrite=True, read=[tmp_path / "m.onnx.1.data"]).name == "m.onnx.2.data"
+    assert io.free_data_path(path, taken=()).name == "m.onnx.2.data"
+    assert io.free_data_path(path, taken=[tmp_path / "m.onnx.2.data"]).name == "m.onnx.3.data"
     assert io.superseded(path, read=()) == [tmp_path / "m.onnx.data"]
     assert io.superseded(path, read=[tmp_path / "m.onnx.data"]) == []
     assert io.superseded(tmp_path / "none.onnx", read=()) == []

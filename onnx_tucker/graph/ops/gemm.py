@@ -26,7 +26,7 @@ def read(place: Place, context: Context) -> Reading:
     node, given = place.node, attributes(place.node)
     weight = context.constant(place, 1)
     if weight is None:
-        return refuse(place, COMPUTED)
+        return refuse(place, COMPUTED, context.constant(place, 0))
     shape, transposed = context.shape(place, 0), bool(given.get("transB"))
     if shape is not None and given.get("transA"):
         shape = shape[::-1]

@@ -26,14 +26,14 @@ TRANSPOSED = ("transA", "transB")
 def read(place: Place, context: Context) -> Reading:
     """Reads a MatMul or FusedMatMul node; products of two computed values bear no weights but are listed."""
     given = attributes(place.node)
-    if any(given.get(name) for name in ("transBatchA", "transBatchB")):
-        return refuse(place, "its batches are transposed")
     sides = {side: context.constant(place, side) for side in (RIGHT, LEFT)}
     index, weight = next(((side, found) for side, found in sides.items() if found), (RIGHT, None))
     if weight is None:
-        return _between_values(place, context)
+        return _counted(place, context, replace(refuse(place, "neither side is a constant"), params=0))
+    if any(given.get(name) for name in ("transBatchA", "transBatchB")):
+        return refuse(place, "its batches are transposed", weight)
     if len(weight.shape) < 2:
-        return refuse(place, "the weight is a vector", weight)
+        return _counted(place, context, refuse(place, "the weight is a vector", weight))
     data, turned = 1 - index, bool(given.get(TRANSPOSED[index])) != (index == RIGHT)
     *batch, rows, columns = weight.shape
     out, inp = (columns, rows) if turned else (rows, columns)
@@ -80,8 +80,8 @@ def _store(batch: tuple[int, ...], index: int, stage: Stage, factor: Array) -> A
     return np.swapaxes(matrices, -1, -2) if index == RIGHT else matrices
 
 
-def _between_values(place: Place, context: Context) -> Reading:
-    """A product of two values, which is counted as far as their shapes are known."""
+def _counted(place: Place, context: Context, reading: Reading) -> Reading:
+    """The reading of a plain product, counted as far as shapes are known."""
     shape, out_shape = context.shape(place, LEFT), context.shapes.get(place.node.output[0])
     layer = None
     if shape and out_shape is not None:
@@ -96,7 +96,7 @@ def _between_values(place: Place, context: Context) -> Reading:
             volume=0,
             bias=False,
         )
-    return replace(refuse(place, "neither side is a constant"), params=0, layer=layer)
+    return replace(reading, layer=layer)
 
 
 def emit(parts: Emission) -> list[gs.Node]:

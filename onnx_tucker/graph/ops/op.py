@@ -175,7 +175,7 @@ class Op:
     emit: Callable[[Emission], list[gs.Node]]
 
 
-COMPUTED = "the weight is computed in the graph, not a constant"
+COMPUTED = "its second input, the weight, is computed in the graph"
 MISFIT = "its attributes do not fit its weight and input"
 
 
