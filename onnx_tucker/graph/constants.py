@@ -119,7 +119,8 @@ class Constants:
         self._uses = Counter(value for place in places for value in self._used(place))
         for scope in scopes:
             if isinstance(scope.graph, onnx.GraphProto):
-                self._uses.update(self._values(scope, [o.name for o in scope.graph.output]))
+                scales = [p.value for a in scope.graph.quantization_annotation for p in a.quant_parameter_tensor_names]
+                self._uses.update(self._values(scope, [*(o.name for o in scope.graph.output), *scales]))
         for training in model.training_info:
             bindings = (*training.initialization_binding, *training.update_binding)
             names = [name for binding in bindings for name in (binding.key, binding.value)]
@@ -128,7 +129,7 @@ class Constants:
             self._uses.update(self._values(self._main, names))
 
     def uses(self, value: Value) -> int:
-        """How many node inputs and graph outputs, in all scopes, the value feeds."""
+        """How many node inputs, graph outputs and quantization annotations, in all scopes, need the value."""
         return self._uses[value]
 
     def overridable(self, constant: Constant) -> bool:
