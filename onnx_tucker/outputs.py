@@ -41,17 +41,24 @@ def sources(source: Source, settings: Settings) -> set[Path]:
     return {Path(name) for name in named if isinstance(name, str | Path)}
 
 
-def check(written: Sequence[Path], target: Path | None, read: Collection[Path], settings: Settings) -> None:
-    """Makes sure, before any work, that the outputs can be written and that nothing is lost by it.
+def protect(read: Collection[Path], written: Sequence[Path]) -> None:
+    """Makes sure that no output takes the place of an input.
 
     Raises:
-        UsageError: an output is one of the inputs, or two outputs are the same file, or one holds the weights of the
-            model that is at `target` now.
-        OutputError: one cannot be written.
+        UsageError: one would.
     """
     for path in written:
         if any(io.same(path, other) for other in read):
             raise UsageError(f"{path} is an input itself, which is never changed; name another output.")
+
+
+def check(written: Sequence[Path], target: Path | None, settings: Settings) -> None:
+    """Makes sure, before any work, that the outputs can be written and that nothing is lost by it.
+
+    Raises:
+        UsageError: two outputs are the same file, or one holds the weights of the model that is at `target` now.
+        OutputError: one cannot be written.
+    """
     if len({os.path.normcase(path.resolve()) for path in written}) < len(written):
         raise UsageError("Two outputs have the same name.")
     for path in written:

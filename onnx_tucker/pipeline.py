@@ -84,12 +84,13 @@ def compress(
     source = model if isinstance(model, onnx.ModelProto) else Path(model)
     target = Path(output) if output is not None else None
     written = outputs.targets(target, settings)
-    outputs.check(written, target, outputs.sources(source, settings), settings)
+    outputs.protect(outputs.sources(source, settings), written)
+    outputs.check(written, target, settings)
     rules = rules_of(settings)
     plan = _given_plan(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
-    outputs.check(written, target, job.data_files, settings)
+    outputs.protect(job.data_files, written)
     decision = decide(job, rules) if plan is None else replay(job, plan)
     made = _Made(job.model, decision, {}, {})
     if settings.dry_run:

@@ -5,39 +5,49 @@ Its weight is canonical as it is. The activation of a FusedConv, and the value i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
+from onnx_tucker.graph.constants import Constant
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Emission, Op, Reading, Seat, refuse, settle
-from onnx_tucker.types import Stage, Window
+from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Emission, Op, Reading, Seat, has_bias, refuse, settle
+from onnx_tucker.types import Array, Stage, Window
 
 
 def read(place: Place, context: Context) -> Reading:
     """Reads a Conv or FusedConv node; depthwise ones are skipped."""
-    node, given = place.node, attributes(place.node)
-    weight = context.constant(place, 1)
-    if weight is None:
-        return refuse(place, COMPUTED)
-    groups, shape = given.get("group", 1), context.shape(place, 0)
-    if len(weight.shape) < 2 or groups < 1 or weight.shape[0] % groups:
-        return refuse(place, MISFIT, weight)
+    given = attributes(place.node)
+    groups, weight = given.get("group", 1), weight_of(place, context)
+    if isinstance(weight, Reading):
+        return weight
     out, inp, *kernel = weight.shape
     stage = Stage(out // groups, inp, window_of(given, tuple(kernel)), groups)
-    if not fits(stage, shape):
+    seat = Seat(weight, 1, 0, ("Conv", groups), lambda stage, factor: factor)
+    return convolution(place, context, stage, seat, lambda array: array)
+
+
+def weight_of(place: Place, context: Context) -> Constant | Reading:
+    """The constant weight of a convolution, of which every group has a share, or a reading that skips the node."""
+    weight, groups = context.constant(place, 1), attributes(place.node).get("group", 1)
+    if weight is None:
+        return refuse(place, COMPUTED)
+    if len(weight.shape) < 2 or groups < 1 or weight.shape[0] % groups:
         return refuse(place, MISFIT, weight)
-    return settle(
-        place,
-        context,
-        stage,
-        shape,
-        Seat(weight, 1, 0, ("Conv", groups), lambda stage, factor: factor),
-        lambda array: array,
-        bias=len(node.input) > 2 and bool(node.input[2]),
-        objection=depthwise(stage),
-    )
+    return weight
+
+
+def convolution(
+    place: Place, context: Context, stage: Stage, seat: Seat, canonical: Callable[[NDArray[Any]], Array]
+) -> Reading:
+    """The reading of a convolution of either direction; the arguments are those of `settle`."""
+    shape = context.shape(place, 0)
+    if not fits(stage, shape):
+        return refuse(place, MISFIT, seat.weight)
+    bias, objection = has_bias(place), depthwise(stage)
+    return settle(place, context, stage, shape, seat, canonical, bias=bias, objection=objection)
 
 
 def window_of(given: Mapping[str, Any], kernel: tuple[int, ...]) -> Window:

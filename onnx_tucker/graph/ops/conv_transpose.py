@@ -11,20 +11,17 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.conv import depthwise, emit, fits, window_of
-from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Op, Reading, Seat, refuse, settle
+from onnx_tucker.graph.ops.conv import convolution, emit, weight_of, window_of
+from onnx_tucker.graph.ops.op import MISFIT, Context, Op, Reading, Seat, refuse
 from onnx_tucker.types import Array, Stage
 
 
 def read(place: Place, context: Context) -> Reading:
     """Reads a ConvTranspose node."""
-    node, given = place.node, attributes(place.node)
-    weight = context.constant(place, 1)
-    if weight is None:
-        return refuse(place, COMPUTED)
-    groups, shape = given.get("group", 1), context.shape(place, 0)
-    if len(weight.shape) < 2 or groups < 1 or weight.shape[0] % groups:
-        return refuse(place, MISFIT, weight)
+    given = attributes(place.node)
+    groups, weight = given.get("group", 1), weight_of(place, context)
+    if isinstance(weight, Reading):
+        return weight
     inp, out, *kernel = weight.shape
     axes = len(kernel)
     window = replace(
@@ -34,18 +31,10 @@ def read(place: Place, context: Context) -> Reading:
         output_shape=tuple(given.get("output_shape", []))[-axes:],
     )
     stage = Stage(out, inp // groups, window, groups)
-    if len(window.output_padding) != axes or len(window.output_shape) not in (0, axes) or not fits(stage, shape):
+    if len(window.output_padding) != axes or len(window.output_shape) not in (0, axes):
         return refuse(place, MISFIT, weight)
-    return settle(
-        place,
-        context,
-        stage,
-        shape,
-        Seat(weight, 1, 0, ("ConvTranspose", groups), store),
-        lambda array: _swap(array, groups),
-        bias=len(node.input) > 2 and bool(node.input[2]),
-        objection=depthwise(stage),
-    )
+    seat = Seat(weight, 1, 0, ("ConvTranspose", groups), store)
+    return convolution(place, context, stage, seat, lambda array: _swap(array, groups))
 
 
 def store(stage: Stage, factor: Array) -> Array:

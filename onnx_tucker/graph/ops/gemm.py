@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Emission, Op, Reading, Seat, refuse, settle
+from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Emission, Op, Reading, Seat, has_bias, refuse, settle
 from onnx_tucker.types import Array, Stage, Window
 
 BROADCASTS = 7
@@ -23,7 +23,7 @@ OPTIONAL_C = 11
 
 def read(place: Place, context: Context) -> Reading:
     """Reads a Gemm or FusedGemm node."""
-    node, given = place.node, attributes(place.node)
+    given = attributes(place.node)
     weight = context.constant(place, 1)
     if weight is None:
         return refuse(place, COMPUTED, context.constant(place, 0))
@@ -35,7 +35,7 @@ def read(place: Place, context: Context) -> Reading:
     inp, out = reversed(weight.shape) if transposed else weight.shape
     if shape is not None and (len(shape) != 2 or shape[1] != inp):
         shape = None  # a free size was taken for 1, and is not
-    bias = len(node.input) > 2 and bool(node.input[2])
+    bias = has_bias(place)
     return settle(
         place,
         context,

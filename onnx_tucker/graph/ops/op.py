@@ -154,10 +154,8 @@ class Emission:
         if self.seat.data > self.seat.index:
             first.reverse()
         outputs = [self.variable(self.values[i + 1])]
-        attrs = {
-            name: value for name, value in attrs.items() if value != []
-        }  # an empty list has no type, nor a meaning
-        return gs.Node(op_type, attrs=attrs, inputs=[*first, *rest], outputs=outputs, domain=domain or None)
+        typed = {name: value for name, value in attrs.items() if value != []}  # an empty list has no type to infer
+        return gs.Node(op_type, attrs=typed, inputs=[*first, *rest], outputs=outputs, domain=domain or None)
 
 
 @dataclass(frozen=True)
@@ -182,9 +180,14 @@ MISFIT = "its attributes do not fit its weight and input"
 def refuse(place: Place, reason: str, weight: Constant | None = None) -> Reading:
     """A reading that skips a node of which no more is known."""
     skip = Skip(place.label, place.node.op_type, reason)
-    return (
-        Reading(skip) if weight is None else Reading(skip, math.prod(weight.shape), origins=frozenset([weight.origin]))
-    )
+    if weight is None:
+        return Reading(skip)
+    return Reading(skip, math.prod(weight.shape), origins=frozenset([weight.origin]))
+
+
+def has_bias(place: Place) -> bool:
+    """Whether something is added to the output by the node's third input."""
+    return len(place.node.input) > 2 and bool(place.node.input[2])
 
 
 def settle(
