@@ -175,9 +175,7 @@ def _compress_parser() -> argparse.ArgumentParser:
         "--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm"
     )
     what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
-    what.add_argument(
-        "--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D (this version always does)"
-    )
+    what.add_argument("--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D, and 1D ones 1D")
     what.add_argument(
         "--freeze-initializer-inputs", action="store_true", help="also weights that callers could replace"
     )
@@ -193,6 +191,9 @@ def _compress_parser() -> argparse.ArgumentParser:
     speed.add_argument("--keep-slower", action="store_true", help="keep chains that measure slower than their node")
     speed.add_argument(
         "--min-speedup", metavar="S", type=float, default=1.0, help="keep a chain only if it is S times as fast"
+    )
+    speed.add_argument(
+        "--tune-seconds", metavar="T", type=float, default=60.0, help="time to spend on trying ways to compute a layer"
     )
     speed.add_argument("--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time")
     out = parser.add_argument_group("output")

@@ -99,6 +99,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     context = context_of(
         model,
         known,
+        shapes.declared(model, folder),
         folder,
         freeze_initializer_inputs=settings.freeze_initializer_inputs,
         dequantize=settings.dequantize,

@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import onnx
+
 from onnx_tucker.cost import FLOPS, Cost, chain_cost
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.splice import Piece
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import Decision, Price
 from onnx_tucker.report.schema import (
@@ -27,7 +28,7 @@ from onnx_tucker.report.schema import (
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.session import FAILURES, environment
 from onnx_tucker.runtime.timing import Timing
-from onnx_tucker.types import Choice, Closeness, Site
+from onnx_tucker.types import Candidate, Choice, Closeness, Site
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _times(price: Price | None, choice: Choice) -> tuple[Timing | None, Timing |
     """Before and after; a node that stays takes as long as it took."""
     if price is None:
         return None, None
-    return price.before, price.after if choice.method else price.before
+    return price.before, price.after if choice.form else price.before
 
 
 def _time(before: Timing | None, after: Timing | None, name: str) -> Time:
@@ -145,13 +146,21 @@ def _fidelity(job: Job, closeness: Sequence[Closeness] | None) -> Fidelity | Non
     return Fidelity(job.inputs.kind, job.inputs.samples, tuple(closeness))
 
 
-def output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | None]:
-    """Relative L2 error of each chain's output, on the input that the original model computes for its node."""
+def output_errors(
+    job: Job, planned: Mapping[str, Candidate], weights: Mapping[str, list[onnx.TensorProto]]
+) -> dict[str, float | None]:
+    """Relative L2 error of each changed node's output, on the input that the original model computes for it.
+
+    Args:
+        job: the run.
+        planned: what the nodes become.
+        weights: the weights that are stored for that.
+    """
     feed = job.timed_feed
-    if feed is None or not pieces:
+    if feed is None or not planned:
         return {}
     errors = {}
-    for group in _groups(job, pieces):
+    for group in _groups(job, planned):
         names = sorted({layer.activations(f) for f in group})
         computed = [name for name in names if name not in feed]
         values = dict(feed)
@@ -163,22 +172,23 @@ def output_errors(job: Job, pieces: Mapping[str, Piece]) -> dict[str, float | No
                 logger.warning("Errors of single nodes are not measured: %s", error)
                 return {}
         for found in group:
+            label = found.place.label
             x = {layer.INPUT: values[layer.activations(found)]}
             models = (
                 layer.real_original(job.model, found, job.context),
-                layer.real_chain(job.model, found, job.context, pieces[found.place.label]),
+                layer.real_chain(job.model, found, job.context, planned[label], weights[label]),
             )
             a, b = (job.stopwatch.machine.session(m) for m in models)
-            errors[found.place.label] = fidelity.compare(a, b, [x])[0].relative_l2
+            errors[label] = fidelity.compare(a, b, [x])[0].relative_l2
     return errors
 
 
-def _groups(job: Job, pieces: Mapping[str, Piece]) -> Iterator[list[Found]]:
-    """The factorised nodes of the main graph that can stand alone, in groups whose inputs fit into `PROBE_BYTES`."""
+def _groups(job: Job, planned: Mapping[str, Candidate]) -> Iterator[list[Found]]:
+    """The changed nodes of the main graph that can stand alone, in groups whose inputs fit into `PROBE_BYTES`."""
     group: list[Found] = []
     size = 0
     for found in job.found:
-        alone = found.place.label in pieces and layer.stands_alone(found, job.context)
+        alone = found.place.label in planned and layer.stands_alone(found, job.context)
         if not alone or found.place.scope.outer is not None:
             continue
         shape = job.context.shapes.get(layer.activations(found), ())

@@ -19,7 +19,7 @@ from onnx_tucker.factor import METHODS, weight_error
 from onnx_tucker.graph import io
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.splice import Piece, build, splice
+from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, output_errors, report
 from onnx_tucker.pricing import Decision, decide, give_back, planned_candidate, replay, rules_of
@@ -98,7 +98,7 @@ def compress(
     else:
         made, timings = _make(job, decision)
         outcome = _outcome(job, made, timings, _verify(job, made, evaluate))
-    final, plan = made.model if made.pieces else job.original, made.decision.plan
+    final, plan = made.model if made.weights else job.original, made.decision.plan
     with io.Staging() as staging:
         if target is not None and not settings.dry_run:
             final, size = outputs.stage_model(job, source, final, target, staging)
@@ -125,11 +125,18 @@ def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent,
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """A model with the chains of a decision in it, and the relative error of each chain's weight."""
+    """A model with the chains of a decision in it.
+
+    Attributes:
+        model: the model; the job's own where nothing was changed.
+        decision: what became of its nodes.
+        weights: the stored weights of each changed node; nodes that share them share the list.
+        errors: relative error of the weight of each.
+    """
 
     model: onnx.ModelProto
     decision: Decision
-    pieces: Mapping[str, Piece]
+    weights: Mapping[str, list[onnx.TensorProto]]
     errors: Mapping[str, float]
 
 
@@ -146,7 +153,7 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
     """Factorises and splices; gives back the weaker half of the chains while the whole model measures slower."""
     made = _factorise(job, decision)
     timings = _time(job, made)
-    while made.pieces and timings and timings[1].speedup < 1:
+    while made.weights and timings and timings[1].speedup < 1:
         if job.settings.keep_slower or job.settings.plan is not None:
             logger.warning("The result is slower than the input, as asked: x%.2f.", timings[1].speedup)
             break
@@ -154,7 +161,7 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
         reason = f"given back, the whole model measured x{timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
         decision = give_back(job, made.decision, weak, reason)
-        kept = {c.name: made.pieces[c.name] for c in decision.plan.choices if c.method}
+        kept = {c.name: made.weights[c.name] for c in decision.plan.choices if c.form}
         made = _splice(job, decision, kept, made.errors)
         timings = _time(job, made)
     return made, timings
@@ -167,44 +174,50 @@ def _weaker_half(made: _Made) -> set[str]:
         price = made.decision.prices.get(name)
         return price.before.ms - price.after.ms if price and price.after else 0.0
 
-    ordered = sorted(made.pieces, key=saved)
+    ordered = sorted(made.weights, key=saved)
     return set(ordered[: -(-len(ordered) // 2)])
 
 
 def _factorise(job: Job, decision: Decision) -> _Made:
-    choices = {c.name: c for c in decision.plan.choices if c.method}
-    planned = {
-        f.place.label: planned_candidate(f, choices[f.place.label]) for f in job.found if f.place.label in choices
-    }
+    planned = _planned(job, decision)
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     tasks = Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(
         delayed(_chain)(f.site, planned[f.place.label]) for f in leaders
     )
-    names, pieces, errors = Names(job.model), dict[str, Piece](), dict[str, float]()
+    names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
     for i, (leader, (chain, error)) in enumerate(zip(leaders, tasks, strict=True)):
         job.progress("factorising", i, len(leaders))
-        shared = None
-        for found in (f for f in job.found if f.group == leader.place.label):
-            label, candidate = found.place.label, planned[found.place.label]
-            own = replace(chain, stages=candidate.stages)  # the factors are shared, the window is each node's own
-            pieces[label] = build(found, candidate.method, own, job.context, names, shared)
-            errors[label], shared = error, pieces[label].weights
+        stored = store(leader, planned[leader.place.label], chain, names)
+        group = [f.place.label for f in job.found if f.group == leader.place.label]
+        weights |= dict.fromkeys(group, stored)
+        errors |= dict.fromkeys(group, error)
     job.progress("factorising", len(leaders), len(leaders))
-    return _splice(job, decision, pieces, errors)
+    return _splice(job, decision, weights, errors)
+
+
+def _planned(job: Job, decision: Decision) -> dict[str, Candidate]:
+    """The candidates of a decision, by node."""
+    pairs = zip(job.found, decision.plan.choices, strict=True)
+    return {f.place.label: planned_candidate(job.context, f, choice) for f, choice in pairs if choice.form}
 
 
 def _chain(site: Site, candidate: Candidate) -> tuple[Chain, float]:
     """The chain of a candidate, computed in float64 and rounded to the weight's type, and its relative error."""
     weight = site.read()
+    if candidate.method is None or candidate.ranks is None:
+        return Chain(candidate.stages, (weight,)), 0.0
     chain = METHODS[candidate.method].chain(weight, site.stage, candidate.ranks)
     chain = replace(chain, factors=tuple(factor.astype(site.dtype) for factor in chain.factors))
     return chain, weight_error(weight, chain)
 
 
-def _splice(job: Job, decision: Decision, pieces: Mapping[str, Piece], errors: Mapping[str, float]) -> _Made:
-    if not pieces:
+def _splice(
+    job: Job, decision: Decision, weights: Mapping[str, list[onnx.TensorProto]], errors: Mapping[str, float]
+) -> _Made:
+    if not weights:
         return _Made(job.model, decision, {}, {})
-    return _Made(splice(job.model, pieces, job.found, job.context), decision, pieces, errors)
+    model = splice(job.model, _planned(job, decision), weights, job.found, job.context)
+    return _Made(model, decision, weights, errors)
 
 
 def _time(job: Job, made: _Made) -> list[Timing] | None:
@@ -213,11 +226,11 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
         return None
     job.progress("timing the whole model", 0, 1)
     contents = [job.content]
-    if made.pieces:
+    if made.weights:
         contents.append(made.model.SerializeToString(deterministic=True))
     timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
     job.progress("timing the whole model", 1, 1)
-    unchanged = not made.pieces and not job.settings.dry_run
+    unchanged = not made.weights and not job.settings.dry_run
     return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise
 
 
@@ -283,8 +296,8 @@ def _require(job: Job, made: _Made, closeness: list[Closeness] | None) -> None:
         PromiseError: one of them is broken.
     """
     settings = job.settings
-    if settings.fail_if_unchanged and not made.pieces:
-        raise PromiseError("Nothing was factorised, and --fail-if-unchanged asks for a change.")
+    if settings.fail_if_unchanged and not made.weights:
+        raise PromiseError("Nothing was changed, and --fail-if-unchanged asks for a change.")
     for output in closeness or []:
         if not output.finite:
             raise PromiseError(f"The output {output.name} is not finite where the original's is.")
@@ -312,5 +325,7 @@ def _require_score(settings: Settings, before: float, after: float) -> None:
 
 
 def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:
-    errors = {name: made.errors[name] for name in made.pieces}
-    return Outcome(made.decision, errors, output_errors(job, made.pieces), timings, closeness, Change(job.size, None))
+    errors = {name: made.errors[name] for name in made.weights}
+    planned = _planned(job, made.decision) if made.weights else {}
+    measured = output_errors(job, planned, made.weights)
+    return Outcome(made.decision, errors, measured, timings, closeness, Change(job.size, None))

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import onnx
 
 from onnx_tucker import rank
 from onnx_tucker.errors import PlanError
 from onnx_tucker.factor import METHODS
+from onnx_tucker.forms import FORMS
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.layer import Borders
+from onnx_tucker.graph.lower.frames import Frames
+from onnx_tucker.graph.lower.layout import Layout, lay_out
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.graph.splice import layout_of
 from onnx_tucker.job import Job
-from onnx_tucker.rank import Rules, search
-from onnx_tucker.runtime.inputs import NOISE_VALUES
-from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.rank import Rule, Rules, search
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Candidate, Choice, Plan, Skip
+from onnx_tucker.tuning import Option, Tuner, forms_of
+from onnx_tucker.types import Candidate, Choice, Plan, Skip, Stage, Status, recipe
 
 logger = logging.getLogger(__name__)
 
-FORM = "direct"
-LAYER_SECONDS = 0.4
-"""Time spent at most on one layer and its candidates."""
+WORTHWHILE = 1.03
+"""How much faster another form, or another layout, has to be, so that noise alone never changes a node."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Decision:
 
 
 def decide(job: Job, rules: Rules) -> Decision:
-    """Chooses for every weight-bearing node by the rules, in the order of the graph.
+    """Chooses for every weight-bearing node by the rules and by measurement.
 
     Raises:
         PlanError: the rules name a node that is not there, or ranks that do not fit it.
@@ -54,16 +60,17 @@ def decide(job: Job, rules: Rules) -> Decision:
     if unused:
         raise PlanError(f"The ranks file names {unused[0]!r}, but the model has no such linear node.")
     _check_globs(job)
-    choices: dict[str, Choice] = {}
-    prices: dict[str, Price] = {}
-    for label, group in _groups(job).items():
-        job.progress("choosing ranks", len(choices), len(job.found))
-        chosen, measured = _decide_group(job, group, rules)
-        logger.info("%s: %s", label, chosen[0].reason or f"{chosen[0].method} {chosen[0].ranks}")
-        choices |= {choice.name: choice for choice in chosen}
-        prices |= measured
-    job.progress("choosing ranks", len(job.found), len(job.found))
-    return Decision(Plan(tuple(choices[f.place.label] for f in job.found)), prices)
+    tuner, menus = Tuner(job), list[Menu]()
+    groups = _groups(job)
+    for i, group in enumerate(groups.values()):
+        job.progress("timing layers", i, len(groups))
+        menus.append(_menu(job, tuner, group, rules))
+    job.progress("timing layers", len(groups), len(groups))
+    picks = _picks(job, tuner, menus)
+    decision = _verdict(job, tuner, menus, picks)
+    for choice in decision.plan.choices:
+        logger.info("%s: %s", choice.name, choice.reason or recipe(choice.method, choice.ranks, choice.form))
+    return decision
 
 
 def _groups(job: Job) -> dict[str, list[Found]]:
@@ -74,8 +81,203 @@ def _groups(job: Job) -> dict[str, list[Found]]:
     return groups
 
 
+@dataclass(frozen=True)
+class Menu:
+    """What the nodes that share a weight, or one alone, could become.
+
+    Attributes:
+        group: the nodes.
+        reason: why none of it is a chain; empty where one is.
+        chains: the chains, in the nodes' own form.
+        options: all that was timed, the node as it is first; empty where nothing was.
+    """
+
+    group: list[Found]
+    reason: str
+    chains: list[Candidate]
+    options: list[Option]
+
+    def pick(self, settings: Settings, *, on_frames: bool) -> Option | None:
+        """The best with, or without, frames: a chain if it is worth its error, else what takes the least time."""
+        if not self.options:
+            return self._untimed() if not on_frames else None
+        before = self.options[0].ms
+        exact = [o for o in self.options if o.kind == (on_frames, False)]
+        chains = [o for o in self.options if o.kind == (on_frames, True)]
+        fastest = min(exact, key=lambda o: o.ms, default=None)
+        if fastest and not on_frames and fastest.ms * WORTHWHILE > before:
+            fastest = self.options[0]
+        if not chains:
+            return fastest
+        chain = chains[search.cheapest([o.candidate for o in chains], [o.ms for o in chains])]
+        slower = chain.ms * settings.min_speedup > before or (fastest is not None and chain.ms > fastest.ms)
+        return fastest if slower and not settings.keep_slower else chain
+
+    def _untimed(self) -> Option | None:
+        if not self.chains:
+            return None
+        costs = [float(sum(search.count(found.site, c) for found in self.group)) for c in self.chains]
+        best = search.cheapest(self.chains, costs)
+        return Option(self.chains[best], costs[best])
+
+
+def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
+    first = group[0].reading.found
+    if isinstance(first, Skip):
+        return Menu(group, first.reason, [], [])
+    excluded = _left_out(job, group, rules)
+    chains = excluded or _chains(group, rules)
+    reason, candidates = (chains, []) if isinstance(chains, str) else ("", chains)
+    options = tuner.options(group, candidates, lower=job.settings.lower and not excluded)
+    return Menu(group, reason, candidates, options)
+
+
+def _picks(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> dict[str, Option]:
+    """What is best for each group, by label, with conversions between layouts in the sum: a local search.
+
+    It starts from as much, and from as little, on frames as is faster alone, and moves one group at a time.
+    """
+    direct = {m.group[0].place.label: m.pick(job.settings, on_frames=False) for m in menus}
+    frames = {m.group[0].place.label: m.pick(job.settings, on_frames=True) for m in menus}
+    movable = [label for label, pick in frames.items() if pick]
+    conversions = _Conversions(job, tuner)
+    members = {m.group[0].place.label: {f.place.label for f in m.group} for m in menus}
+
+    def cost(on: set[str]) -> float:
+        labels = set[str]().union(*(members[label] for label in on))
+        alone = sum(pick.ms for label in movable if (pick := (frames if label in on else direct)[label]))
+        return alone + conversions.ms(lay_out(job.context, labels, Names(onnx.ModelProto())))
+
+    best: set[str] = set()
+    least = cost(best) if movable else 0.0
+    for start in (set[str](), set(movable)):
+        on, current, moved = start, cost(start) if start else least, True
+        while moved:
+            moved = False
+            for label in movable:
+                other = on ^ {label}
+                changed = cost(other)
+                if changed < current:
+                    on, current, moved = other, changed, True
+        if current * WORTHWHILE < least:
+            best, least = on, current
+    picks = {label: frames[label] if label in best else pick for label, pick in direct.items()}
+    return {label: pick for label, pick in picks.items() if pick}
+
+
+class _Conversions:
+    """What conversions between values and frames cost."""
+
+    def __init__(self, job: Job, tuner: Tuner) -> None:
+        self._job, self._tuner = job, tuner
+        self._known: dict[str, tuple[float, float]] = {}
+
+    def ms(self, layout: Layout) -> float:
+        """Of all conversions of a layout together."""
+        entered = sum(self._of(value, entry.frames)[0] for value, entry in layout.entered.items())
+        return entered + sum(self._of(value, layout.made[value])[1] for value in layout.left)
+
+    def _of(self, value: str, frames: Frames) -> tuple[float, float]:
+        if value not in self._known:
+            self._known[value] = self._tuner.conversion(self._job.context.shapes[value], frames)
+        return self._known[value]
+
+
+def _verdict(job: Job, tuner: Tuner, menus: Sequence[Menu], picks: dict[str, Option]) -> Decision:
+    """Times every node as it is going to be, and keeps those that turn out slower after all."""
+    candidates = {
+        f.place.label: picks[m.group[0].place.label].candidate
+        for m in menus
+        for f in m.group
+        if m.group[0].place.label in picks
+    }
+    changed = {label: c for label, c in candidates.items() if c.changes}
+    reasons: dict[str, str] = {}
+    while True:
+        prices = price(job, tuner, changed)
+        slow = _slow(job, menus, changed, prices)
+        if not slow:
+            break
+        reasons |= slow
+        changed = {label: c for label, c in changed.items() if label not in slow}
+    choices = {}
+    for menu in menus:
+        for found in menu.group:
+            label = found.place.label
+            reason = reasons.get(label, menu.reason) or _beaten(menu)
+            choices[label] = choice_of(found, changed.get(label), reason)
+    return Decision(Plan(tuple(choices[f.place.label] for f in job.found)), prices)
+
+
+def _slow(
+    job: Job, menus: Sequence[Menu], changed: Mapping[str, Candidate], prices: Mapping[str, Price]
+) -> dict[str, str]:
+    """The changed nodes that are slower than they were, unless they are kept as asked, and why."""
+    slow: dict[str, str] = {}
+    if job.settings.keep_slower:
+        return slow
+    for menu in menus:
+        labels = [f.place.label for f in menu.group if f.place.label in changed]
+        timed = [prices[label] for label in labels if label in prices]
+        if not labels or len(timed) < len(labels):
+            continue
+        least = job.settings.min_speedup if changed[labels[0]].method else 1.0
+        speedup = together(timed)
+        if speedup < least:
+            slow |= dict.fromkeys(labels, f"measured x{speedup:.2f} with {changed[labels[0]]}")
+    return slow
+
+
+def _beaten(menu: Menu) -> str:
+    """Why a group that has chains is none."""
+    chains = [o for o in menu.options if o.candidate.method]
+    if not chains:
+        return ""
+    best = min(chains, key=lambda o: o.ms)
+    return f"measured x{menu.options[0].ms / best.ms:.2f} with {best.candidate}"
+
+
+def price(job: Job, tuner: Tuner, changed: Mapping[str, Candidate]) -> dict[str, Price]:
+    """Times of all nodes alone: as they were, and as what they become, with the conversions that fall to them."""
+    layout = layout_of(job.context, changed, Names(onnx.ModelProto()))
+    prices = {}
+    for found in job.found:
+        label = found.place.label
+        if isinstance(found.reading.found, Skip):
+            continue
+        entry = layout.entered.get(layer.activations(found))
+        borders = Borders(bool(entry and entry.first == label), found.place.node.output[0] in layout.left)
+        timings = tuner.compare(found, changed.get(label), borders)
+        if timings:
+            prices[label] = Price(*timings)
+    return prices
+
+
+def together(prices: Sequence[Price]) -> float:
+    """How much faster nodes are together; of one alone, the median of its rounds."""
+    after = [p.after for p in prices if p.after]
+    if len(after) == 1:
+        return after[0].speedup
+    return sum(p.before.ms for p in prices) / sum(t.ms for t in after)
+
+
+def choice_of(found: Found, candidate: Candidate | None, reason: str) -> Choice:
+    """The choice that makes a node what a candidate is, or keeps it for a reason."""
+    reading, node = found.reading.found, found.place.node
+    if isinstance(reading, Skip):
+        return Choice(reading.name, reading.op, None, "skipped", reading.reason)
+    kept = Choice(reading.name, node.op_type, reading.stage.shape, "kept", reason)
+    if candidate is None:
+        return kept
+    status: Status = "factorized" if candidate.method else "lowered"
+    known = "" if candidate.method else reason
+    return replace(
+        kept, status=status, reason=known, method=candidate.method, form=candidate.form, ranks=candidate.ranks
+    )
+
+
 def replay(job: Job, plan: Plan) -> Decision:
-    """Takes a plan as it is, and times what it factorises.
+    """Takes a plan as it is, and times what it changes.
 
     Raises:
         PlanError: the plan was made for a model with other nodes.
@@ -86,22 +288,14 @@ def replay(job: Job, plan: Plan) -> Decision:
         where = "the plan has" if name in planned else "the model has"
         raise PlanError(f"The plan is for another model: only {where} a node {name!r}.")
     for group in _groups(job).values():
-        if len({(planned[f.place.label].method, planned[f.place.label].ranks) for f in group}) > 1:
+        if len({(c.method, c.ranks, c.form) for c in (planned[f.place.label] for f in group)}) > 1:
             names = " and ".join(repr(f.place.label) for f in group[:2])
             raise PlanError(f"The plan treats {names} differently, but they share a weight.")
-    candidates = {name: planned_candidate(known[name], c) for name, c in planned.items() if c.method}
-    prices = {}
-    for i, (name, candidate) in enumerate(candidates.items()):
-        job.progress("timing the plan", i, len(candidates))
-        timings = _measure(job, known[name], [candidate])
-        if timings:
-            prices[name] = Price(*timings)
-    job.progress("timing the plan", len(candidates), len(candidates))
-    ordered = Plan(tuple(planned[name] for name in known))
-    return Decision(ordered, prices)
+    candidates = {name: planned_candidate(job.context, known[name], c) for name, c in planned.items() if c.form}
+    return Decision(Plan(tuple(planned[name] for name in known)), price(job, Tuner(job), candidates))
 
 
-def planned_candidate(found: Found, choice: Choice) -> Candidate:
+def planned_candidate(context: Context, found: Found, choice: Choice) -> Candidate:
     """The candidate that a choice stands for.
 
     Raises:
@@ -109,19 +303,24 @@ def planned_candidate(found: Found, choice: Choice) -> Candidate:
     """
     reading = found.reading.found
     if isinstance(reading, Skip):
-        raise PlanError(f"The plan factorises {choice.name!r}, but it cannot be: {reading.reason}.")
+        raise PlanError(f"The plan changes {choice.name!r}, but it cannot be: {reading.reason}.")
     if choice.shape != reading.stage.shape or choice.op != reading.op:
         raise PlanError(
             f"The plan is for another model: its {choice.name!r} is a {choice.op} of shape {choice.shape}, "
             f"here it is a {reading.op} of shape {reading.stage.shape}."
         )
-    if choice.method not in METHODS or choice.form != FORM or choice.ranks is None:
+    if (choice.method and choice.method not in METHODS) or choice.form not in FORMS:
         raise PlanError(f"The plan asks for {choice.method} ({choice.form}) at {choice.name!r}, which is unknown.")
-    method = METHODS[choice.method]
-    if not method.applies(reading.stage, by_name=True):
-        raise PlanError(f"The plan asks for {choice.method} at {choice.name!r}, which does not apply to its shape.")
-    search.check_ranks(reading, method, choice.ranks)
-    return Candidate(method.name, choice.ranks, method.stages(reading.stage, choice.ranks), 0.0)
+    stages: tuple[Stage, ...] = (reading.stage,)
+    if choice.method and choice.ranks:
+        method = METHODS[choice.method]
+        if not method.applies(reading.stage, by_name=True):
+            raise PlanError(f"The plan asks for {choice.method} at {choice.name!r}, which does not apply to its shape.")
+        search.check_ranks(reading, method, choice.ranks)
+        stages = method.stages(reading.stage, choice.ranks)
+    if FORMS[choice.form] not in forms_of(context, found, stages):
+        raise PlanError(f"The plan asks for {choice.form} at {choice.name!r}, which does not fit it.")
+    return Candidate(choice.method, choice.ranks, stages, 0.0, choice.form)
 
 
 def give_back(job: Job, decision: Decision, names: set[str], reason: str) -> Decision:
@@ -129,58 +328,31 @@ def give_back(job: Job, decision: Decision, names: set[str], reason: str) -> Dec
     leaders = {f.group for f in job.found if f.place.label in names}
     names = {f.place.label for f in job.found if f.group in leaders}
     choices = tuple(
-        replace(c, status="kept", reason=reason, method=None, form=None, ranks=None) if c.name in names else c
-        for c in decision.plan.choices
+        choice_of(f, None, reason) if f.place.label in names else c
+        for f, c in zip(job.found, decision.plan.choices, strict=True)
     )
     prices = {name: replace(price, after=None) if name in names else price for name, price in decision.prices.items()}
     return Decision(Plan(choices), prices)
 
 
-def _decide_group(job: Job, group: list[Found], rules: Rules) -> tuple[list[Choice], dict[str, Price]]:
-    """Decides on nodes that share a weight: all are factorised alike or none is."""
-    first = group[0].reading.found
-    if isinstance(first, Skip):
-        return [Choice(first.name, first.op, None, "skipped", first.reason)], {}
-    options = _options(job, group, rules)
-    reason, candidates = (options, []) if isinstance(options, str) else ("", options)
-    kept = [Choice(f.place.label, f.site.op, f.site.stage.shape, "kept", reason) for f in group]
-    measured = [_measure(job, found, candidates) for found in group]
-    before = {found.place.label: Price(timings[0]) for found, timings in zip(group, measured, strict=True) if timings}
-    if not candidates:
-        return kept, before
-    timed = all(measured)
-    if timed:
-        costs = [sum(t.ms for t in column) for column in list(zip(*measured, strict=True))[1:]]
-    else:
-        costs = [float(sum(search.count(found.site, c) for found in group)) for c in candidates]
-    best = search.cheapest(candidates, costs)
-    method, ranks = candidates[best].method, candidates[best].ranks
-    chosen = [replace(k, status="factorized", method=method, form=FORM, ranks=ranks) for k in kept]
-    if not timed:
-        return chosen, before
-    after = {found.place.label: timings[1 + best] for found, timings in zip(group, measured, strict=True)}
-    speedup = _speedup(before, after)
-    if speedup < job.settings.min_speedup and not job.settings.keep_slower:
-        slower = f"measured x{speedup:.2f} with {method} {','.join(map(str, ranks))}"
-        return [replace(k, reason=slower) for k in kept], before
-    return chosen, {name: replace(price, after=after[name]) for name, price in before.items()}
-
-
-def _options(job: Job, group: list[Found], rules: Rules) -> list[Candidate] | str:
-    """The candidates of nodes that share a weight, or why there are none."""
+def _left_out(job: Job, group: Sequence[Found], rules: Rules) -> str:
+    """Why a group is not to be touched at all; empty where it may be."""
     for found in group:
         excluded = _excluded(found, job.settings)
         if excluded:
             return f"its weight is also that of {found.place.label}, {excluded}" if len(group) > 1 else excluded
-    rule = next(filter(None, (rules.rule(found.place.label) for found in group)), None)
+    rule = _rule(group, rules)
+    return "kept as asked" if rule and rule.policy is None else ""
+
+
+def _chains(group: Sequence[Found], rules: Rules) -> list[Candidate] | str:
+    """The candidates of nodes that share a weight, or why there are none."""
+    rule = _rule(group, rules)
     return "the ranks file does not name it" if rule is None else search.candidates(group[0].site, rule)
 
 
-def _speedup(before: Mapping[str, Price], after: Mapping[str, Timing]) -> float:
-    """How much faster nodes are together; of one alone, the median of its rounds."""
-    if len(after) == 1:
-        return next(iter(after.values())).speedup
-    return sum(price.before.ms for price in before.values()) / sum(timing.ms for timing in after.values())
+def _rule(group: Sequence[Found], rules: Rules) -> Rule | None:
+    return next(filter(None, (rules.rule(found.place.label) for found in group)), None)
 
 
 def _excluded(found: Found, settings: Settings) -> str:
@@ -200,20 +372,6 @@ def _check_globs(job: Job) -> None:
 
 def _matches(label: str, pattern: str) -> bool:
     return label == pattern or fnmatch.fnmatchcase(label, pattern)
-
-
-def _measure(job: Job, found: Found, candidates: list[Candidate]) -> list[Timing]:
-    """Times of the node and of its candidates; empty where it is not timed."""
-    shape = job.context.shapes.get(layer.activations(found)) if found.site.input_shape else None
-    if not job.settings.benchmark or shape is None or math.prod(shape) > NOISE_VALUES:
-        return []
-    models = [layer.noise_original(job.model, found, job.context)]
-    models += [layer.noise_chain(job.model, found, job.context, c) for c in candidates]
-    try:
-        return job.stopwatch.compare(models, layer.noise_input(found, job.context), LAYER_SECONDS)
-    except FAILURES as error:
-        logger.warning("%s is not timed: %s", found.place.label, first_line(error))
-        return []
 
 
 def rules_of(settings: Settings) -> Rules:

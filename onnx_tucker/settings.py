@@ -26,9 +26,10 @@ class Settings:
         max_error: the largest relative L2 error of any output that is accepted.
         eval: "FILE.py:FUNC", or a function; FUNC(run) returns a score, higher is better.
         max_drop: the largest loss of that score that is accepted.
-        lower: whether 3D convolutions may be rewritten as 2D ones, which this version never does.
+        lower: whether convolutions may be computed in other forms, mainly 3D ones as 2D ones on frames.
         benchmark: whether to time; without it nothing is given back for being slow.
         keep_slower: whether to keep chains that measure slower than their node.
+        tune_seconds: time after which fewer forms of the remaining nodes are tried.
         min_speedup: how much faster than its node a chain has to be; the whole model is held to 1 in any case.
         include: globs of node names to factorise; empty for all.
         exclude: globs of node names to leave alone.
@@ -63,6 +64,7 @@ class Settings:
     benchmark: bool = True
     keep_slower: bool = False
     min_speedup: float = 1.0
+    tune_seconds: float = 60.0
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     op_types: Sequence[str] = ()
@@ -104,7 +106,13 @@ class Settings:
             raise UsageError(f"--op-types {unknown[0]}: not factorised; choose from {', '.join(OPS)}.")
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
-        for name, least, most in (("threads", 0, 1024), ("seed", 0, 2**63), ("jobs", 1, 1024), ("min_speedup", 0, 1e9)):
+        for name, least, most in (
+            ("threads", 0, 1024),
+            ("seed", 0, 2**63),
+            ("jobs", 1, 1024),
+            ("min_speedup", 0, 1e9),
+            ("tune_seconds", 0, 1e9),
+        ):
             if not least <= getattr(self, name) <= most:
                 raise UsageError(f"--{name.replace('_', '-')} is from {least} to {most:g}.")
         for name, sizes in (*self.input_shape.items(), *((n, (size,)) for n, size in self.dim.items())):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -57,6 +57,21 @@ class Window:
         """The window of the same number of axes that looks at one position at a time."""
         axes = len(self.kernel)
         return Window((1,) * axes, (1,) * axes, (1,) * axes, (0,) * 2 * axes)
+
+    def explicit(self, size: tuple[int, ...]) -> Window:
+        """The same window on an input of spatial size `size`, with `auto_pad` spelt out as pads; not for transposed."""
+        if self.auto_pad == "NOTSET":
+            return self
+        begins, ends = [], []
+        for length, out, kernel, stride, dilation in zip(
+            size, self.output_size(size), self.kernel, self.strides, self.dilations, strict=True
+        ):
+            total = max((out - 1) * stride + dilation * (kernel - 1) + 1 - length, 0)
+            if self.auto_pad == "VALID":
+                total = 0
+            begins.append((total + (self.auto_pad == "SAME_LOWER")) // 2)
+            ends.append(total - begins[-1])
+        return replace(self, pads=(*begins, *ends), auto_pad="NOTSET")
 
     def output_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Spatial size of the output for an input of spatial size `size` (ONNX operators Conv and ConvTranspose)."""
@@ -136,6 +151,7 @@ class Site:
             product has no spatial axes, and its batch is how many vectors a group multiplies.
         bias: whether something is added to the output.
         scalings: multiplications per output element besides the products (alpha and beta of a Gemm).
+        size: spatial size of the activations where the model itself fixes it.
     """
 
     name: str
@@ -146,6 +162,7 @@ class Site:
     input_shape: tuple[int, ...] | None
     bias: bool
     scalings: int = 0
+    size: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,19 +176,29 @@ class Skip:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to factorise a site, without its factors.
+    """One way to compute a site, without its factors.
 
     Attributes:
-        method: name in `factor.METHODS`.
-        ranks: one rank for each of the method's modes.
+        method: name in `factor.METHODS`; None leaves the weight as it is.
+        ranks: one rank for each of the method's modes; None without a method.
         stages: the layers that it would become.
         predicted_error: upper bound on the relative Frobenius error of the weight.
+        form: name in `forms.FORMS`.
     """
 
-    method: str
-    ranks: Ranks
+    method: str | None
+    ranks: Ranks | None
     stages: tuple[Stage, ...]
     predicted_error: float
+    form: str = "direct"
+
+    @property
+    def changes(self) -> bool:
+        """Whether the site is computed otherwise than it was."""
+        return self.method is not None or self.form != "direct"
+
+    def __str__(self) -> str:
+        return recipe(self.method, self.ranks, self.form)
 
 
 @dataclass(frozen=True)
@@ -185,7 +212,7 @@ class Choice:
         status: "factorized", "lowered", "kept" (could have been) or "skipped" (could not).
         reason: why it is kept or skipped; empty otherwise.
         method: name in `factor.METHODS`, or None.
-        form: how the chain's arithmetic is laid out, or None.
+        form: name in `forms.FORMS` of how its arithmetic is laid out, or None where the node stays.
         ranks: the method's ranks, or None.
     """
 
@@ -207,7 +234,8 @@ class Plan:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{c.name}: {c.method} {c.ranks}" if c.method else f"{c.name}: {c.status}, {c.reason}" for c in self.choices
+            f"{c.name}: {recipe(c.method, c.ranks, c.form) if c.form else f'{c.status}, {c.reason}'}"
+            for c in self.choices
         )
 
     def to_json(self) -> str:
@@ -260,6 +288,12 @@ class Closeness:
     finite: bool = True
 
 
+def recipe(method: str | None, ranks: Ranks | None, form: str | None) -> str:
+    """A method, its ranks and a form in words."""
+    ranked = f"{method} {','.join(map(str, ranks or ()))}" if method else ""
+    return " ".join(filter(None, (ranked, form if form != "direct" or not method else "")))
+
+
 def _choice(entry: Mapping[str, Any]) -> Choice:
     """A choice from its JSON; KeyError, TypeError or ValueError where it is malformed."""
     if entry["status"] not in get_args(Status):
@@ -267,8 +301,9 @@ def _choice(entry: Mapping[str, Any]) -> Choice:
     texts = [entry["name"], entry["op"], entry["reason"], entry["method"] or "", entry["form"] or ""]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(f"a text of {entry['name']!r} is none")
-    chosen = entry["status"] in ("factorized", "lowered")
-    if any((entry[key] is not None) != chosen for key in ("method", "form", "ranks")):
+    factorized = entry["status"] == "factorized"
+    expected = {"method": factorized, "ranks": factorized, "form": factorized or entry["status"] == "lowered"}
+    if any((entry[key] is not None) != there for key, there in expected.items()):
         raise ValueError(f"{entry['name']!r} is {entry['status']}, which does not go with its method, form and ranks")
     return Choice(**{**entry, "ranks": _integers(entry["ranks"]), "shape": _integers(entry["shape"])})
 

@@ -16,9 +16,9 @@ from onnx_tucker.factor import METHODS
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.nodes import Names, tensors
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.shapes import infer
-from onnx_tucker.graph.splice import Piece, build, splice
-from onnx_tucker.types import Skip
+from onnx_tucker.graph.shapes import declared, infer
+from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.types import Candidate, Chain, Skip
 
 ROOT = Path(__file__).resolve().parent.parent
 STROKES = ROOT / "models" / "strokes.onnx"
@@ -100,7 +100,7 @@ def look(made: onnx.ModelProto, folder: Path | None = None, **options: bool) -> 
     """A model's surroundings and its weight-bearing nodes; options as of `context_of` and `find`."""
     beside = folder or Path()
     again = options.pop("refactorize", False)
-    context = context_of(made, infer(made, beside, {}, {}), beside, **options)
+    context = context_of(made, infer(made, beside, {}, {}), declared(made, beside), beside, **options)
     return context, find(made, context, refactorize=again)
 
 
@@ -110,24 +110,38 @@ def reasons(made: onnx.ModelProto, **options: bool) -> dict[str, str]:
     return {f.place.label: f.reading.found.reason if isinstance(f.reading.found, Skip) else "" for f in found}
 
 
+def candidate(one: Found, method: str | None, ranks: tuple[int, ...] | None = None, form: str = "direct") -> Candidate:
+    """What a node becomes by a method, at full ranks unless given; without one, the node in another form."""
+    stage = one.site.stage
+    if method is None:
+        return Candidate(None, None, (stage,), 0.0, form)
+    ranks = ranks or METHODS[method].dimensions(stage)
+    return Candidate(method, ranks, METHODS[method].stages(stage, ranks), 0.0, form)
+
+
+def stored(one: Found, planned: Candidate, names: Names) -> list[onnx.TensorProto]:
+    """The weights of that, as they go into the model."""
+    weight, stage = one.site.read(), one.site.stage
+    if planned.method is None or planned.ranks is None:
+        return store(one, planned, Chain((stage,), (weight,)), names)
+    return store(one, planned, METHODS[planned.method].chain(weight, stage, planned.ranks), names)
+
+
 def factorised(
     made: onnx.ModelProto,
-    methods: Mapping[str, tuple[str, tuple[int, ...] | None]],
+    methods: Mapping[str, tuple[str | None, tuple[int, ...] | None] | tuple[str | None, tuple[int, ...] | None, str]],
     folder: Path | None = None,
     **options: bool,
 ) -> onnx.ModelProto:
-    """The model with a chain in the place of each node in `methods`: its method and ranks, None for full ones."""
+    """The model with a chain in the place of each node in `methods`: method, ranks (None: full) and perhaps form."""
     context, found = look(made, folder, **options)
     names = Names(made)
-    pieces: dict[str, Piece] = {}
-    for one in found:
-        if one.place.label in methods:
-            name, ranks = methods[one.place.label]
-            site, method = one.site, METHODS[name]
-            chain = method.chain(site.read(), site.stage, ranks or method.dimensions(site.stage))
-            shared = pieces[one.group].weights if one.group in pieces else None
-            pieces[one.place.label] = build(one, name, chain, context, names, shared)
-    return splice(made, pieces, found, context)
+    planned = {f.place.label: candidate(f, *methods[f.place.label]) for f in found if f.place.label in methods}
+    weights: dict[str, list[onnx.TensorProto]] = {}
+    for one in (f for f in found if f.place.label in planned):
+        label = one.place.label
+        weights[label] = weights[one.group] if one.group in weights else stored(one, planned[label], names)
+    return splice(made, planned, weights, found, context)
 
 
 def load_whole(path: Path) -> onnx.ModelProto:

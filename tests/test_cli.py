@@ -100,7 +100,7 @@ MISTAKES = [
     ("inspect none.onnx", 1, "There is no file none.onnx"),
     ("inspect", 2, "required"),
     ("in.onnx out.onnx --no-benchmark --ranks 1 --max-error 1e-6", 3, "above --max-error"),
-    ("in.onnx out.onnx --no-benchmark --ranks full --fail-if-unchanged", 3, "Nothing was factorised"),
+    ("in.onnx out.onnx --no-benchmark --ranks full --fail-if-unchanged", 3, "Nothing was changed"),
     ("in.onnx out.onnx --no-benchmark --eval score.py:none --max-drop 0", 2, "has no function"),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Found:
 def context_of(
     model: onnx.ModelProto,
     shapes: Shapes,
+    fixed: Mapping[str, tuple[int | None, ...]],
     folder: Path,
     *,
     freeze_initializer_inputs: bool = False,
@@ -64,13 +65,14 @@ def context_of(
     Args:
         model: any model.
         shapes: known shapes of its values.
+        fixed: the same as far as the model itself fixes them.
         folder: where its file is.
         freeze_initializer_inputs: whether weights that callers could replace are taken for constants.
         dequantize: whether weights that are stored as integers are factorised.
     """
     nodes = tuple(places(model))
     constants = Constants(model, nodes, folder, overridable=not freeze_initializer_inputs)
-    return Context(nodes, constants, shapes, opset_of(model), dequantize)
+    return Context(nodes, constants, shapes, fixed, opset_of(model), dequantize)
 
 
 def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False) -> list[Found]:

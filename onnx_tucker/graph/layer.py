@@ -6,20 +6,37 @@ errors, weights and bias are the real ones and the input is what the model compu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from onnx_tucker.forms import FORMS
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.lower.frames import Frames, enter, leave
+from onnx_tucker.graph.lower.layout import frames_of
+from onnx_tucker.graph.lower.writer import Writer
+from onnx_tucker.graph.nodes import Names, opset_of
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.splice import Piece, build
+from onnx_tucker.graph.splice import Ends, Piece, build, store
 from onnx_tucker.types import Array, Candidate, Chain, Stage
 
-INPUT, OUTPUT = "x", "y"
+INPUT, OUTPUT, FRAMES = "x", "y", "frames"
+"""Names of a layer's input and output, and of its input where it takes frames."""
+
+
+class Borders(NamedTuple):
+    """Whether a layer on frames takes and gives the value itself, and converts it, or frames."""
+
+    enter: bool = True
+    leave: bool = True
+
+
+WHOLE, FRAMES_ONLY = Borders(), Borders(enter=False, leave=False)
 
 
 def noise_original(model: onnx.ModelProto, found: Found, context: Context) -> bytes:
@@ -30,20 +47,40 @@ def noise_original(model: onnx.ModelProto, found: Found, context: Context) -> by
     return _alone(model, found, context, piece, own_bias=False)
 
 
-def noise_chain(model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate) -> bytes:
+def noise_chain(
+    model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate, borders: Borders = WHOLE
+) -> bytes:
     """The chain that a candidate would become, with noise for weights."""
     chain = Chain(candidate.stages, tuple(_noise(stage, stage.shape) for stage in candidate.stages))
-    names = Names(onnx.ModelProto())
-    for name in (*found.place.node.input, *found.place.node.output):
-        names.fresh(name)
-    piece = build(found, candidate.method, chain, context, names)
-    return _alone(model, found, context, piece, own_bias=False)
+    names = _names_of(found)
+    weights = store(found, candidate, chain, names)
+    piece = _piece(found, candidate, weights, context, names, borders)
+    source = FRAMES if FORMS[candidate.form].on_frames and not borders.enter else INPUT
+    return _alone(model, found, context, piece, own_bias=False, source=source)
 
 
-def noise_input(found: Found, context: Context) -> dict[str, Array]:
-    """Noise of the shape of the node's activations, which has to be known."""
-    shape = context.shapes[activations(found)]
-    return {INPUT: np.random.default_rng(0).standard_normal(shape).astype(found.site.dtype)}
+def noise_conversions(model: onnx.ModelProto, frames: Frames) -> tuple[bytes, bytes]:
+    """A value turned into frames, and back."""
+    results = []
+    for back in (False, True):
+        writer = Writer(Names(onnx.ModelProto()), "convert", opset_of(model))
+        if back:
+            leave(writer, replace(frames, name=FRAMES), OUTPUT)
+        else:
+            enter(writer, INPUT, replace(frames, name=OUTPUT))
+        source = FRAMES if back else INPUT
+        renamed = {source: source, OUTPUT: OUTPUT}
+        results.append(_model(model, writer.nodes, writer.constants, renamed, TensorProto.FLOAT))
+    return results[0], results[1]
+
+
+def noise_input(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Noise of the shape of a value, and the same as frames where it has some."""
+    value = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    if len(shape) != 5:
+        return {INPUT: value}
+    frames = np.ascontiguousarray(value.swapaxes(1, 2)).reshape(-1, shape[1], *shape[3:])
+    return {INPUT: value, FRAMES: frames}
 
 
 def activations(found: Found) -> str:
@@ -58,9 +95,13 @@ def real_original(model: onnx.ModelProto, found: Found, context: Context) -> byt
     return _alone(model, found, context, piece, own_bias=True)
 
 
-def real_chain(model: onnx.ModelProto, found: Found, context: Context, piece: Piece) -> bytes:
-    """The node's chain as it goes into the model."""
-    return _alone(model, found, context, piece, own_bias=True)
+def real_chain(
+    model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate, weights: list[onnx.TensorProto]
+) -> bytes:
+    """The node's chain with the weights that go into the model, between values as the node has them."""
+    names = _names_of(found)
+    names.take(weight.name for weight in weights)
+    return _alone(model, found, context, _piece(found, candidate, weights, context, names, WHOLE), own_bias=True)
 
 
 def stands_alone(found: Found, context: Context) -> bool:
@@ -86,11 +127,46 @@ def _noise(stage: Stage, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return noise
 
 
-def _alone(model: onnx.ModelProto, found: Found, context: Context, piece: Piece, *, own_bias: bool) -> bytes:
-    """A model of one piece, under names that do not depend on the model it comes from."""
+def _names_of(found: Found) -> Names:
+    names = Names(onnx.ModelProto())
+    names.take((*found.place.node.input, *found.place.node.output))
+    return names
+
+
+def _piece(
+    found: Found,
+    candidate: Candidate,
+    weights: list[onnx.TensorProto],
+    context: Context,
+    names: Names,
+    borders: Borders,
+) -> Piece:
+    """The piece of a candidate, with the conversions at its borders where it is on frames."""
+    if not FORMS[candidate.form].on_frames:
+        return build(found, candidate, weights, context, names)
+    node = found.place.node
+    x, y = frames_of(context, node.input[0]), frames_of(context, node.output[0])
+    assert x is not None
+    assert y is not None
+    before, after = (Writer(names, border, context.opset) for border in ("enter", "leave"))
+    x = replace(x, name=names.fresh("frames") if borders.enter else node.input[0])
+    if borders.enter:
+        enter(before, node.input[0], x)
+    output = names.fresh("result") if borders.leave else node.output[0]
+    piece = build(found, candidate, weights, context, names, Ends(x, output))
+    if borders.leave:
+        leave(after, replace(y, name=output), node.output[0])
+    nodes = [*before.nodes, *piece.nodes, *after.nodes]
+    return Piece(nodes, piece.weights, [*before.constants, *piece.constants, *after.constants])
+
+
+def _alone(
+    model: onnx.ModelProto, found: Found, context: Context, piece: Piece, *, own_bias: bool, source: str = INPUT
+) -> bytes:
+    """A model of one piece, which takes an input by the name of `source`."""
     place, seat = found.place, found.seat
     elem_type = helper.np_dtype_to_tensor_dtype(found.site.dtype)
-    tensors = [*piece.weights, *piece.zeros]
+    tensors = [*piece.weights, *piece.constants]
     for i, name in enumerate(place.node.input):
         if name in ("", activations(found)) or i == seat.index:
             continue
@@ -100,14 +176,34 @@ def _alone(model: onnx.ModelProto, found: Found, context: Context, piece: Piece,
         else:
             shape = known.shape if known else context.shapes.get(name, (found.site.stage.shape[0],))
             tensors.append(numpy_helper.from_array(np.zeros(shape, found.site.dtype), name))
+    renamed = {activations(found): source, place.node.output[0]: OUTPUT}
+    return _model(model, piece.nodes, tensors, renamed, elem_type)
+
+
+def _model(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    tensors: Sequence[onnx.TensorProto],
+    renamed: dict[str, str],
+    elem_type: int,
+) -> bytes:
+    """A model of nodes, under names that do not depend on the model they come from.
+
+    Args:
+        model: that model.
+        nodes: copied.
+        tensors: the initializers.
+        renamed: the value that goes in and the one that comes out, with their new names.
+        elem_type: of both.
+    """
+    source, target = renamed.values()
     graph = helper.make_graph(
-        piece.nodes,
+        nodes,
         "layer",
-        [helper.make_tensor_value_info(INPUT, elem_type, None)],
-        [helper.make_tensor_value_info(OUTPUT, elem_type, None)],
+        [helper.make_tensor_value_info(source, elem_type, None)],
+        [helper.make_tensor_value_info(target, elem_type, None)],
         list({tensor.name: tensor for tensor in tensors}.values()),
     )
-    renamed = {activations(found): INPUT, place.node.output[0]: OUTPUT}
     for i, tensor in enumerate(graph.initializer):
         renamed[tensor.name] = tensor.name = f"w{i}"
     for i, part in enumerate(graph.node):

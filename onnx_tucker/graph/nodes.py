@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -128,6 +128,10 @@ class Names:
             self._taken.update(tensor.values.name for tensor in graph.sparse_initializer)
         for node in nodes:
             self._taken.update([node.name, *node.input, *node.output])
+
+    def take(self, names: Iterable[str]) -> None:
+        """Hands none of these names out."""
+        self._taken.update(names)
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, or with a number behind it where that is taken."""

@@ -22,6 +22,10 @@ from onnx_tucker.graph.skeleton import skeleton
 logger = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
+Partial = dict[str, tuple[int | None, ...]]
+"""Shapes in which some sizes are not known."""
+UNKNOWN = "unknown"
+"""A domain of which nothing can be inferred."""
 
 
 def infer(
@@ -53,24 +57,55 @@ def infer(
     sizes = _first_dims(inputs) | _symbols(inputs, input_shapes) | dict(dims)
     for value in inputs:
         _fix(value, input_shapes.get(value.name), sizes, (samples or {}).get(value.name))
-    known: Shapes = {}
+    return _whole(_inferred(bare, logging.WARNING))
+
+
+def declared(model: onnx.ModelProto, folder: Path) -> Partial:
+    """Shapes of all tensors as far as the model itself fixes them, with None for sizes that it leaves open.
+
+    Args:
+        model: any model; it is not changed.
+        folder: where its file is.
+    """
+    bare = skeleton(model, folder)
+    _without_claims(bare)
+    bare.opset_import.add(domain=UNKNOWN, version=1)
+    for node in bare.graph.node:
+        # What onnx infers for sizes that are rounded up is not always what onnxruntime computes.
+        if any(attribute.name == "ceil_mode" and attribute.i for attribute in node.attribute):
+            node.domain = UNKNOWN
+    return _inferred(bare, logging.INFO)
+
+
+def _inferred(bare: onnx.ModelProto, level: int) -> Partial:
+    """Shapes as far as they follow from those of the inputs; the model is changed on the way.
+
+    What cannot be inferred is said at so high a `level` of the log.
+    """
+    known: Partial = {}
     while True:
-        folded = fold(bare, known)
+        folded = fold(bare, _whole(known))
         if known and not folded:
             return known
         try:
             bare = onnx.shape_inference.infer_shapes(bare)
         except FAILURES as error:
-            logger.warning("Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
+            logger.log(level, "Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
             return known
         known = _known(bare)
         if not known:
             return known
 
 
-def _known(model: onnx.ModelProto) -> Shapes:
+def _whole(partial: Partial) -> Shapes:
+    """The shapes without any free size."""
+    sizes = {name: tuple(size for size in shape if size is not None) for name, shape in partial.items()}
+    return {name: shape for name, shape in sizes.items() if len(shape) == len(partial[name])}
+
+
+def _known(model: onnx.ModelProto) -> Partial:
     """Shapes of the values of all scopes; names that stand for values of several bodies are left out."""
-    known: Shapes = {}
+    known: Partial = {}
     scopes: Counter[str] = Counter()
     for graph in graphs(model):
         scopes.update({value.name for value in graph.input} | {name for node in graph.node for name in node.output})
@@ -181,10 +216,8 @@ def _fix(
             dim.dim_value = 1 if sample is None else sample[i]
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
         return None
-    if not all(dim.HasField("dim_value") and dim.dim_value >= 0 for dim in tensor.shape.dim):
-        return None
-    return tuple(dim.dim_value for dim in tensor.shape.dim)
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim)

@@ -14,33 +14,70 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
+from onnx_tucker.forms import DIRECT, FORMS, PLANE
 from onnx_tucker.graph import provenance
 from onnx_tucker.graph.constants import Value
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.lower import frames, plane
+from onnx_tucker.graph.lower.frames import Frames
+from onnx_tucker.graph.lower.layout import Layout, lay_out
+from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import Names, Scope, places
 from onnx_tucker.graph.ops import OPS
 from onnx_tucker.graph.ops.op import Context, Emission
-from onnx_tucker.types import Chain
+from onnx_tucker.types import Candidate, Chain
 
 
 class Piece(NamedTuple):
-    """The nodes and weights of one chain, and the zeros that it adds; nodes that share a weight share its list.
+    """The nodes of one chain, its weights, and the constants that it adds; nodes that share a weight share its list.
 
     Once the piece is in a model, its weights are the model's own, so that they are in memory once.
     """
 
     nodes: list[onnx.NodeProto]
     weights: list[onnx.TensorProto]
-    zeros: Sequence[onnx.TensorProto] = ()
+    constants: Sequence[onnx.TensorProto] = ()
+
+
+class Ends(NamedTuple):
+    """The frames that a chain on frames takes, and the name of those that it makes."""
+
+    x: Frames
+    output: str
+
+
+def store(found: Found, candidate: Candidate, chain: Chain, names: Names) -> list[onnx.TensorProto]:
+    """The weights of a chain as initializers, in the order in which its form takes them.
+
+    Args:
+        found: the node.
+        candidate: what it becomes.
+        chain: the factors.
+        names: gives out new names.
+    """
+    site, form = found.site, FORMS[candidate.form]
+    size = site.size or ()
+    tensors = []
+    for i, (stage, factor) in enumerate(zip(chain.stages, chain.factors, strict=True)):
+        if form.on_frames:
+            array = frames.stored(stage, factor, form, size)
+            size = stage.window.output_size(size)
+        elif form == PLANE:
+            array = plane.stored(stage, factor)
+        else:
+            array = found.seat.store(stage, factor)
+        name = names.fresh(f"{_prefix(found, candidate)}/{i}/weight")
+        tensors.append(numpy_helper.from_array(np.ascontiguousarray(array.astype(site.dtype, copy=False)), name))
+    return tensors
 
 
 def build(
     found: Found,
-    method: str,
-    chain: Chain,
+    candidate: Candidate,
+    weights: list[onnx.TensorProto],
     context: Context,
     names: Names,
-    shared: list[onnx.TensorProto] | None = None,
+    ends: Ends | None = None,
 ) -> Piece:
     """The nodes of a chain in the place of one node, named `{node}/{method}/0` and so on.
 
@@ -48,34 +85,56 @@ def build(
 
     Args:
         found: the node.
-        method: name of the method, for names.
-        chain: the factors.
+        candidate: what it becomes.
+        weights: the stored weights.
         context: the node's surroundings.
         names: gives out new names.
-        shared: the stored factors, where another node of the group has brought them.
+        ends: where the form is on frames, what it takes and makes.
     """
-    node, seat, dtype, label = found.place.node, found.seat, found.site.dtype, found.place.label
-    own = [names.fresh(f"{label}/{method}/{i}") for i in range(len(chain.stages) - 1)]
-    tensors = shared
-    if tensors is None:
-        weights = [names.fresh(f"{label}/{method}/{i}/weight") for i in range(len(chain.stages))]
-        stored = (seat.store(stage, factor) for stage, factor in zip(chain.stages, chain.factors, strict=True))
-        tensors = [
-            numpy_helper.from_array(np.ascontiguousarray(array.astype(dtype, copy=False)), name)
-            for name, array in zip(weights, stored, strict=True)
-        ]
-    weights = [tensor.name for tensor in tensors]
-    values = (node.input[seat.data], *own, node.output[0])
-    emitted = OPS[node.op_type].emit(Emission(node, seat, chain.stages, weights, values, dtype, context.opset, names))
-    exported = gs.export_onnx(gs.Graph(emitted, inputs=[], outputs=[], opset=context.opset), do_type_check=False).graph
-    nodes = list(exported.node)
-    for name, new in zip(own, nodes[:-1], strict=True):
-        new.name = name
+    node = found.place.node
+    if FORMS[candidate.form] == DIRECT:
+        nodes, constants = _direct(found, candidate, weights, context, names)
+    else:
+        writer = Writer(names, _prefix(found, candidate), context.opset)
+        _lowered(found, candidate, [tensor.name for tensor in weights], writer, ends)
+        nodes, constants = writer.nodes, writer.constants
     last = nodes[-1]
-    last.name, last.domain, last.doc_string = node.name, node.domain, node.doc_string
+    last.name, last.domain, last.doc_string = node.name, last.domain or node.domain, node.doc_string
     last.metadata_props.extend(node.metadata_props)
     _configure(nodes, node)
-    return Piece(nodes, tensors, list(exported.initializer))
+    return Piece(nodes, weights, constants)
+
+
+def _prefix(found: Found, candidate: Candidate) -> str:
+    return f"{found.place.label}/{candidate.method or candidate.form}"
+
+
+def _direct(
+    found: Found, candidate: Candidate, weights: Sequence[onnx.TensorProto], context: Context, names: Names
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Layers of the node's own operator."""
+    node, seat, stages = found.place.node, found.seat, candidate.stages
+    own = [names.fresh(f"{_prefix(found, candidate)}/{i}") for i in range(len(stages) - 1)]
+    stored, values = [tensor.name for tensor in weights], (node.input[seat.data], *own, node.output[0])
+    emission = Emission(node, seat, stages, stored, values, found.site.dtype, context.opset, names)
+    graph = gs.Graph(OPS[node.op_type].emit(emission), inputs=[], outputs=[], opset=context.opset)
+    exported = gs.export_onnx(graph, do_type_check=False).graph
+    for name, new in zip(own, exported.node, strict=False):
+        new.name = name
+    return list(exported.node), list(exported.initializer)
+
+
+def _lowered(found: Found, candidate: Candidate, weights: Sequence[str], writer: Writer, ends: Ends | None) -> None:
+    """2D convolutions on reshaped values or on frames."""
+    node, form, size = found.place.node, FORMS[candidate.form], found.site.size
+    bias = node.input[2] if found.site.bias else ""
+    if ends is None:
+        plane.convolve(writer, node.input[0], candidate.stages, weights, bias, size, node.output[0])
+        return
+    x = ends.x
+    for i, (stage, weight) in enumerate(zip(candidate.stages, weights, strict=True)):
+        last = i == len(weights) - 1
+        x = frames.convolve(writer, x, stage, form, weight, bias if last else "", ends.output if last else "")
 
 
 def _configure(nodes: Sequence[onnx.NodeProto], node: onnx.NodeProto) -> None:
@@ -90,30 +149,94 @@ def _configure(nodes: Sequence[onnx.NodeProto], node: onnx.NodeProto) -> None:
 
 
 def splice(
-    model: onnx.ModelProto, pieces: Mapping[str, Piece], found: Sequence[Found], context: Context
+    model: onnx.ModelProto,
+    planned: Mapping[str, Candidate],
+    weights: Mapping[str, list[onnx.TensorProto]],
+    found: Sequence[Found],
+    context: Context,
 ) -> onnx.ModelProto:
-    """A copy of the model with each piece in the place of the node whose label it goes by.
+    """A copy of the model with a chain in the place of each planned node, and frames between those on frames.
 
     What only the replaced weights needed goes with them, and one metadata entry says what was done.
+
+    Args:
+        model: the model; it is not changed.
+        planned: what nodes become, by label.
+        weights: what `store` gave for each of them; nodes that share weights share the list.
+        found: all weight-bearing nodes.
+        context: all nodes.
     """
+    names = Names(model)
+    for tensors in weights.values():
+        names.take(tensor.name for tensor in tensors)
+    layout = layout_of(context, planned, names)
+    replaced, pieces = [f for f in found if f.place.label in planned], dict[str, Piece]()
+    for one in replaced:
+        label, node = one.place.label, one.place.node
+        framed = FORMS[planned[label].form].on_frames
+        ends = Ends(layout.frames(node.input[0]), layout.made[node.output[0]].name) if framed else None
+        pieces[label] = build(one, planned[label], weights[label], context, names, ends)
+    chains, constants = _laid_out({label: piece.nodes for label, piece in pieces.items()}, layout, context, names)
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    replaced = [f for f in found if f.place.label in pieces]
     copies = {place.label: place for place in places(result)}
     twins = {f.scope: copies[f.label].scope for f in context.places}
-    for scope in dict.fromkeys(one.place.scope for one in replaced):
-        here = (one.place for one in replaced if one.place.scope is scope)
-        _replace(twins[scope].graph, {place.node.output[0]: pieces[place.label].nodes for place in here})
+    changed = [place for place in context.places if place.label in chains]
+    for scope in dict.fromkeys(place.scope for place in changed):
+        here = {place.node.output[0]: chains[place.label] for place in changed if place.scope is scope}
+        _replace(twins[scope].graph, here)
+    result.graph.initializer.extend(constants)
     dead = _dead(replaced, context)
     for scope in dict.fromkeys(value.scope for value in dead):
         _remove(twins[scope].graph, {value.name for value in dead if value.scope is scope})
+    gone = layout.made.keys() - layout.left
+    _filter(result.graph.value_info, lambda value: value.name not in gone)
     for one in replaced:
         piece, scope = pieces[one.place.label], twins[one.seat.weight.origin.scope]
         if one.group == one.place.label:
             _add_weights(result, scope, piece.weights)
-        _add_weights(result, scope, list(piece.zeros))
-    provenance.record(result, pieces, [node.output[0] for piece in pieces.values() for node in piece.nodes[:-1]])
+        _add_weights(result, scope, list(piece.constants))
+    new = [node.output[0] for nodes in chains.values() for node in nodes]
+    known = {name for place in context.places for name in place.node.output}
+    provenance.record(result, pieces, [name for name in new if name not in known])
     return result
+
+
+def layout_of(context: Context, planned: Mapping[str, Candidate], names: Names) -> Layout:
+    """The layout that goes with what nodes become, by label."""
+    return lay_out(context, {label for label, c in planned.items() if FORMS[c.form].on_frames}, names)
+
+
+def _laid_out(
+    chains: Mapping[str, list[onnx.NodeProto]], layout: Layout, context: Context, names: Names
+) -> tuple[dict[str, list[onnx.NodeProto]], list[onnx.TensorProto]]:
+    """The chains, and the nodes that work on frames, with conversions of values before and after them."""
+    result = {label: list(nodes) for label, nodes in chains.items()}
+    constants: list[onnx.TensorProto] = []
+    for place in context.places:
+        label, node = place.label, place.node
+        if label in layout.carriers:
+            writer = Writer(names, f"{label}/frames", context.opset)
+            carrier = layout.carriers[label]
+            data = [layout.made[node.input[i]] for i in carrier.data]
+            out = layout.made.get(node.output[0])
+            carrier.emit(writer, node, data, out.name if out else node.output[0])
+            last = writer.nodes[-1]
+            last.name, last.doc_string = node.name, node.doc_string
+            last.metadata_props.extend(node.metadata_props)
+            result[label] = writer.nodes
+            constants += writer.constants
+        if label in chains and node.input[0] in layout.entered and layout.entered[node.input[0]].first == label:
+            writer = Writer(names, f"{node.input[0]}/frames", context.opset)
+            frames.enter(writer, node.input[0], layout.entered[node.input[0]].frames)
+            result[label] = [*writer.nodes, *result[label]]
+            constants += writer.constants
+        if label in result and node.output[0] in layout.left:
+            writer = Writer(names, f"{node.output[0]}/leave", context.opset)
+            frames.leave(writer, layout.made[node.output[0]], node.output[0])
+            result[label] += writer.nodes
+            constants += writer.constants
+    return result, constants
 
 
 def _replace(graph: onnx.GraphProto | onnx.FunctionProto, chains: Mapping[str, Sequence[onnx.NodeProto]]) -> None:

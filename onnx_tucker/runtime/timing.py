@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ MIN_ROUNDS = 7
 """The least number of rounds for which the 95 % interval exists."""
 TIGHT = 0.03
 """Rounds go on until the intervals of all speed-ups are this narrow, relative to the speed-up, on either side."""
+ROUGH_ROUNDS = 3
+"""Runs from which a rough time is taken."""
+HOPELESS = 2.0
+"""How many times slower than the fastest a model is when its first run decides."""
 
 
 @dataclass(frozen=True)
@@ -59,58 +64,107 @@ class Stopwatch:
 
     Attributes:
         machine: how sessions run.
-        cache: folder of earlier results, safe to delete and to share between processes; None remembers nothing.
+        cache: folder of earlier results, safe to delete and to share between processes; None remembers nothing
+            beyond this run.
+        memory: results of this run.
     """
 
     machine: Machine
     cache: Path | None = None
+    memory: dict[str, list[Timing]] = field(default_factory=dict, compare=False, repr=False)
+
+    def sift(self, models: Sequence[bytes], feed: Feed) -> list[float]:
+        """Rough times of models in milliseconds, by which to leave out those that cannot win.
+
+        A model that takes far longer than the fastest so far is run once only.
+
+        Args:
+            models: the models as bytes.
+            feed: what they are run on; each takes the inputs that it has.
+
+        Raises:
+            session.FAILURES: onnxruntime cannot run one of them.
+        """
+        rough: list[float] = []
+        for model in models:
+            key = self._key([model], feed, "rough")
+            known = self._recall(key, 1)
+            if not known:
+                known = [_roughly(self.machine.session(model), feed, min(rough, default=math.inf))]
+                self._remember(key, known)
+            rough.append(known[0].ms)
+        return rough
 
     def compare(self, models: Sequence[bytes], feed: Feed, seconds: float, folder: Path | None = None) -> list[Timing]:
         """Times models in turn until the result is tight, for `seconds` at most but no less than `MIN_ROUNDS` rounds.
 
         Args:
             models: the models as bytes.
-            feed: what they are run on.
+            feed: what they are run on; each takes the inputs that it has.
             seconds: the longest time to spend.
             folder: what their external data is relative to.
 
         Raises:
             session.FAILURES: onnxruntime cannot run one of them.
         """
-        path = self._path(models, feed)
-        known = _read(path)
-        if len(known) == len(models):
+        key = self._key(models, feed, "compared")
+        known = self._recall(key, len(models))
+        if known:
             return known
-        sessions = [self.machine.session(model, folder) for model in models]
-        timings = _measure(sessions, feed, seconds)
-        if path is not None:
-            _write(path, timings)
+        timings = _measure([self.machine.session(model, folder) for model in models], feed, seconds)
+        self._remember(key, timings)
         return timings
 
-    def _path(self, models: Sequence[bytes], feed: Feed) -> Path | None:
-        if self.cache is None:
-            return None
+    def _key(self, models: Sequence[bytes], feed: Feed, how: str) -> str:
         shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
         key = hashlib.sha256(
-            f"{cpu_name()} {cores()} {self.machine} {ort.__version__} {sorted(shapes.items())}".encode()
+            f"{how} {cpu_name()} {cores()} {self.machine} {ort.__version__} {sorted(shapes.items())}".encode()
         )
         for model in models:
             key.update(hashlib.sha256(model).digest())
-        return self.cache / "timings" / f"{key.hexdigest()}.json"
+        return key.hexdigest()
+
+    def _recall(self, key: str, count: int) -> list[Timing]:
+        """A result of this run or of an earlier one; empty where there is none."""
+        if key not in self.memory and self.cache is not None:
+            found = _read(self.cache / "timings" / f"{key}.json")
+            if len(found) == count:
+                self.memory[key] = found
+        return self.memory.get(key, [])
+
+    def _remember(self, key: str, timings: list[Timing]) -> None:
+        self.memory[key] = timings
+        if self.cache is not None:
+            _write(self.cache / "timings" / f"{key}.json", timings)
+
+
+def _roughly(session: ort.InferenceSession, feed: Feed, best: float) -> Timing:
+    names, own = output_names(session), _own(session, feed)
+    session.run(names, own)  # allocates
+    times = [_time(session, names, own, 1)]
+    while len(times) < ROUGH_ROUNDS and times[0] * 1000 < HOPELESS * best:
+        times.append(_time(session, names, own, max(1, round(SAMPLE_S / times[0]))))
+    ms = min(times) * 1000
+    return Timing(ms, 0.0, 1.0, (1.0, 1.0))
+
+
+def _own(session: ort.InferenceSession, feed: Feed) -> Feed:
+    """The part of a feed that a model takes."""
+    names = {value.name for value in session.get_inputs()}
+    return {name: array for name, array in feed.items() if name in names}
 
 
 def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: float) -> list[Timing]:
-    outputs = [output_names(session) for session in sessions]
-    repeats = []
-    for session, names in zip(sessions, outputs, strict=True):
-        session.run(names, feed)  # allocates
-        _time(session, names, feed, 1)
-        repeats.append(max(1, round(SAMPLE_S / _time(session, names, feed, 1))))
-    contenders = list(zip(sessions, outputs, repeats, strict=True))
+    contenders = []
+    for session in sessions:
+        names, own = output_names(session), _own(session, feed)
+        session.run(names, own)  # allocates
+        _time(session, names, own, 1)
+        contenders.append((session, names, own, max(1, round(SAMPLE_S / _time(session, names, own, 1)))))
     samples: list[list[float]] = []
     end = time.perf_counter() + seconds
     while True:
-        samples.append([_time(session, names, feed, n) for session, names, n in contenders])
+        samples.append([_time(*contender) for contender in contenders])
         if len(samples) < MIN_ROUNDS:
             continue
         times = np.array(samples) * 1000
@@ -143,9 +197,9 @@ def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
     )
 
 
-def _read(path: Path | None) -> list[Timing]:
-    """A remembered result; empty where there is none."""
-    if path is None or not path.exists():
+def _read(path: Path) -> list[Timing]:
+    """A result of an earlier run; empty where there is none."""
+    if not path.exists():
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))

@@ -44,10 +44,22 @@ def test_results_are_remembered(tmp_path: Path) -> None:
     watch = Stopwatch(Machine(1), tmp_path)
     first = watch.compare([SMALL, SMALL], FEED, 0.05)
     assert not first[0].remembered
-    again = watch.compare([SMALL, SMALL], FEED, 0.05)
+    assert watch.compare([SMALL, SMALL], FEED, 0.05) == first
+    again = Stopwatch(Machine(1), tmp_path).compare([SMALL, SMALL], FEED, 0.05)
     assert again == [replace(timing, remembered=True) for timing in first]
     [file] = (tmp_path / "timings").iterdir()
     assert json.loads(file.read_text())[0]["ms"] == first[0].ms
+
+
+def test_rough_times_tell_models_apart_and_are_remembered(tmp_path: Path) -> None:
+    large = heavy()
+    quick, slow = Stopwatch(Machine(1), tmp_path).sift([SMALL, large], FEED)
+    assert 0 < 2 * quick < slow
+    assert Stopwatch(Machine(1), tmp_path).sift([large, SMALL], FEED) == [slow, quick]
+
+
+def test_models_take_what_they_need_of_the_input() -> None:
+    assert Stopwatch(Machine(1)).compare([SMALL], {**FEED, "other": np.zeros(3)}, 0.01)
 
 
 def test_other_threads_models_and_inputs_are_other_results(tmp_path: Path) -> None:
@@ -60,11 +72,10 @@ def test_other_threads_models_and_inputs_are_other_results(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"ms": 1}]'])
 def test_a_damaged_memory_is_measured_again(tmp_path: Path, content: str) -> None:
-    watch = Stopwatch(Machine(1), tmp_path)
-    watch.compare([SMALL], FEED, 0.01)
+    Stopwatch(Machine(1), tmp_path).compare([SMALL], FEED, 0.01)
     [file] = (tmp_path / "timings").iterdir()
     file.write_text(content)
-    assert watch.compare([SMALL], FEED, 0.01)[0].ms > 0
+    assert Stopwatch(Machine(1), tmp_path).compare([SMALL], FEED, 0.01)[0].ms > 0
     assert json.loads(file.read_text())[0]["ms"] > 0
 
 

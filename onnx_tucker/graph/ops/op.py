@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ class Context:
         places: all nodes.
         constants: the values that are the same on every run.
         shapes: known shapes.
+        fixed: shapes as far as the model itself fixes them, None for the sizes that it leaves free.
         opset: version of the standard operators, 0 where there are none.
         dequantize: whether weights that are stored as integers are factorised.
     """
@@ -37,6 +38,7 @@ class Context:
     places: Sequence[Place]
     constants: Constants
     shapes: Shapes
+    fixed: Mapping[str, tuple[int | None, ...]]
     opset: int
     dequantize: bool = False
 
@@ -226,9 +228,16 @@ def settle(
     else:
         dtype = helper.tensor_dtype_to_np_dtype(weight.elem_type)
         read = partial(_read, weight, canonical)
-        found = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings)
+        size = _fixed_size(context.fixed.get(place.node.input[seat.data])) if stage.window.kernel else None
+        found = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings, size)
     origins, bias_origin = frozenset([weight.origin]), constant_bias.origin if constant_bias else None
     return Reading(found, math.prod(weight.shape), bias_params, layer, seat, origins, bias_origin)
+
+
+def _fixed_size(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
+    """Spatial size of a value (batch, channels, *spatial), if none of it is free."""
+    sizes = tuple(size for size in (shape or ())[2:] if size)
+    return sizes if shape and len(sizes) == len(shape) - 2 else None
 
 
 def _read(weight: Constant, canonical: Callable[[NDArray[Any]], Array]) -> Array:

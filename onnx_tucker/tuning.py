@@ -1,0 +1,181 @@
+"""Times the ways in which a node could be computed, alone, in layers of noise, and what conversions cost."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_tucker import forms
+from onnx_tucker.forms import DIRECT, FORMS, Form
+from onnx_tucker.graph import layer
+from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.layer import Borders
+from onnx_tucker.graph.lower.frames import Frames
+from onnx_tucker.graph.lower.layout import frames_of, is_main
+from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.job import Job
+from onnx_tucker.runtime.inputs import NOISE_VALUES
+from onnx_tucker.runtime.session import FAILURES, Feed, first_line
+from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.types import Candidate, Stage
+
+logger = logging.getLogger(__name__)
+
+LAYER_SECONDS = 0.4
+"""Time spent at most on comparing one layer with what it could become."""
+FRAME_FORMS = 6
+"""Forms on frames that are timed for one chain, the best by estimate."""
+FINALISTS = 2
+"""Of each kind, how many of the fastest are compared at length."""
+CLOSE = 1.2
+"""By how much rough times may differ that could be the same."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to compute a node, and how long it takes alone; without conversions where it works on frames."""
+
+    candidate: Candidate
+    ms: float
+
+    @property
+    def on_frames(self) -> bool:
+        """Whether it takes and makes frames."""
+        return FORMS[self.candidate.form].on_frames
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether it takes frames, and whether it is factorised."""
+        return self.on_frames, self.candidate.method is not None
+
+
+class Tuner:
+    """Times candidates within the time that the user gives."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._end = time.monotonic() + job.settings.tune_seconds
+        self._compared: dict[tuple[str, Candidate], Timing] = {}
+
+    def options(self, group: Sequence[Found], chains: Sequence[Candidate], *, lower: bool) -> list[Option]:
+        """Times of nodes that share a weight, as they are (the first) and as what they could become.
+
+        Empty where they are not timed.
+
+        Args:
+            group: the nodes.
+            chains: candidates in the node's own form.
+            lower: whether other forms of them, and of the node as it is, are tried too.
+        """
+        candidates = [form for chain in (_untouched(group[0]), *chains) for form in self._forms(group, chain, lower)]
+        rough = [self._sift(found, candidates) for found in group]
+        if not all(rough):
+            return []
+        sums = [sum(column) for column in zip(*rough, strict=True)]
+        finalists = _finalists([Option(c, ms) for c, ms in zip(candidates, sums, strict=True)])
+        measured = [self._compare(found, finalists) for found in group]
+        if not all(measured):
+            return []
+        columns = zip(*measured, strict=True)
+        return [Option(c, sum(timing.ms for timing in column)) for c, column in zip(finalists, columns, strict=True)]
+
+    def _forms(self, group: Sequence[Found], chain: Candidate, lower: bool) -> Iterator[Candidate]:
+        """A candidate in its own form and in the others that promise most."""
+        yield chain
+        fitting = [forms_of(self._job.context, found, chain.stages) for found in group] if lower else []
+        common = [form for form in fitting[0] if all(form in other for other in fitting)] if fitting else []
+        if forms.PLANE in common:
+            yield replace(chain, form=str(forms.PLANE))
+        shape = group[0].site.input_shape
+        if shape is None:
+            return
+        ordered = sorted((f for f in common if f.on_frames), key=lambda f: forms.effort(chain.stages, shape, f))
+        for form in ordered[: FRAME_FORMS if time.monotonic() < self._end else 1]:
+            yield replace(chain, form=str(form))
+
+    def _sift(self, found: Found, candidates: Sequence[Candidate]) -> list[float]:
+        """Rough milliseconds of each candidate in the place of a node; empty where it is not timed."""
+        feed = self._feed(found)
+        if not feed:
+            return []
+        try:
+            return self._job.stopwatch.sift([self._model(found, c, layer.FRAMES_ONLY) for c in candidates], feed)
+        except FAILURES as error:
+            logger.warning("%s is not timed: %s", found.place.label, first_line(error))
+            return []
+
+    def _compare(self, found: Found, candidates: Sequence[Candidate]) -> list[Timing]:
+        """Times of candidates in the place of a node, which are kept for those that need no conversions."""
+        timings = self._timed(found, [self._model(found, c, layer.FRAMES_ONLY) for c in candidates])
+        for candidate, timing in zip(candidates, timings, strict=bool(timings)):
+            self._compared[found.place.label, candidate] = timing
+        return timings
+
+    def compare(self, found: Found, candidate: Candidate | None, borders: Borders) -> list[Timing]:
+        """Times of a node as it is, and of what it becomes, with the conversions at its borders; empty if not timed."""
+        wanted = [c for c in (_untouched(found), candidate) if c]
+        known = [self._compared.get((found.place.label, c)) for c in wanted if not FORMS[c.form].on_frames]
+        if len(known) == len(wanted) and all(known):
+            return [timing for timing in known if timing]
+        return self._timed(found, [self._model(found, c, borders) for c in wanted])
+
+    def _timed(self, found: Found, models: Sequence[bytes]) -> list[Timing]:
+        feed = self._feed(found)
+        if not feed:
+            return []
+        try:
+            return self._job.stopwatch.compare(models, feed, LAYER_SECONDS)
+        except FAILURES as error:
+            logger.warning("%s is not timed: %s", found.place.label, first_line(error))
+            return []
+
+    def conversion(self, shape: tuple[int, ...], frames: Frames) -> tuple[float, float]:
+        """Milliseconds that it takes to turn a value of a shape into frames, and back."""
+        models = layer.noise_conversions(self._job.model, frames)
+        enter, leave = self._job.stopwatch.sift(models, layer.noise_input(shape, np.dtype(np.float32)))
+        return enter, leave
+
+    def _model(self, found: Found, candidate: Candidate, borders: Borders) -> bytes:
+        job = self._job
+        if not candidate.changes:
+            return layer.noise_original(job.model, found, job.context)
+        return layer.noise_chain(job.model, found, job.context, candidate, borders)
+
+    def _feed(self, found: Found) -> Feed:
+        """Noise for a node, empty where it is not timed."""
+        job = self._job
+        shape = job.context.shapes.get(layer.activations(found)) if found.site.input_shape else None
+        if not job.settings.benchmark or shape is None or math.prod(shape) > NOISE_VALUES:
+            return {}
+        return layer.noise_input(shape, found.site.dtype)
+
+
+def _finalists(options: Sequence[Option]) -> list[Candidate]:
+    """The first, and of each kind the fastest, and the most accurate of those that are about as fast."""
+    kinds: dict[tuple[bool, bool], list[Option]] = {}
+    for option in sorted(options, key=lambda o: o.ms):
+        kinds.setdefault(option.kind, []).append(option)
+    kept = {options[0].candidate}
+    for ordered in kinds.values():
+        close = [o for o in ordered if o.ms <= CLOSE * ordered[0].ms]
+        kept.update(o.candidate for o in ordered[:FINALISTS])
+        kept.add(min(close, key=lambda o: o.candidate.predicted_error).candidate)
+    return [o.candidate for o in options if o.candidate in kept]
+
+
+def _untouched(found: Found) -> Candidate:
+    return Candidate(None, None, (found.site.stage,), 0.0)
+
+
+def forms_of(context: Context, found: Found, stages: Sequence[Stage]) -> list[Form]:
+    """The forms that a chain can have in the place of a node."""
+    site, node = found.site, found.place.node
+    if node.op_type not in ("Conv", "ConvTranspose") or site.dtype != np.float32:
+        return [DIRECT]
+    framed = is_main(found.place) and frames_of(context, node.input[0]) and frames_of(context, node.output[0])
+    return [DIRECT, *(form for form in forms.fitting(stages, site.size) if framed or not form.on_frames)]
