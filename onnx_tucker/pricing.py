@@ -61,8 +61,8 @@ def decide(job: Job, rules: Rules) -> Decision:
         raise PlanError(f"The ranks file names {unused[0]!r}, but the model has no such linear node.")
     _check_globs(job)
     tuner, menus = Tuner(job), list[Menu]()
-    groups = _groups(job)
-    for i, group in enumerate(groups.values()):
+    groups = sorted(_groups(job).values(), key=_macs, reverse=True)  # if time runs out, on the small ones
+    for i, group in enumerate(groups):
         job.progress("timing layers", i, len(groups))
         menus.append(_menu(job, tuner, group, rules))
     job.progress("timing layers", len(groups), len(groups))
@@ -79,6 +79,10 @@ def _groups(job: Job) -> dict[str, list[Found]]:
     for found in job.found:
         groups.setdefault(found.group, []).append(found)
     return groups
+
+
+def _macs(group: Sequence[Found]) -> int:
+    return sum(found.reading.layer.macs for found in group if found.reading.layer)
 
 
 @dataclass(frozen=True)

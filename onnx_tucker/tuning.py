@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 LAYER_SECONDS = 0.4
 """Time spent at most on comparing one layer with what it could become."""
-FRAME_FORMS = 6
-"""Forms on frames that are timed for one chain, the best by estimate."""
+FRAME_FORMS, HURRIED = 8, 2
+"""Candidates on frames that are timed, the best by estimate: of a node as it is, and again as many of its chains."""
 FINALISTS = 2
 """Of each kind, how many of the fastest are compared at length."""
 CLOSE = 1.2
@@ -72,7 +72,10 @@ class Tuner:
             chains: candidates in the node's own form.
             lower: whether other forms of them, and of the node as it is, are tried too.
         """
-        candidates = [form for chain in (_untouched(group[0]), *chains) for form in self._forms(group, chain, lower)]
+        untouched = _untouched(group[0])
+        candidates = [untouched, *chains]
+        if lower:
+            candidates += [*self._lowered(group, [untouched]), *self._lowered(group, chains)]
         rough = [self._sift(found, candidates) for found in group]
         if not all(rough):
             return []
@@ -84,19 +87,19 @@ class Tuner:
         columns = zip(*measured, strict=True)
         return [Option(c, sum(timing.ms for timing in column)) for c, column in zip(finalists, columns, strict=True)]
 
-    def _forms(self, group: Sequence[Found], chain: Candidate, lower: bool) -> Iterator[Candidate]:
-        """A candidate in its own form and in the others that promise most."""
-        yield chain
-        fitting = [forms_of(self._job.context, found, chain.stages) for found in group] if lower else []
-        common = [form for form in fitting[0] if all(form in other for other in fitting)] if fitting else []
-        if forms.PLANE in common:
-            yield replace(chain, form=str(forms.PLANE))
-        shape = group[0].site.input_shape
-        if shape is None:
-            return
-        ordered = sorted((f for f in common if f.on_frames), key=lambda f: forms.effort(chain.stages, shape, f))
-        for form in ordered[: FRAME_FORMS if time.monotonic() < self._end else 1]:
-            yield replace(chain, form=str(form))
+    def _lowered(self, group: Sequence[Found], chains: Sequence[Candidate]) -> list[Candidate]:
+        """Chains in other forms: on the plane, and those on frames that promise most."""
+        site, plane, framed = group[0].site, list[Candidate](), list[tuple[float, Candidate]]()
+        for chain in chains:
+            fitting = [set(forms_of(self._job.context, found, chain.stages)) for found in group]
+            for form in set[Form].intersection(*fitting) - {DIRECT}:
+                candidate = replace(chain, form=str(form))
+                if not form.on_frames:
+                    plane.append(candidate)
+                elif site.input_shape is not None:
+                    framed.append((forms.effort(chain.stages, site.input_shape, form), candidate))
+        framed.sort(key=lambda pair: (pair[0], pair[1].form))
+        return plane + [c for _, c in framed[: FRAME_FORMS if time.monotonic() < self._end else HURRIED]]
 
     def _sift(self, found: Found, candidates: Sequence[Candidate]) -> list[float]:
         """Rough milliseconds of each candidate in the place of a node; empty where it is not timed."""

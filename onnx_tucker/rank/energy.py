@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_tucker.factor import Method, Spectra
-from onnx_tucker.rank.policy import per_mode
+from onnx_tucker.rank.policy import per_mode, rounded_up
 from onnx_tucker.types import Ranks, Stage
 
 
@@ -27,3 +27,7 @@ class Energy:
             return int(np.searchsorted(cumulated, self.kept * cumulated[-1])) + 1
 
         return per_mode(stage, method, rank)
+
+    def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
+        """See `policy.Policy`."""
+        return [rounded_up(stage, method, ranks, block)]

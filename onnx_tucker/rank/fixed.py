@@ -26,6 +26,10 @@ class Fixed:
         modes = {"in": self.inp, "out": self.out, "matrix": min(self.inp, self.out)}
         return tuple(modes[mode] for mode in method.modes)
 
+    def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
+        """See `policy.Policy`; ranks that are given are meant."""
+        return []
+
 
 @dataclass(frozen=True)
 class Full:
@@ -34,3 +38,7 @@ class Full:
     def ranks(self, spectra: Spectra, stage: Stage, method: Method) -> Ranks | str:
         """See `policy.Policy`."""
         return method.dimensions(stage)
+
+    def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
+        """See `policy.Policy`; ranks that are given are meant."""
+        return []

@@ -16,6 +16,16 @@ class Policy(Protocol):
         """Ranks in the order of `method.modes`, or why there are none."""
         ...
 
+    def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
+        """Ranks beside those chosen that keep the policy's promise too, and are multiples of `block` or full."""
+        ...
+
+
+def rounded_up(stage: Stage, method: Method, ranks: Ranks, block: int) -> Ranks:
+    """The next multiples of `block`, or full ranks."""
+    sizes = zip(ranks, method.dimensions(stage), strict=True)
+    return tuple(min(-(-rank // block) * block, full) for rank, full in sizes)
+
 
 def per_mode(stage: Stage, method: Method, rank: Callable[[str, int], int]) -> Ranks:
     """Ranks from a function of mode name and full rank, clipped to between 1 and the full rank."""

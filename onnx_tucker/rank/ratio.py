@@ -32,6 +32,27 @@ class Ratio:
             return f"even rank 1 has more than {self.kept:g} of the weights"
         return _at(method, stage, steps[low - 1])
 
+    def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
+        """See `policy.Policy`."""
+        found = []
+        limit, sizes = self.kept * math.prod(stage.shape), method.dimensions(stage)
+        for first in range(len(ranks)):
+            near = [rank // block * block if mode == first else 1 for mode, rank in enumerate(ranks)]
+            for mode in (m for m in range(len(ranks)) if m != first):
+                steps = [
+                    step
+                    for step in (*range(block, sizes[mode], block), sizes[mode])
+                    if _params(method, stage, _with(near, mode, step)) <= limit
+                ]
+                near[mode] = max(steps, default=0)
+            if min(near):
+                found.append(tuple(near))
+        return found
+
+
+def _with(ranks: list[int], mode: int, rank: int) -> Ranks:
+    return tuple(rank if i == mode else other for i, other in enumerate(ranks))
+
 
 def _at(method: Method, stage: Stage, fraction: float) -> Ranks:
     return per_mode(stage, method, lambda mode, full: math.floor(fraction * full + 1e-9))

@@ -11,6 +11,10 @@ from onnx_tucker.rank import Rule
 from onnx_tucker.rank.fixed import Fixed
 from onnx_tucker.types import Candidate, Ranks, Site
 
+BLOCKS = (4, 8, 16)
+"""Channels that kernels compute together: ranks that fill whole blocks can take less time than smaller ones."""
+ALIKE = 1.05
+"""How much larger the error may be at ranks that are tried for their speed."""
 TIE = 1.1
 """Candidates within this factor of the cheapest count as equally cheap; the most accurate of them is taken."""
 
@@ -33,10 +37,11 @@ def candidates(site: Site, rule: Rule) -> list[Candidate] | str:
         if ranks == method.dimensions(site.stage):
             reasons.append("full rank, nothing to truncate")
             continue
-        stages = method.stages(site.stage, ranks)
-        if _saves(site, method, ranks):
-            found.append(Candidate(method.name, ranks, stages, method.error_bound(spectra, ranks)))
-        else:
+        near = [r for block in BLOCKS for r in rule.policy.aligned(site.stage, method, ranks, block)]
+        worst = ALIKE * method.error_bound(spectra, ranks)
+        tried = [(r, method.error_bound(spectra, r)) for r in dict.fromkeys([ranks, *near]) if _saves(site, method, r)]
+        found += [Candidate(method.name, r, method.stages(site.stage, r), e) for r, e in tried if e <= worst]
+        if not tried:
             reasons.append(f"{method.name} at rank {','.join(map(str, ranks))} saves nothing")
     return _undominated(site, found) or "; ".join(dict.fromkeys(reasons)) or "no method applies"
 

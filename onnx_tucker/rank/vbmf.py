@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from onnx_tucker.factor import Method, Spectra
 from onnx_tucker.factor.unfold import IN, OUT, unfold
 from onnx_tucker.rank.evbmf import evbmf_rank, observed_shape
-from onnx_tucker.rank.policy import per_mode
+from onnx_tucker.rank.policy import per_mode, rounded_up
 from onnx_tucker.types import Ranks, Stage
 
 
@@ -33,6 +33,10 @@ class Vbmf:
                 where = "" if mode == "matrix" else f" along the {mode}put channels"
                 return f"VBMF rank 0: no structure above the noise{where}"
         return per_mode(stage, method, lambda mode, full: found[mode])
+
+    def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
+        """See `policy.Policy`."""
+        return [rounded_up(stage, method, ranks, block)]
 
 
 def _rank(spectra: Spectra, mode: str, full: int) -> int:
