@@ -11,7 +11,7 @@ import onnx
 
 from onnx_tucker.cost import FLOPS, Cost, chain_cost
 from onnx_tucker.factor import METHODS
-from onnx_tucker.graph import layer
+from onnx_tucker.graph import layer, owners
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import Decision, Price
@@ -44,6 +44,7 @@ class Outcome:
         decision: the plan and the times of single nodes.
         weight_errors: relative Frobenius error of each chain's weight, by node.
         output_errors: relative L2 error of each chain's output, by node, where it was measured.
+        in_situ: times of single nodes within the whole model, before and after.
         timings: of the whole model before and after, or None.
         closeness: of the outputs, or None.
         file_bytes: size of the model before, and after unless nothing was made.
@@ -52,6 +53,7 @@ class Outcome:
     decision: Decision
     weight_errors: Mapping[str, float]
     output_errors: Mapping[str, float | None]
+    in_situ: Change[dict[str, float]]
     timings: Sequence[Timing] | None
     closeness: Sequence[Closeness] | None
     file_bytes: Change[int]
@@ -122,6 +124,9 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         flops=Change(before.flops, after.flops),
         time_ms=_time(first, last, "ms"),
         time_spread_ms=_time(first, last, "spread_ms"),
+        in_situ_ms=Change(
+            *((times or {}).get(choice.name) for times in (outcome.in_situ.before, outcome.in_situ.after))
+        ),
         speedup=last.speedup if last else None,
         speedup_ci=last.speedup_ci if last else None,
         time_share=first.ms / whole if first and whole else None,
@@ -144,6 +149,19 @@ def _fidelity(job: Job, closeness: Sequence[Closeness] | None) -> Fidelity | Non
     if closeness is None or job.inputs is None:
         return None
     return Fidelity(job.inputs.kind, job.inputs.samples, tuple(closeness))
+
+
+def in_situ(job: Job, model: onnx.ModelProto) -> dict[str, float] | None:
+    """Milliseconds of each weight-bearing node of the main graph, or of its chain, within a model; None if not run."""
+    if not job.settings.benchmark or job.timed_feed is None:
+        return None
+    labels = {found.place.label for found in job.found if found.place.scope.outer is None}
+    try:
+        steps = job.stopwatch.profile(owners.tagged(model), job.timed_feed, job.folder)
+    except FAILURES as error:
+        logger.info("the model is not profiled: %s", error)
+        return None
+    return owners.times(model, labels, steps)
 
 
 def output_errors(

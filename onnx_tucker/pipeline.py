@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +22,13 @@ from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job, Progress, prepare
-from onnx_tucker.measure import Outcome, output_errors, report
+from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import Decision, decide, give_back, planned_candidate, replay, rules_of
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, load_function, score
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.runtime.timing import NOISY, Timing
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Chain, Closeness, Plan, Site
 
@@ -153,6 +154,8 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
     """Factorises and splices; gives back the weaker half of the chains while the whole model measures slower."""
     made = _factorise(job, decision)
     timings = _time(job, made)
+    if made.weights and timings and not (job.settings.keep_slower or job.settings.plan is not None):
+        made, timings = _without_slow(job, made, timings)
     while made.weights and timings and timings[1].speedup < 1:
         if job.settings.keep_slower or job.settings.plan is not None:
             logger.warning("The result is slower than the input, as asked: x%.2f.", timings[1].speedup)
@@ -160,11 +163,38 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
         weak = _weaker_half(made)
         reason = f"given back, the whole model measured x{timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
-        decision = give_back(job, made.decision, weak, reason)
-        kept = {c.name: made.weights[c.name] for c in decision.plan.choices if c.form}
-        made = _splice(job, decision, kept, made.errors)
+        decision = give_back(job, made.decision, dict.fromkeys(weak, reason))
+        made = _splice(job, decision, _kept(made, decision), made.errors)
         timings = _time(job, made)
     return made, timings
+
+
+def _without_slow(job: Job, made: _Made, timings: list[Timing]) -> tuple[_Made, list[Timing]]:
+    """Gives back the nodes that are slower within the model than they were, if it is faster without them."""
+    before, after = in_situ(job, job.model), in_situ(job, made.model)
+    if not before or not after:
+        return made, timings
+    slow = {
+        name: before[name] / after[name] for name in made.weights if after.get(name, 0) > before.get(name, math.inf)
+    }
+    if not slow:
+        return made, timings
+    reasons = {name: f"measured x{speedup:.2f} within the model" for name, speedup in slow.items()}
+    decision = give_back(job, made.decision, reasons)
+    other = _splice(job, decision, _kept(made, decision), made.errors)
+    if not other.weights:
+        return made, timings
+    models = [model.SerializeToString(deterministic=True) for model in (made.model, other.model)]
+    [_, with_less] = job.stopwatch.compare(models, job.timed_feed or {}, MODEL_SECONDS, job.folder)
+    if with_less.speedup <= 1:
+        return made, timings
+    logger.info("%s: slower within the model", ", ".join(sorted(slow)))
+    return other, _time(job, other) or timings
+
+
+def _kept(made: _Made, decision: Decision) -> dict[str, list[onnx.TensorProto]]:
+    """The weights of the nodes that a later decision still changes."""
+    return {choice.name: made.weights[choice.name] for choice in decision.plan.choices if choice.form}
 
 
 def _weaker_half(made: _Made) -> set[str]:
@@ -229,6 +259,8 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
     if made.weights:
         contents.append(made.model.SerializeToString(deterministic=True))
     timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
+    if any(timing.noisy for timing in timings):
+        logger.warning("The machine is busy: times of the whole model differ by more than %.0f %%.", 100 * NOISY)
     job.progress("timing the whole model", 1, 1)
     unchanged = not made.weights and not job.settings.dry_run
     return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise
@@ -328,4 +360,6 @@ def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: lis
     errors = {name: made.errors[name] for name in made.weights}
     planned = _planned(job, made.decision) if made.weights else {}
     measured = output_errors(job, planned, made.weights)
-    return Outcome(made.decision, errors, measured, timings, closeness, Change(job.size, None))
+    before = in_situ(job, job.model)
+    profiled = Change(before, in_situ(job, made.model) if made.weights else before)
+    return Outcome(made.decision, errors, measured, profiled, timings, closeness, Change(job.size, None))

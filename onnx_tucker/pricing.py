@@ -327,15 +327,15 @@ def planned_candidate(context: Context, found: Found, choice: Choice) -> Candida
     return Candidate(choice.method, choice.ranks, stages, 0.0, choice.form)
 
 
-def give_back(job: Job, decision: Decision, names: set[str], reason: str) -> Decision:
-    """The decision with some nodes, and those that share their weights, kept after all."""
-    leaders = {f.group for f in job.found if f.place.label in names}
-    names = {f.place.label for f in job.found if f.group in leaders}
+def give_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:
+    """The decision with some nodes, and those that share their weights, kept after all, for these reasons."""
+    groups = {f.group: reasons[f.place.label] for f in job.found if f.place.label in reasons}
     choices = tuple(
-        choice_of(f, None, reason) if f.place.label in names else c
+        choice_of(f, None, groups[f.group]) if f.group in groups else c
         for f, c in zip(job.found, decision.plan.choices, strict=True)
     )
-    prices = {name: replace(price, after=None) if name in names else price for name, price in decision.prices.items()}
+    kept = {f.place.label for f in job.found if f.group in groups}
+    prices = {name: replace(price, after=None) if name in kept else price for name, price in decision.prices.items()}
     return Decision(Plan(choices), prices)
 
 

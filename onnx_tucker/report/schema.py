@@ -62,6 +62,7 @@ class NodeReport:
         flops: in the convention of the settings.
         time_ms: median time of the node, and of its chain, alone.
         time_spread_ms: interquartile range of those times.
+        in_situ_ms: the node's time, and its chain's, within the whole model, from a profile of it.
         speedup: median ratio of times, measured in turn.
         speedup_ci: its 95 % confidence interval.
         time_share: the node's time alone over the whole input model's time.
@@ -82,6 +83,7 @@ class NodeReport:
     flops: Count
     time_ms: Time
     time_spread_ms: Time
+    in_situ_ms: Time
     speedup: float | None
     speedup_ci: tuple[float, float] | None
     time_share: float | None

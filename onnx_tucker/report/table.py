@@ -14,10 +14,12 @@ HEADERS = (
     "shape",
     "status",
     "method",
+    "form",
     "ranks",
     "params",
     "FLOPs",
     "time ms",
+    "in situ ms",
     "speed-up",
     "share",
     "weight error",
@@ -57,31 +59,35 @@ def _row(node: NodeReport) -> tuple[str, ...]:
         "x".join(map(str, node.shape)) if node.shape else UNKNOWN,
         node.status,
         node.method or "",
+        node.form if node.form not in (None, "direct") else "",
         ", ".join(map(str, node.ranks or ())),
         _change(node.params, count),
         _change(node.flops, count),
         _change(node.time_ms, milliseconds),
-        factor(node.speedup) if node.method else "",
+        _change(node.in_situ_ms, milliseconds) if node.in_situ_ms.before else "",
+        factor(node.speedup) if node.form else "",
         share(node.time_share),
         small(node.error.weight) if node.method else "",
-        small(node.error.output) if node.method else "",
+        small(node.error.output) if node.form else "",
         node.reason,
     )
 
 
 def _totals(report: Report) -> tuple[str, ...]:
     totals = report.totals
-    factorised = sum(node.status == "factorized" for node in report.nodes)
+    factorised, lowered = (sum(n.status == s for n in report.nodes) for s in ("factorized", "lowered"))
     return (
         "total",
         "",
         "",
-        f"{factorised} of {len(report.nodes)} factorized",
+        f"{factorised} of {len(report.nodes)} factorized" + (f", {lowered} lowered" if lowered else ""),
+        "",
         "",
         "",
         _change(totals.params, count),
         _change(totals.flops, count),
         _change(totals.time_ms, milliseconds),
+        "",
         factor(totals.speedup),
         "",
         "",

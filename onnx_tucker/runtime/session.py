@@ -62,12 +62,23 @@ class Machine:
         except FAILURES as error:
             raise TuckerError(f"--custom-op-lib {self.custom_op_lib} cannot be loaded: {first_line(error)}") from error
 
-    def session(self, model: bytes, folder: Path | None = None) -> ort.InferenceSession:
+    def describe(self) -> dict[str, Any]:
+        """The options of a session, for the report."""
+        return {
+            "threads": self.threads or "all",
+            "execution": "sequential",
+            "graph_optimizations": "all",
+            "allocator": "arena",
+            "threads_spin_between_runs": False,
+        }
+
+    def session(self, model: bytes, folder: Path | None = None, profile: Path | None = None) -> ort.InferenceSession:
         """A CPU session on a model's bytes.
 
         Args:
             model: the model, smaller than 2 GB.
             folder: what its external data is relative to; None where it has none.
+            profile: beginning of the path of a file that gets a profile of its runs; None for none.
 
         Raises:
             FAILURES: onnxruntime cannot run the model.
@@ -75,6 +86,12 @@ class Machine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 4
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.enable_cpu_mem_arena = True
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         # Threads that spin on after a run would steal the cores from the session that is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if folder is not None:
@@ -122,7 +139,7 @@ def environment(machine: Machine) -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": cores(),
-        "threads": machine.threads or "all",
+        **machine.describe(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name.replace("-", "_"): version(name) for name in packages},

@@ -11,18 +11,21 @@ import hashlib
 import json
 import logging
 import math
-import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from onnx_tucker.runtime.memory import Memory, Recalled
 from onnx_tucker.runtime.session import Feed, Machine, cores, cpu_name, output_names
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,12 @@ ROUGH_ROUNDS = 3
 """Runs from which a rough time is taken."""
 HOPELESS = 2.0
 """How many times slower than the fastest a model is when its first run decides."""
+NOISY = 0.15
+"""Interquartile range over median from which on a machine is called busy."""
+PROFILE_RUNS = 7
+"""Runs of which the times of single operators are the medians."""
+KERNEL = "_kernel_time"
+"""How onnxruntime's profile marks the run of an operator."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +66,31 @@ class Timing:
     speedup_ci: tuple[float, float]
     remembered: bool = False
 
+    @property
+    def noisy(self) -> bool:
+        """Whether the times differ so much that something else must have run on the machine."""
+        return self.spread_ms > NOISY * self.ms
 
-@dataclass(frozen=True)
+
+class Step(NamedTuple):
+    """One operator as onnxruntime ran it: its name there, its type, and the median of its times."""
+
+    name: str
+    op: str
+    ms: float
+
+
 class Stopwatch:
     """Times models on one machine setting, with a memory of what it has timed before.
 
-    Attributes:
+    Args:
         machine: how sessions run.
-        cache: folder of earlier results, safe to delete and to share between processes; None remembers nothing
-            beyond this run.
-        memory: results of this run.
+        cache: folder of earlier results; None remembers nothing beyond this run.
     """
 
-    machine: Machine
-    cache: Path | None = None
-    memory: dict[str, list[Timing]] = field(default_factory=dict, compare=False, repr=False)
+    def __init__(self, machine: Machine, cache: Path | None = None) -> None:
+        self.machine = machine
+        self._memory = Memory(cache)
 
     def sift(self, models: Sequence[bytes], feed: Feed) -> list[float]:
         """Rough times of models in milliseconds, by which to leave out those that cannot win.
@@ -88,11 +107,13 @@ class Stopwatch:
         rough: list[float] = []
         for model in models:
             key = self._key([model], feed, "rough")
-            known = self._recall(key, 1)
-            if not known:
-                known = [_roughly(self.machine.session(model), feed, min(rough, default=math.inf))]
-                self._remember(key, known)
-            rough.append(known[0].ms)
+            recalled = self._memory.recall(key)
+            if recalled is None or not isinstance(recalled.value, float):
+                ms = _roughly(self.machine.session(model), feed, min(rough, default=math.inf))
+                self._memory.remember(key, ms)
+            else:
+                ms = recalled.value
+            rough.append(ms)
         return rough
 
     def compare(self, models: Sequence[bytes], feed: Feed, seconds: float, folder: Path | None = None) -> list[Timing]:
@@ -108,12 +129,33 @@ class Stopwatch:
             session.FAILURES: onnxruntime cannot run one of them.
         """
         key = self._key(models, feed, "compared")
-        known = self._recall(key, len(models))
-        if known:
-            return known
-        timings = _measure([self.machine.session(model, folder) for model in models], feed, seconds)
-        self._remember(key, timings)
-        return timings
+        known = _timings(self._memory.recall(key), len(models))
+        if not known:
+            known = interleaved([_runner(self.machine.session(m, folder), feed) for m in models], seconds)
+            self._memory.remember(key, [asdict(timing) for timing in known])
+        return known
+
+    def profile(self, model: bytes, feed: Feed, folder: Path | None = None) -> list[Step]:
+        """The operators of a model in the order in which onnxruntime runs them, with their times within the model.
+
+        Empty where what runs depends on values.
+
+        Args:
+            model: the model as bytes.
+            feed: what it is run on.
+            folder: what its external data is relative to.
+
+        Raises:
+            session.FAILURES: onnxruntime cannot run it.
+        """
+        key = self._key([model], feed, "profiled")
+        recalled = self._memory.recall(key)
+        if recalled is not None:
+            with suppress(TypeError):
+                return [Step(*entry) for entry in recalled.value]
+        steps = _profiled(self.machine, model, feed, folder)
+        self._memory.remember(key, steps)
+        return steps
 
     def _key(self, models: Sequence[bytes], feed: Feed, how: str) -> str:
         shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
@@ -124,43 +166,19 @@ class Stopwatch:
             key.update(hashlib.sha256(model).digest())
         return key.hexdigest()
 
-    def _recall(self, key: str, count: int) -> list[Timing]:
-        """A result of this run or of an earlier one; empty where there is none."""
-        if key not in self.memory and self.cache is not None:
-            found = _read(self.cache / "timings" / f"{key}.json")
-            if len(found) == count:
-                self.memory[key] = found
-        return self.memory.get(key, [])
 
-    def _remember(self, key: str, timings: list[Timing]) -> None:
-        self.memory[key] = timings
-        if self.cache is not None:
-            _write(self.cache / "timings" / f"{key}.json", timings)
+def interleaved(runs: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
+    """Times functions in turn until the result is tight, for `seconds` at most but no less than `MIN_ROUNDS` rounds.
 
-
-def _roughly(session: ort.InferenceSession, feed: Feed, best: float) -> Timing:
-    names, own = output_names(session), _own(session, feed)
-    session.run(names, own)  # allocates
-    times = [_time(session, names, own, 1)]
-    while len(times) < ROUGH_ROUNDS and times[0] * 1000 < HOPELESS * best:
-        times.append(_time(session, names, own, max(1, round(SAMPLE_S / times[0]))))
-    ms = min(times) * 1000
-    return Timing(ms, 0.0, 1.0, (1.0, 1.0))
-
-
-def _own(session: ort.InferenceSession, feed: Feed) -> Feed:
-    """The part of a feed that a model takes."""
-    names = {value.name for value in session.get_inputs()}
-    return {name: array for name, array in feed.items() if name in names}
-
-
-def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: float) -> list[Timing]:
+    Args:
+        runs: what is timed; speed-ups are over the first.
+        seconds: the longest time to spend.
+    """
     contenders = []
-    for session in sessions:
-        names, own = output_names(session), _own(session, feed)
-        session.run(names, own)  # allocates
-        _time(session, names, own, 1)
-        contenders.append((session, names, own, max(1, round(SAMPLE_S / _time(session, names, own, 1)))))
+    for run in runs:
+        run()  # allocates
+        _time(run, 1)
+        contenders.append((run, max(1, round(SAMPLE_S / _time(run, 1)))))
     samples: list[list[float]] = []
     end = time.perf_counter() + seconds
     while True:
@@ -173,15 +191,51 @@ def _measure(sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: floa
             return timings
 
 
+def _runner(session: ort.InferenceSession, feed: Feed) -> Callable[[], object]:
+    """Runs a model on the part of a feed that it takes."""
+    names = {value.name for value in session.get_inputs()}
+    own = {name: array for name, array in feed.items() if name in names}
+    return partial(session.run, output_names(session), own)
+
+
+def _roughly(session: ort.InferenceSession, feed: Feed, best: float) -> float:
+    run = _runner(session, feed)
+    run()  # allocates
+    times = [_time(run, 1)]
+    while len(times) < ROUGH_ROUNDS and times[0] * 1000 < HOPELESS * best:
+        times.append(_time(run, max(1, round(SAMPLE_S / times[0]))))
+    return min(times) * 1000
+
+
+def _profiled(machine: Machine, model: bytes, feed: Feed, folder: Path | None) -> list[Step]:
+    with tempfile.TemporaryDirectory() as place:
+        session = machine.session(model, folder, profile=Path(place) / "profile")
+        run = _runner(session, feed)
+        for _ in range(1 + PROFILE_RUNS):
+            run()
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(KERNEL)]
+    count = len(ran) // (1 + PROFILE_RUNS)
+    runs = [ran[i : i + count] for i in range(0, len(ran), count or 1)]
+    names = [[event["name"] for event in run] for run in runs]
+    if any(other != names[0] for other in names):
+        return []  # what runs depends on values
+    times = np.median([[event["dur"] / 1000 for event in run] for run in runs[1:]], axis=0)  # the first run allocates
+    return [
+        Step(event["name"].removesuffix(KERNEL), event["args"]["op_name"], float(ms))
+        for event, ms in zip(ran[:count], times, strict=True)
+    ]
+
+
 def _tight(timing: Timing) -> bool:
     low, high = timing.speedup_ci
     return max(high - timing.speedup, timing.speedup - low) <= TIGHT * timing.speedup
 
 
-def _time(session: ort.InferenceSession, names: list[str], feed: Feed, repeats: int) -> float:
+def _time(run: Callable[[], object], repeats: int) -> float:
     began = time.perf_counter()
     for _ in range(repeats):
-        session.run(names, feed)
+        run()
     return (time.perf_counter() - began) / repeats
 
 
@@ -197,27 +251,13 @@ def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
     )
 
 
-def _read(path: Path) -> list[Timing]:
-    """A result of an earlier run; empty where there is none."""
-    if not path.exists():
+def _timings(recalled: Recalled | None, count: int) -> list[Timing]:
+    """Remembered times of so many models; empty where there are none."""
+    if recalled is None:
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        fixed = {"remembered": True}
-        return [Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"]), **fixed}) for entry in entries]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        logger.info("%s is not used: %s", path, error)
+        known = [Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"])}) for entry in recalled.value]
+    except (TypeError, KeyError) as error:
+        logger.info("a remembered time is not used: %s", error)
         return []
-
-
-def _write(path: Path, timings: Sequence[Timing]) -> None:
-    """Remembers a result; a cache that cannot be written is no reason to fail."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps([asdict(t) for t in timings]), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        logger.info("The timing cache cannot be written: %s", error)
-        with suppress(OSError):
-            temporary.unlink()
+    return [replace(t, remembered=recalled.earlier) for t in known] if len(known) == count else []
