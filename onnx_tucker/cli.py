@@ -1,4 +1,4 @@
-"""The command line: `onnx-tucker IN OUT` and `onnx-tucker inspect IN`. The only place that prints."""
+"""The command line: `onnx-tucker IN OUT`, `inspect IN` and `bench IN...`. The only place that prints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import platformdirs
@@ -18,17 +19,19 @@ from rich.progress import Progress as Bars
 
 import onnx_tucker
 from onnx_tucker import pipeline
+from onnx_tucker.bench import bench
 from onnx_tucker.cost import FLOPS
 from onnx_tucker.errors import TuckerError, UsageError
 from onnx_tucker.job import Progress
 from onnx_tucker.report.json import to_json
-from onnx_tucker.report.schema import Report
-from onnx_tucker.report.terminal import show
+from onnx_tucker.report.terminal import show, show_bench
 
 T = TypeVar("T")
 
 ERROR, INTERRUPTED = 1, 130
 STDOUT = "-"
+NO_SETTINGS = ("model", "models", "output", "json", "quiet", "verbose", "no_cache")
+"""Arguments that are no fields of `Settings`."""
 PIPE_WIDTH = 250
 """Width of lines where the output is no terminal."""
 
@@ -74,11 +77,26 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _complain(err: Console, message: str) -> None:
-    line = " ".join(message.split())
-    err.print(f"onnx-tucker: error: {line}", markup=False, highlight=False, soft_wrap=True)
+    _say(err, f"error: {' '.join(message.split())}")
+
+
+def _say(err: Console, message: str) -> None:
+    err.print(f"onnx-tucker: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(given: list[str], err: Console) -> int:
+    if given[:1] == ["bench"]:
+        args = _bench_parser().parse_args(given[1:])
+        measured = _watched(args, err, lambda progress: bench(args.models, progress, **_options(args)))
+        if measured.noisy:
+            _say(err, "the machine is busy: times of one model differ by more than usual")
+        _print(
+            args,
+            err,
+            partial(show_bench, measured.rows, measured.environment),
+            measured.to_json() if args.json else None,
+        )
+        return 0
     if given[:1] == ["inspect"]:
         args = _inspect_parser().parse_args(given[1:])
         report = _watched(args, err, lambda progress: pipeline.inspect(args.model, progress=progress, **_options(args)))
@@ -90,21 +108,21 @@ def _run(given: list[str], err: Console) -> int:
             args, err, lambda progress: pipeline.compress(args.model, args.output, progress=progress, **_options(args))
         )
         report = result.report
-    _print(report, args, err)
+    _print(args, err, partial(show, report), to_json(report) if STDOUT in args.report else None)
     return 0
 
 
-def _print(report: Report, args: argparse.Namespace, err: Console) -> None:
-    """Prints the result; the files are written by now, so that failing to print is no failure of the run."""
+def _print(args: argparse.Namespace, err: Console, show_table: Callable[[Console], None], document: str | None) -> None:
+    """Prints a document or a table; files are written by now, so that failing to print is no failure of the run."""
     try:
-        if STDOUT in args.report:
-            _console(stderr=False).out(to_json(report), end="", highlight=False)
+        if document is not None:
+            _console(stderr=False).out(document, end="", highlight=False)
         elif not args.quiet:
-            show(report, _console(stderr=False))
+            show_table(_console(stderr=False))
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError, SystemExit) as error:  # rich leaves the program when nobody reads its output
-        err.print(f"onnx-tucker: the result could not be printed: {error}", markup=False, highlight=False)
+        _say(err, f"the result could not be printed: {error}")
         sys.stdout = None  # or the interpreter fails to flush it once more on exit
 
 
@@ -143,10 +161,11 @@ def _logging(args: argparse.Namespace, err: Console) -> Iterator[None]:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed arguments as fields of `Settings`."""
-    options = {k: v for k, v in vars(args).items() if k not in ("model", "output", "quiet", "verbose", "no_cache")}
-    options["report"] = [path for path in args.report if path != STDOUT]
+    options = {k: v for k, v in vars(args).items() if k not in NO_SETTINGS}
     options["input_shape"], options["dim"] = dict(args.input_shape), dict(args.dim)
-    if args.no_cache:
+    if "report" in options:
+        options["report"] = [path for path in args.report if path != STDOUT]
+    if getattr(args, "no_cache", False):
         options["cache"] = None
     return options
 
@@ -155,7 +174,8 @@ def _compress_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="onnx-tucker",
         description="Turn a trained ONNX model into a smaller, faster one with the same inputs and outputs.",
-        epilog="Further command: onnx-tucker inspect IN counts and times the layers of a model as they are. "
+        epilog="Further commands: onnx-tucker inspect IN counts and times the layers of a model as they are; "
+        "onnx-tucker bench IN... times models side by side. "
         "Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a promise does not hold; "
         "on 1, 2 and 3 no output is written.",
         allow_abbrev=False,
@@ -219,8 +239,38 @@ def _inspect_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _bench_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onnx-tucker bench",
+        description="Time models that take the same inputs side by side; speed-ups are over the first.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("models", metavar="IN", nargs="+", help="the models")
+    parser.add_argument("--seconds", metavar="T", type=float, default=10.0, help="longest time to spend (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_inputs(parser.add_argument_group("inputs and timing"))
+    return parser
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("inputs, counting and timing")
+    _add_inputs(group)
+    group.add_argument("--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)}")
+    group.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
+    group.add_argument(
+        "--cache", metavar="DIR", default=platformdirs.user_cache_dir("onnx-tucker"), help="remembers measured times"
+    )
+    group.add_argument("--no-cache", action="store_true", help="measure everything again, remember nothing")
+    group.add_argument(
+        "--report",
+        metavar="R",
+        action="append",
+        default=[],
+        help=".json, .md, .html, .csv, or - for JSON on stdout; repeatable",
+    )
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data",
         metavar="PATH",
@@ -234,22 +284,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dim", metavar="N=1", type=_dim, action="append", default=[], help="of a free dimension; repeatable"
     )
-    group.add_argument("--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)}")
-    group.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
     group.add_argument("--threads", metavar="N", type=int, default=0, help="threads of an operator; 0: one a core")
     group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random")
     group.add_argument("--custom-op-lib", metavar="LIB", help="shared library with custom operators")
-    group.add_argument(
-        "--cache", metavar="DIR", default=platformdirs.user_cache_dir("onnx-tucker"), help="remembers measured times"
-    )
-    group.add_argument("--no-cache", action="store_true", help="measure everything again, remember nothing")
-    group.add_argument(
-        "--report",
-        metavar="R",
-        action="append",
-        default=[],
-        help=".json, .md, .html, .csv, or - for JSON on stdout; repeatable",
-    )
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     group.add_argument("-v", "--verbose", action="store_true", help="say what is being done, show tracebacks")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from onnx_tucker.report.numbers import UNKNOWN, count, factor, milliseconds, share, small
 from onnx_tucker.report.schema import Change, NodeReport, Report
@@ -112,13 +113,19 @@ def _notes(report: Report) -> list[str]:
         notes.append(line + ".")
     if report.fidelity is not None:
         notes += [_fidelity(report, i) for i in range(len(report.fidelity.outputs))]
-    env = report.environment
     notes.append(
-        f"{env['cpu']}, threads {env['threads']}; onnxruntime {env['onnxruntime']}, onnx-tucker {env['onnx_tucker']}, "
-        f"Python {env['python']}. Node times are of the node alone."
-        + (" Times are of an earlier run; --no-cache measures anew." if env["remembered_times"] else "")
+        f"{machine(report.environment)} Node times are of the node alone, in situ within the whole model."
+        + (" Times are of an earlier run; --no-cache measures anew." if report.environment["remembered_times"] else "")
     )
     return notes
+
+
+def machine(env: Mapping[str, Any]) -> str:
+    """The machine and the versions in a sentence."""
+    return (
+        f"{env['cpu']}, threads {env['threads']}; onnxruntime {env['onnxruntime']}, onnx-tucker {env['onnx_tucker']}, "
+        f"Python {env['python']}."
+    )
 
 
 def _fidelity(report: Report, index: int) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text  # names of nodes may look like rich's markup
 
+from onnx_tucker.report.numbers import factor, milliseconds
 from onnx_tucker.report.schema import Report
-from onnx_tucker.report.table import table
+from onnx_tucker.report.table import machine, table
 
+BENCH_HEADERS = ("model", "time ms", "spread ms", "speed-up", "95 % interval")
 _STYLES = {"factorized": "green", "lowered": "cyan", "kept": "", "skipped": "dim"}
-_RIGHT = {"params", "FLOPs", "time ms", "speed-up", "share", "weight error", "output error"}
+_RIGHT = {"params", "FLOPs", "time ms", "in situ ms", "speed-up", "share", "weight error", "output error"}
 
 
 def show(report: Report, console: Console) -> None:
@@ -26,3 +31,24 @@ def show(report: Report, console: Console) -> None:
     console.print(grid)
     for note in content.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_bench(
+    rows: Iterable[tuple[str, float, float, float, tuple[float, float]]],
+    environment: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Prints models side by side.
+
+    Args:
+        rows: model, median and interquartile range in milliseconds, speed-up and its interval.
+        environment: what the times depend on.
+        console: where to.
+    """
+    columns = [Column(h, justify="left" if h == "model" else "right", overflow="fold") for h in BENCH_HEADERS]
+    grid = RichTable(*columns, pad_edge=False, box=None)
+    for model, ms, spread, speedup, (low, high) in rows:
+        cells = (model, milliseconds(ms), milliseconds(spread), factor(speedup), f"{low:.2f} to {high:.2f}")
+        grid.add_row(*map(Text, cells))
+    console.print(grid)
+    console.print(machine(environment), markup=False, highlight=False, soft_wrap=True)

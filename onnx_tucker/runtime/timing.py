@@ -40,7 +40,7 @@ ROUGH_ROUNDS = 3
 """Runs from which a rough time is taken."""
 HOPELESS = 2.0
 """How many times slower than the fastest a model is when its first run decides."""
-NOISY = 0.15
+NOISY = 0.3
 """Interquartile range over median from which on a machine is called busy."""
 PROFILE_RUNS = 7
 """Runs of which the times of single operators are the medians."""
@@ -131,9 +131,13 @@ class Stopwatch:
         key = self._key(models, feed, "compared")
         known = _timings(self._memory.recall(key), len(models))
         if not known:
-            known = interleaved([_runner(self.machine.session(m, folder), feed) for m in models], seconds)
+            known = self.race([(model, folder) for model in models], feed, seconds)
             self._memory.remember(key, [asdict(timing) for timing in known])
         return known
+
+    def race(self, models: Sequence[tuple[bytes, Path | None]], feed: Feed, seconds: float) -> list[Timing]:
+        """The same for models each with its own folder, measured anew whatever is remembered."""
+        return interleaved([_runner(self.machine.session(*model), feed) for model in models], seconds)
 
     def profile(self, model: bytes, feed: Feed, folder: Path | None = None) -> list[Step]:
         """The operators of a model in the order in which onnxruntime runs them, with their times within the model.

@@ -1,0 +1,60 @@
+"""What has been measured: of this run, and of earlier ones in a folder that is safe to delete and to share."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
+
+
+class Recalled(NamedTuple):
+    """A remembered value, and whether an earlier run has measured it."""
+
+    value: Any
+    earlier: bool
+
+
+class Memory:
+    """Values by key, as JSON.
+
+    Args:
+        folder: where values outlive the run; None for nowhere.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._known: dict[str, Recalled] = {}
+
+    def recall(self, key: str) -> Recalled | None:
+        """What is known by a key, or None."""
+        path = self._path(key)
+        if key not in self._known and path is not None and path.exists():
+            try:
+                self._known[key] = Recalled(json.loads(path.read_text(encoding="utf-8")), True)
+            except (OSError, ValueError) as error:
+                logger.info("%s is not used: %s", path, error)
+        return self._known.get(key)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keeps a value; a folder that cannot be written is no reason to fail."""
+        self._known[key] = Recalled(value, False)
+        path = self._path(key)
+        if path is None:
+            return
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(value), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            logger.info("The timing cache cannot be written: %s", error)
+            with suppress(OSError):
+                temporary.unlink()
+
+    def _path(self, key: str) -> Path | None:
+        return self._folder / "timings" / f"{key}.json" if self._folder else None

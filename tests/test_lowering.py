@@ -1,0 +1,133 @@
+"""Lowering from end to end: chosen by measurement, lossless, replayed by its plan, and left out when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from onnx_tucker.errors import PlanError
+from onnx_tucker.graph import provenance
+from onnx_tucker.runtime.timing import Step, Stopwatch, Timing
+from onnx_tucker.types import Plan
+from tests.helpers import Array, model, relative, run
+
+SHAPE = (8, 8, 24, 24)
+
+
+def noise(*shape: int) -> Array:
+    return np.random.default_rng([*shape]).standard_normal(shape).astype(np.float32)
+
+
+def video() -> onnx.ModelProto:
+    """Two 3D convolutions with a pool between, on clips of a fixed size."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a.w", "a.b"], ["a"], "a", pads=[1, 2, 2] * 2),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        helper.make_node("MaxPool", ["r"], ["p"], "pool", kernel_shape=[2, 2, 2], strides=[2, 2, 2]),
+        helper.make_node("Conv", ["p", "c.w", "c.b"], ["c"], "c", pads=[1] * 6),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"], "mean"),
+        helper.make_node("Flatten", ["g"], ["y"], "flatten"),
+    ]
+    tensors = {
+        "a.w": noise(16, 8, 3, 5, 5) / np.float32(20),
+        "a.b": noise(16),
+        "c.w": noise(32, 16, 3, 3, 3) / np.float32(20),
+        "c.b": noise(32),
+    }
+    return model(nodes, tensors, {"x": ["n", *SHAPE]}, {"y": 2})
+
+
+X = noise(2, *SHAPE)
+
+
+@pytest.fixture
+def frames_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every model with a 2D convolution measure twice as fast, whatever machine this is."""
+
+    def ms(content: bytes) -> float:
+        made = onnx.load_from_string(content)
+        kernels = [len(a.ints) for n in made.graph.node for a in n.attribute if a.name == "kernel_shape"]
+        return 1.0 if 2 in kernels else 2.0 if any(n.op_type == "Conv" for n in made.graph.node) else 0.01
+
+    def compare(self: Stopwatch, models: list[bytes], *args: object) -> list[Timing]:
+        times = [ms(content) for content in models]
+        return [Timing(t, 0.0, times[0] / t, (times[0] / t, times[0] / t)) for t in times]
+
+    monkeypatch.setattr(Stopwatch, "compare", compare)
+    monkeypatch.setattr(Stopwatch, "sift", lambda self, models, feed: [ms(content) for content in models])
+    monkeypatch.setattr(Stopwatch, "profile", lambda *args: [])
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_full_rank_is_a_lossless_rewrite_with_two_transposes_at_most() -> None:
+    made = video()
+    result = compress(made, ranks="full")
+    assert [(n.name, n.status) for n in result.report.nodes] == [("a", "lowered"), ("c", "lowered")]
+    assert all(n.form and n.method is None and n.speedup == 2 for n in result.report.nodes)
+    assert relative(run(made, x=X)[0], run(result.model, x=X)[0]) < 1e-5
+    assert not {"MaxPool", "Relu"} & {n.op_type for n in result.model.graph.node if "/" not in n.output[0]}
+    turned = [n for n in result.model.graph.node if n.op_type == "Transpose" and n.attribute[0].ints == [0, 2, 1, 3, 4]]
+    assert len(turned) == 1
+    onnx.checker.check_model(result.model, full_check=True)
+    assert made == video()
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_factorised_layers_are_lowered_too_and_plans_replay(tmp_path: Path) -> None:
+    first = compress(video(), tmp_path / "a.onnx", ranks="4", plan_out=tmp_path / "p.json")
+    assert {(n.status, n.form == "direct") for n in first.report.nodes} == {("factorized", False)}
+    again = compress(video(), tmp_path / "b.onnx", plan=tmp_path / "p.json", benchmark=False)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert again.plan == first.plan
+    textbook = compress(video(), ranks="4", lower=False)
+    assert {n.form for n in textbook.report.nodes} == {"direct"}
+    plan = Plan.from_json(first.plan.to_json())
+    assert compress(video(), plan=plan, benchmark=False).model == first.model
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_what_is_left_out_stays() -> None:
+    result = compress(video(), ranks="full", exclude=["a"])
+    assert [n.status for n in result.report.nodes] == ["kept", "lowered"]
+    assert result.model.graph.node[0] == video().graph.node[0]
+    assert {n.status for n in compress(video(), ranks="full", lower=False).report.nodes} == {"kept"}
+    assert {n.status for n in compress(video(), ranks="full", benchmark=False).report.nodes} == {"kept"}
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_a_lowered_model_is_left_alone_by_a_second_run() -> None:
+    once = compress(video(), ranks="full").model
+    assert provenance.chains(once).nodes == {"a", "c"}
+    twice = compress(once, ranks="full")
+    assert twice.model == once
+    assert not [n for n in twice.report.nodes if n.status in ("lowered", "factorized")]
+
+
+def test_a_form_that_does_not_fit_is_refused() -> None:
+    text = compress(video(), ranks="4", lower=False, benchmark=False).plan.to_json()
+    for form, words in (("tiles9", "unknown"), ("plane", "does not fit")):
+        with pytest.raises(PlanError, match=words):
+            compress(video(), plan=Plan.from_json(text.replace('"direct"', f'"{form}"')), benchmark=False)
+
+
+def test_what_is_slower_within_the_model_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone both chains are faster, and so is the model; within it, that of `a` is slower."""
+
+    def compare(self: Stopwatch, models: list[bytes], *args: object) -> list[Timing]:
+        return [Timing(1.0, 0.0, 1.0, (1.0, 1.0))] + [Timing(0.5, 0.0, 2.0, (2.0, 2.0))] * (len(models) - 1)
+
+    def profile(self: Stopwatch, content: bytes, *args: object) -> list[Step]:
+        convs = [n for n in onnx.load_from_string(content).graph.node if n.op_type == "Conv"]
+        slow = 5.0 if len(convs) > 2 and convs[0].output[0] != "a" else 0.1
+        return [Step(n.name, n.op_type, (0.1 if len(convs) == 2 else 0.01) if i else slow) for i, n in enumerate(convs)]
+
+    monkeypatch.setattr(Stopwatch, "compare", compare)
+    monkeypatch.setattr(Stopwatch, "profile", profile)
+    result = compress(video(), ranks="4", lower=False)
+    assert [n.status for n in result.report.nodes] == ["kept", "factorized"]
+    assert result.report.nodes[0].reason == "measured x0.02 within the model"
