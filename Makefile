@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint lowest tables clean
+.PHONY: demo test lint lowest tables speed clean
 
 demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
 	mkdir -p build
@@ -31,7 +31,12 @@ tables: demo  ## measure the tables of README.md and docs/ and put them there
 	$(BIN)/python benchmarks/thesis_table.py --out build/thesis_table.md
 	$(BIN)/python benchmarks/strokes_accuracy.py --out build/accuracy.md
 	$(BIN)/python benchmarks/large_model.py --out build/large_model.md
-	$(BIN)/python benchmarks/update_docs.py
+	$(BIN)/python benchmarks/update_docs.py README.md docs/thesis.md docs/models.md
+
+speed: $(VENV)/bench  ## measure docs/speed.md; REAL=FOLDER adds models
+	mkdir -p build
+	$(BIN)/python benchmarks/speed.py $(if $(REAL),--real $(REAL)) --out build/speed.md --plot docs/speed.svg
+	$(BIN)/python benchmarks/update_docs.py docs/speed.md
 
 clean:
 	rm -rf .venv .venv-lowest build dist
@@ -42,6 +47,10 @@ $(VENV)/bin/python:
 $(VENV)/run: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
+
+$(VENV)/bench: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $@ $(VENV)/run
 
 $(VENV)/dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

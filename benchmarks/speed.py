@@ -275,8 +275,9 @@ def _words(rows: list[Row], ranks: str) -> list[str]:
         for row in (r for r in some if "thesis" in r.name):
             ours, textbook = (row.timings[name].speedup for name in ("ours", "textbook"))
             words.append(
-                f"- {row.name}: {factor(ours)} where the thesis promised x8.28 by its FLOPs, and {factor(ours / textbook)} "
-                f"over the textbook chain; outputs differ from those of the same chain in 3D by {row.chain_error:.1g}."
+                f"- {row.name}: {factor(ours)} where the thesis promised x8.28 by its FLOPs, and "
+                f"{factor(ours / textbook)} over the textbook chain; outputs differ from those of the same chain in 3D "
+                f"by {row.chain_error:.1g}."
             )
         if counted:
             words += _summary(counted, ranks)
@@ -328,7 +329,8 @@ def _plot(rows: list[Row]) -> str:
     scale = (width - left - 60) / largest
     height = top + group * len(rows)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for i, (name, colour) in enumerate(COLOURS.items()):

@@ -1,12 +1,13 @@
 """Puts freshly measured tables into README.md and docs/, between their markers.
 
-    make tables
+    python benchmarks/update_docs.py DOCUMENT...
 
 Reads what `make demo` and the other files of this folder wrote to build/.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,13 +15,15 @@ TABLES = {
     "README.md": ("report.md", "accuracy.md"),
     "docs/thesis.md": ("thesis_table.md",),
     "docs/models.md": ("large_model.md",),
+    "docs/speed.md": ("speed.md",),
 }
 BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
 
 
 def main() -> None:
-    """Rewrites the documents."""
-    for document, tables in TABLES.items():
+    """Rewrites the documents that are named."""
+    for document in sys.argv[1:]:
+        tables = TABLES[document]
         path = ROOT / document
         head, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
         _, _, tail = rest.partition(END)

@@ -237,8 +237,10 @@ def _beaten(menu: Menu) -> str:
     chains = [o for o in menu.options if o.candidate.method]
     if not chains:
         return ""
-    best = min(chains, key=lambda o: o.ms)
-    return f"measured x{menu.options[0].ms / best.ms:.2f} with {best.candidate}"
+    before, best = menu.options[0].ms, min(chains, key=lambda o: o.ms)
+    exact = min((o for o in menu.options if o.candidate.method is None), key=lambda o: o.ms)
+    without = f", x{before / exact.ms:.2f} without loss" if exact.candidate.changes else ""
+    return f"measured x{before / best.ms:.2f} with {best.candidate}{without}"
 
 
 def price(job: Job, tuner: Tuner, changed: Mapping[str, Candidate]) -> dict[str, Price]:

@@ -75,7 +75,7 @@ def survives(content: bytes, folder: Path) -> None:
     assert source.read_bytes() == content
 
 
-many = settings(max_examples=RUNS, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=RUNS, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

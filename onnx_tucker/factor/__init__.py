@@ -9,10 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnx_tucker.factor.cp import CP
 from onnx_tucker.factor.method import Method
+from onnx_tucker.factor.separable import SEPARABLE
 from onnx_tucker.factor.svd import SVD
 from onnx_tucker.factor.tucker1 import TUCKER1_IN, TUCKER1_OUT
 from onnx_tucker.factor.tucker2 import TUCKER2
+from onnx_tucker.factor.tucker_kernel import TUCKER_KERNEL
 from onnx_tucker.factor.unfold import Spectra
 from onnx_tucker.types import Array, Chain
 
@@ -21,6 +24,9 @@ METHODS: dict[str, Method] = {
     "tucker1_in": TUCKER1_IN,
     "tucker1_out": TUCKER1_OUT,
     "svd": SVD,
+    "separable": SEPARABLE,
+    "tucker_kernel": TUCKER_KERNEL,
+    "cp": CP,
 }
 
 __all__ = ["METHODS", "Method", "Spectra", "reconstruct", "weight_error"]
@@ -29,19 +35,32 @@ __all__ = ["METHODS", "Method", "Spectra", "reconstruct", "weight_error"]
 def reconstruct(chain: Chain) -> Array:
     """The weight (groups * out, in, *kernel) of the one layer that a chain amounts to.
 
-    At most one stage may have more than one kernel element, and all have the same number of groups.
+    Every kernel axis belongs to one stage, and the groups of all stages are multiples of those of the first.
     """
-    by_group = zip(*(np.split(factor, chain.stages[0].groups) for factor in chain.factors), strict=True)
-    return np.concatenate([_product(factors) for factors in by_group])
+    groups = chain.stages[0].groups
+    nested = [stage.groups // groups for stage in chain.stages]
+    by_group = zip(*(np.split(factor, groups) for factor in chain.factors), strict=True)
+    return np.concatenate([_product([_dense(f, n) for f, n in zip(fs, nested, strict=True)]) for fs in by_group])
+
+
+def _dense(factor: Array, groups: int) -> Array:
+    """The weight (groups * out, groups * in, *kernel) of a layer without groups that does the same."""
+    if groups == 1:
+        return factor.astype(np.float64)
+    rows, inp = factor.shape[:2]
+    out = rows // groups
+    dense = np.zeros((rows, groups * inp, *factor.shape[2:]))
+    for g in range(groups):
+        dense[g * out : (g + 1) * out, g * inp : (g + 1) * inp] = factor[g * out : (g + 1) * out]
+    return dense
 
 
 def _product(factors: Sequence[Array]) -> Array:
-    total, *others = (factor.astype(np.float64) for factor in factors)
+    total, *others = factors
     for factor in others:
-        kernel = factor.shape[2:] if factor[0, 0].size > 1 else total.shape[2:]
-        left, right = factor.reshape(*factor.shape[:2], -1), total.reshape(*total.shape[:2], -1)
-        # One of the two kernel axes has length 1, so this product only broadcasts it.
-        total = np.einsum("obk,bil->oikl", left, right, optimize=True).reshape(len(left), right.shape[1], *kernel)
+        # One of the two has length 1 along every kernel axis, so that a product for each kernel element broadcasts.
+        product = np.matmul(*(np.moveaxis(matrix, (0, 1), (-2, -1)) for matrix in (factor, total)))
+        total = np.moveaxis(product, (-2, -1), (0, 1))
     return total
 
 

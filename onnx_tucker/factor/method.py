@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_tucker.factor.unfold import Spectra
+from onnx_tucker.factor.unfold import UNFOLDINGS, Spectra
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 
@@ -17,10 +17,12 @@ class Method:
 
     Attributes:
         name: as in plans, ranks files and reports.
-        modes: what the ranks belong to: "in", "out", or "matrix" for the one rank of a matrix.
-        on_matrix: whether it is tried on a matrix (a Gemm or a pointwise convolution) unless asked for by name.
+        modes: what the ranks belong to; see `sizes_of`.
+        on_matrix: whether it applies to a matrix (a Gemm or a pointwise convolution).
         on_kernel: whether it applies to weights with more than one kernel element.
-        stages: the chain that a site's only stage becomes at given ranks, with as many groups.
+        axes: the least number of kernel axes with more than one element.
+        asked: where it is tried only if it is asked for by name: "" nowhere, on a "matrix", or "always".
+        stages: the chain that a site's only stage becomes at given ranks, with as many groups or a multiple of them.
         factors: weights of those stages, from one group's float64 weight (out, in, *kernel).
         error_bound: upper bound of the relative Frobenius error at given ranks, from the spectra alone.
     """
@@ -32,17 +34,47 @@ class Method:
     stages: Callable[[Stage, Ranks], tuple[Stage, ...]]
     factors: Callable[[Array, Ranks], tuple[Array, ...]]
     error_bound: Callable[[Spectra, Ranks], float]
+    axes: int = 0
+    asked: str = ""
+
+    @property
+    def spectral(self) -> bool:
+        """Whether each of its modes has singular values to take a rank from."""
+        return all(mode in UNFOLDINGS for mode in self.modes)
 
     def applies(self, stage: Stage, by_name: bool = False) -> bool:
-        """Whether the method can factorise `stage`; with `by_name` also where a better one exists."""
-        return self.on_kernel if stage.window.volume > 1 else self.on_matrix or by_name
+        """Whether the method can factorise `stage`, and unless it is asked for `by_name`, is tried on it."""
+        matrix = stage.window.volume == 1
+        if not by_name and (self.asked == "always" or (self.asked == "matrix" and matrix)):
+            return False
+        if sum(size > 1 for size in stage.window.kernel) < self.axes:
+            return False
+        return self.on_matrix if matrix else self.on_kernel
 
     def dimensions(self, stage: Stage) -> Ranks:
         """The full rank of every mode."""
-        sizes = {"in": stage.inp, "out": stage.out, "matrix": min(stage.inp, stage.out)}
+        sizes = sizes_of(stage)
         return tuple(sizes[mode] for mode in self.modes)
 
     def chain(self, weight: Array, stage: Stage, ranks: Ranks) -> Chain:
         """The chain of `stage` at `ranks`, each group factorised by itself, factors in float64."""
         by_group = [self.factors(part, ranks) for part in np.split(weight.astype(np.float64), stage.groups)]
         return Chain(self.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
+
+
+def sizes_of(stage: Stage) -> dict[str, int]:
+    """The full rank of each mode by its name.
+
+    "in" and "out" are the channels, "matrix" the one rank of a matrix, "kernel" the kernel elements, "across" the cut
+    between the first kernel axis and the others, and "components" the outer products of which there are always enough.
+    """
+    out, inp, volume = stage.out, stage.inp, stage.window.volume
+    first = stage.window.kernel[0] if stage.window.kernel else 1
+    return {
+        "in": inp,
+        "out": out,
+        "matrix": min(inp, out),
+        "kernel": min(volume, out * inp),
+        "across": min(inp * volume // first, first * out),
+        "components": min(inp * volume, out * volume, out * inp),
+    }

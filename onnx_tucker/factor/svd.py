@@ -29,7 +29,7 @@ def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
 
 def error_bound(spectra: Spectra, ranks: Ranks) -> float:
     """The exact error: root of the lost share of the squared singular values."""
-    return math.sqrt(lost_share(spectra.out, ranks[0]))
+    return math.sqrt(lost_share(spectra.of("matrix"), ranks[0]))
 
 
 SVD = Method("svd", ("matrix",), True, False, stages, factors, error_bound)

@@ -32,7 +32,7 @@ def factors_in(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
 
 def error_in(spectra: Spectra, ranks: Ranks) -> float:
     """The exact error: root of the lost share of the input unfolding."""
-    return math.sqrt(lost_share(spectra.inp, ranks[0]))
+    return math.sqrt(lost_share(spectra.of("in"), ranks[0]))
 
 
 def stages_out(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
@@ -48,12 +48,12 @@ def factors_out(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
 
 def error_out(spectra: Spectra, ranks: Ranks) -> float:
     """The exact error: root of the lost share of the output unfolding."""
-    return math.sqrt(lost_share(spectra.out, ranks[0]))
+    return math.sqrt(lost_share(spectra.of("out"), ranks[0]))
 
 
 def _ones(weight: Array) -> tuple[int, ...]:
     return (1,) * (weight.ndim - 2)
 
 
-TUCKER1_IN = Method("tucker1_in", ("in",), False, True, stages_in, factors_in, error_in)
-TUCKER1_OUT = Method("tucker1_out", ("out",), False, True, stages_out, factors_out, error_out)
+TUCKER1_IN = Method("tucker1_in", ("in",), True, True, stages_in, factors_in, error_in, asked="matrix")
+TUCKER1_OUT = Method("tucker1_out", ("out",), True, True, stages_out, factors_out, error_out, asked="matrix")

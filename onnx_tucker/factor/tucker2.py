@@ -50,11 +50,11 @@ def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
 
 def error_bound(spectra: Spectra, ranks: Ranks) -> float:
     """Root of the sum of the two modes' lost shares (De Lathauwer et al. 2000, property 10)."""
-    return math.sqrt(lost_share(spectra.inp, ranks[0]) + lost_share(spectra.out, ranks[1]))
+    return math.sqrt(lost_share(spectra.of("in"), ranks[0]) + lost_share(spectra.of("out"), ranks[1]))
 
 
 def _core(tensor: Array, u: Array, v: Array) -> Array:
     return np.asarray(np.einsum("oik,ob,ia->bak", tensor, u, v, optimize=True))
 
 
-TUCKER2 = Method("tucker2", ("in", "out"), False, True, stages, factors, error_bound)
+TUCKER2 = Method("tucker2", ("in", "out"), True, True, stages, factors, error_bound, asked="matrix")

@@ -1,12 +1,11 @@
-"""Unfoldings of a canonical weight `W[out, in, *kernel]` and the spectra along its channel modes.
+"""Unfoldings of a canonical weight `W[out, in, *kernel]` and the spectra along its modes.
 
 Kolda and Bader, "Tensor Decompositions and Applications", SIAM Review 2009, section 2.4.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 
 import numpy as np
 
@@ -38,47 +37,53 @@ def leading_basis(matrix: Array, rank: int) -> Array:
     return np.asarray(vectors * signs)
 
 
-@dataclass(frozen=True, eq=False)
+def across(weight: Array) -> Array:
+    """The matrix (in * later kernel axes, first kernel axis * out) of a weight with two kernel axes or more."""
+    return np.moveaxis(weight, (OUT, 2), (-1, -2)).reshape(-1, weight.shape[2] * weight.shape[OUT])
+
+
+def taps(weight: Array) -> Array:
+    """The matrix whose rows are the slices of `weight` at one kernel element."""
+    rows = weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1)
+    return np.asarray(rows.reshape(len(rows), -1))
+
+
+UNFOLDINGS: dict[str, Callable[[Array], Array]] = {
+    "out": lambda weight: unfold(weight, OUT),
+    "in": lambda weight: unfold(weight, IN),
+    "matrix": lambda weight: unfold(weight, OUT),
+    "across": across,
+    "kernel": taps,
+}
+"""The unfolding that each mode of a method is about, by its name."""
+
+
 class Spectra:
-    """Singular values along the two channel modes of a weight, computed once and only when asked for.
+    """Singular values of a weight along its modes, computed once and only when asked for.
 
     Attributes:
+        parts: the weight of each group.
+
+    Args:
         weight: (groups * out, in, *kernel).
         groups: parts along the first axis that are factorised by themselves, at the same ranks.
     """
 
-    weight: Array
-    groups: int = 1
+    def __init__(self, weight: Array, groups: int = 1) -> None:
+        self.parts = np.split(weight, groups)
+        self._known: dict[str, list[Array]] = {}
 
-    @cached_property
-    def parts(self) -> list[Array]:
-        """The weight of each group."""
-        return np.split(self.weight, self.groups)
+    def of_parts(self, mode: str) -> list[Array]:
+        """Singular values of each group's unfolding along a mode, descending."""
+        matrix = self.parts[0][0, 0].size == 1
+        key = "out" if mode == "matrix" or (mode == "in" and matrix) else mode
+        if key not in self._known:
+            self._known[key] = [singular_values(UNFOLDINGS[key](part)) for part in self.parts]
+        return self._known[key]
 
-    def of_parts(self, mode: int) -> list[Array]:
-        """Singular values of each group's unfolding along `mode`, descending."""
-        return self._inp if mode == IN and self.weight[0, 0].size > 1 else self._out
-
-    @property
-    def out(self) -> Array:
-        """Singular values of the (out, in * kernel) unfolding, descending.
-
-        Of several groups, their root mean squares: its lost share is then that of all groups together.
-        """
-        return _root_mean_square(self.of_parts(OUT))
-
-    @property
-    def inp(self) -> Array:
-        """The same of the (in, out * kernel) unfolding; `out` again for a matrix."""
-        return _root_mean_square(self.of_parts(IN))
-
-    @cached_property
-    def _out(self) -> list[Array]:
-        return [singular_values(unfold(part, OUT)) for part in self.parts]
-
-    @cached_property
-    def _inp(self) -> list[Array]:
-        return [singular_values(unfold(part, IN)) for part in self.parts]
+    def of(self, mode: str) -> Array:
+        """The same of all groups: their root mean squares, whose lost share is that of all groups together."""
+        return _root_mean_square(self.of_parts(mode))
 
 
 def singular_values(matrix: Array) -> Array:

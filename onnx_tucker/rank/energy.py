@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_tucker.factor import Method, Spectra
-from onnx_tucker.rank.policy import per_mode, rounded_up
+from onnx_tucker.rank.policy import per_mode, rounded_up, unknown_spectrum
 from onnx_tucker.types import Ranks, Stage
 
 
@@ -23,10 +23,10 @@ class Energy:
         def rank(mode: str, full: int) -> int:
             if self.kept == 1:
                 return full
-            cumulated = np.cumsum(np.square(spectra.inp if mode == "in" else spectra.out))
+            cumulated = np.cumsum(np.square(spectra.of(mode)))
             return int(np.searchsorted(cumulated, self.kept * cumulated[-1])) + 1
 
-        return per_mode(stage, method, rank)
+        return unknown_spectrum(method) or per_mode(stage, method, rank)
 
     def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
         """See `policy.Policy`."""

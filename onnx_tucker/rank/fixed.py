@@ -11,7 +11,10 @@ from onnx_tucker.types import Ranks, Stage
 
 @dataclass(frozen=True)
 class Fixed:
-    """`inp` for the input mode, `out` for the output mode, the smaller of both for a matrix; clipped to the size."""
+    """`inp` for the input mode, `out` for the output mode or the kernel, the smaller of both where there is one rank.
+
+    Clipped to the size.
+    """
 
     inp: int
     out: int
@@ -23,8 +26,8 @@ class Fixed:
 
     def wanted(self, method: Method) -> Ranks:
         """The ranks as they were given, before clipping."""
-        modes = {"in": self.inp, "out": self.out, "matrix": min(self.inp, self.out)}
-        return tuple(modes[mode] for mode in method.modes)
+        given = {"in": self.inp, "out": self.out, "kernel": self.out}
+        return tuple(given.get(mode, min(self.inp, self.out)) for mode in method.modes)
 
     def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
         """See `policy.Policy`; ranks that are given are meant."""

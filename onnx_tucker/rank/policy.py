@@ -21,6 +21,11 @@ class Policy(Protocol):
         ...
 
 
+def unknown_spectrum(method: Method) -> str:
+    """Why a policy that looks at singular values has no ranks for a method; empty where it has."""
+    return "" if method.spectral else f"{method.name} has no singular values to take ranks from; give a rank or a ratio"
+
+
 def rounded_up(stage: Stage, method: Method, ranks: Ranks, block: int) -> Ranks:
     """The next multiples of `block`, or full ranks."""
     sizes = zip(ranks, method.dimensions(stage), strict=True)

@@ -13,6 +13,8 @@ from onnx_tucker.types import Candidate, Ranks, Site
 
 BLOCKS = (4, 8, 16)
 """Channels that kernels compute together: ranks that fill whole blocks can take less time than smaller ones."""
+CHANNELS = {"in", "out", "matrix"}
+"""Modes of which a rank is a number of channels."""
 ALIKE = 1.05
 """How much larger the error may be at ranks that are tried for their speed."""
 TIE = 1.1
@@ -69,7 +71,9 @@ def _undominated(site: Site, found: list[Candidate]) -> list[Candidate]:
 
 def _methods(site: Site, rule: Rule) -> list[Method]:
     if rule.method is None:
-        methods = [m for m in METHODS.values() if m.applies(site.stage)]
+        # Ranks that are given as numbers are those of channels.
+        given = isinstance(rule.policy, Fixed)
+        methods = [m for m in METHODS.values() if m.applies(site.stage) and (not given or set(m.modes) <= CHANNELS)]
     else:
         methods = [METHODS[rule.method]]
         if not methods[0].applies(site.stage, by_name=True):

@@ -8,10 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnx_tucker.factor import Method, Spectra
-from onnx_tucker.factor.unfold import IN, OUT, unfold
+from onnx_tucker.factor.method import sizes_of
+from onnx_tucker.factor.unfold import UNFOLDINGS
 from onnx_tucker.rank.evbmf import evbmf_rank, observed_shape
-from onnx_tucker.rank.policy import per_mode, rounded_up
+from onnx_tucker.rank.policy import per_mode, rounded_up, unknown_spectrum
 from onnx_tucker.types import Ranks, Stage
+
+WHERE = {
+    "in": " along the input channels",
+    "out": " along the output channels",
+    "matrix": "",
+    "across": " between the kernel axes",
+    "kernel": " along the kernel elements",
+}
+"""A mode in words."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,9 @@ class Vbmf:
 
     def ranks(self, spectra: Spectra, stage: Stage, method: Method) -> Ranks | str:
         """See `policy.Policy`."""
-        sizes = {"in": stage.inp, "out": stage.out, "matrix": min(stage.inp, stage.out)}
+        if not method.spectral:
+            return unknown_spectrum(method)
+        sizes = sizes_of(stage)
         # A weight without structure along one of its modes is left alone, whatever the method's modes are.
         modes = ("in", "out") if stage.window.volume > 1 else ("matrix",)
         found = {}
@@ -30,8 +42,7 @@ class Vbmf:
             full = sizes[mode]
             found[mode] = round(full - self.weakening * (full - _rank(spectra, mode, full)))
             if not found[mode]:
-                where = "" if mode == "matrix" else f" along the {mode}put channels"
-                return f"VBMF rank 0: no structure above the noise{where}"
+                return f"VBMF rank 0: no structure above the noise{WHERE[mode]}"
         return per_mode(stage, method, lambda mode, full: found[mode])
 
     def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
@@ -43,6 +54,5 @@ def _rank(spectra: Spectra, mode: str, full: int) -> int:
     """The largest rank of any group."""
     if full == 1:
         return 1  # nothing to decide, and no second row to tell structure from noise by
-    axis = IN if mode == "in" else OUT
-    by_group = zip(spectra.of_parts(axis), spectra.parts, strict=True)
-    return max(evbmf_rank(values, *observed_shape(unfold(part, axis))) for values, part in by_group)
+    by_group = zip(spectra.of_parts(mode), spectra.parts, strict=True)
+    return max(evbmf_rank(values, *observed_shape(UNFOLDINGS[mode](part))) for values, part in by_group)

@@ -29,8 +29,8 @@ def test_the_basis_is_complete_beyond_the_rank_of_the_matrix() -> None:
 def test_spectra_of_a_matrix_are_the_same_on_both_sides() -> None:
     weight = np.random.default_rng(0).standard_normal((5, 8, 1, 1))
     spectra = Spectra(weight)
-    assert spectra.inp is spectra.out
-    assert np.allclose(spectra.out, np.linalg.svd(weight[..., 0, 0])[1])
+    assert spectra.of_parts("in") is spectra.of_parts("out")
+    assert np.allclose(spectra.of("out"), np.linalg.svd(weight[..., 0, 0])[1])
 
 
 def test_lost_share() -> None:

@@ -58,7 +58,7 @@ def test_energy_is_the_smallest_rank_that_keeps_its_share(kept: float, weight: A
     found = ranks(f"energy:{kept}", weight, method)
     spectra = Spectra(weight)
     for mode, rank in zip(METHODS[method].modes, found, strict=True):
-        energy = np.square(spectra.inp if mode == "in" else spectra.out)
+        energy = np.square(spectra.of(mode))
         assert isinstance(rank, int)
         assert energy[:rank].sum() >= kept * energy.sum() * (1 - 1e-12)
         assert rank == 1 or energy[: rank - 1].sum() < kept * energy.sum()

@@ -137,7 +137,7 @@ def pools(draw: st.DrawFn) -> onnx.ModelProto:
     return network(helper.make_node(op, ["a"], ["m"], "pool", **attributes), opset=opset)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(pools())
 def test_pools_are_carried(made: onnx.ModelProto) -> None:
     try:

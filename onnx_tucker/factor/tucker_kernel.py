@@ -1,0 +1,62 @@
+"""Tucker over the input channels and the kernel: an input basis, a few kernels for each of its channels, a mixture.
+
+    W[o, i, k] ~ sum_ac G[o, a, c] V[i, a] Q[k, c]
+
+as three layers: 1x1 (in -> a), c kernels for each of the a channels by themselves (a groups), 1x1 (a * c -> out). It is
+the Tucker decomposition with the kernel elements as one mode (Kolda and Bader 2009, section 4), bases by higher-order
+orthogonal iteration.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from tensorly.decomposition import partial_tucker
+
+from onnx_tucker.factor.method import Method
+from onnx_tucker.factor.unfold import IN, Spectra, leading_basis, lost_share, taps, unfold
+from onnx_tucker.types import Array, Ranks, Stage
+
+KERNEL = 2
+
+
+def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
+    """(in -> a), (1 -> c for each of them, with the window), (a * c -> out)."""
+    a, c = ranks
+    return (
+        stage.pointwise(a, stage.inp),
+        Stage(c, 1, stage.window, stage.groups * a),
+        stage.pointwise(stage.out, a * c),
+    )
+
+
+def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
+    """Bases and core that minimise the Frobenius error, up to the iteration's local optimum."""
+    a, c = ranks
+    out, inp, *kernel = weight.shape
+    tensor = weight.reshape(out, inp, -1)
+    v, q = leading_basis(unfold(tensor, IN), a), leading_basis(taps(tensor), c)
+    volume = tensor.shape[KERNEL]
+    if a < inp and c < volume and a <= out * c and c <= out * a and tensor.any():
+        start = (_core(tensor, v, q), [v, q])
+        (_, (v, q)), _ = partial_tucker(tensor, [a, c], [IN, KERNEL], init=start, random_state=0)
+    ones = (1,) * len(kernel)
+    kernels = np.broadcast_to(q.T, (a, c, volume)).reshape(a * c, 1, *kernel)
+    return (
+        np.ascontiguousarray(v.T).reshape(a, inp, *ones),
+        np.ascontiguousarray(kernels),
+        _core(tensor, v, q).reshape(out, a * c, *ones),
+    )
+
+
+def error_bound(spectra: Spectra, ranks: Ranks) -> float:
+    """Root of the sum of the two modes' lost shares (De Lathauwer et al. 2000, property 10)."""
+    return math.sqrt(lost_share(spectra.of("in"), ranks[0]) + lost_share(spectra.of("kernel"), ranks[1]))
+
+
+def _core(tensor: Array, v: Array, q: Array) -> Array:
+    return np.asarray(np.einsum("oik,ia,kc->oac", tensor, v, q, optimize=True))
+
+
+TUCKER_KERNEL = Method("tucker_kernel", ("in", "kernel"), False, True, stages, factors, error_bound, asked="always")
