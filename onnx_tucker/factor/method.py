@@ -20,7 +20,7 @@ class Method:
         modes: what the ranks belong to; see `sizes_of`.
         on_matrix: whether it applies to a matrix (a Gemm or a pointwise convolution).
         on_kernel: whether it applies to weights with more than one kernel element.
-        axes: the least number of kernel axes with more than one element.
+        axes: of a method that takes the axes apart, how many with more than one element there have to be; 0 for others.
         asked: where it is tried only if it is asked for by name: "" nowhere, on a "matrix", or "always".
         stages: the chain that a site's only stage becomes at given ranks, with as many groups or a multiple of them.
         factors: weights of those stages, from one group's float64 weight (out, in, *kernel).
@@ -49,6 +49,8 @@ class Method:
             return False
         if sum(size > 1 for size in stage.window.kernel) < self.axes:
             return False
+        if self.axes and stage.window.output_shape:
+            return False  # which is that of all axes together
         return self.on_matrix if matrix else self.on_kernel
 
     def dimensions(self, stage: Stage) -> Ranks:
