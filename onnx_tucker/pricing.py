@@ -25,7 +25,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.rank import Rule, Rules, search
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.settings import Settings
-from onnx_tucker.tuning import Option, Tuner, forms_of
+from onnx_tucker.tuning import Option, Tuner, alike, forms_of
 from onnx_tucker.types import Candidate, Choice, Plan, Skip, Stage, Status, recipe
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,7 @@ def decide(job: Job, rules: Rules) -> Decision:
         job.progress("timing layers", i, len(groups))
         menus.append(_menu(job, tuner, group, rules))
     job.progress("timing layers", len(groups), len(groups))
-    picks = _picks(job, tuner, menus)
-    decision = _verdict(job, tuner, menus, picks)
+    decision = _verdict(job, tuner, menus, _on_frames(job, tuner, menus))
     for choice in decision.plan.choices:
         logger.info("%s: %s", choice.name, choice.reason or recipe(choice.method, choice.ranks, choice.form))
     return decision
@@ -100,6 +99,11 @@ class Menu:
     reason: str
     chains: list[Candidate]
     options: list[Option]
+
+    @property
+    def label(self) -> str:
+        """Label of the first node."""
+        return self.group[0].place.label
 
     def pick(self, settings: Settings, *, on_frames: bool) -> Option | None:
         """The best with, or without, frames: a chain if it is worth its error, else what takes the least time."""
@@ -136,16 +140,16 @@ def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
     return Menu(group, reason, candidates, options)
 
 
-def _picks(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> dict[str, Option]:
-    """What is best for each group, by label, with conversions between layouts in the sum: a local search.
+def _on_frames(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> set[str]:
+    """Labels of the groups that are best on frames, with conversions between layouts in the sum: a local search.
 
-    It starts from as much, and from as little, on frames as is faster alone, and moves one group at a time.
+    It starts from as much, and from as little, on frames as there can be, and moves one group at a time.
     """
-    direct = {m.group[0].place.label: m.pick(job.settings, on_frames=False) for m in menus}
-    frames = {m.group[0].place.label: m.pick(job.settings, on_frames=True) for m in menus}
+    direct = {m.label: m.pick(job.settings, on_frames=False) for m in menus}
+    frames = {m.label: m.pick(job.settings, on_frames=True) for m in menus}
     movable = [label for label, pick in frames.items() if pick]
     conversions = _Conversions(job, tuner)
-    members = {m.group[0].place.label: {f.place.label for f in m.group} for m in menus}
+    members = {m.label: {f.place.label for f in m.group} for m in menus}
 
     def cost(on: set[str]) -> float:
         labels = set[str]().union(*(members[label] for label in on))
@@ -165,8 +169,7 @@ def _picks(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> dict[str, Option]:
                     on, current, moved = other, changed, True
         if current * WORTHWHILE < least:
             best, least = on, current
-    picks = {label: frames[label] if label in best else pick for label, pick in direct.items()}
-    return {label: pick for label, pick in picks.items() if pick}
+    return best
 
 
 class _Conversions:
@@ -187,29 +190,29 @@ class _Conversions:
         return self._known[value]
 
 
-def _verdict(job: Job, tuner: Tuner, menus: Sequence[Menu], picks: dict[str, Option]) -> Decision:
-    """Times every node as it is going to be, and keeps those that turn out slower after all."""
-    candidates = {
-        f.place.label: picks[m.group[0].place.label].candidate
-        for m in menus
-        for f in m.group
-        if m.group[0].place.label in picks
-    }
-    changed = {label: c for label, c in candidates.items() if c.changes}
-    reasons: dict[str, str] = {}
+def _verdict(job: Job, tuner: Tuner, menus: Sequence[Menu], framed: set[str]) -> Decision:
+    """Times every node as it is going to be; those that turn out slower after all leave the frames, or are kept."""
+    kept, reasons = set[str](), dict[str, str]()
     while True:
+        changed: dict[str, Candidate] = {}
+        for menu in menus:
+            pick = menu.pick(job.settings, on_frames=menu.label in framed)
+            if pick and pick.candidate.changes and menu.label not in kept:
+                changed |= {f.place.label: pick.candidate for f in menu.group}
         prices = price(job, tuner, changed)
         slow = _slow(job, menus, changed, prices)
         if not slow:
             break
         reasons |= slow
-        changed = {label: c for label, c in changed.items() if label not in slow}
+        leaders = {menu.label for menu in menus if menu.label in slow}
+        kept |= leaders - framed
+        framed = framed - leaders
     choices = {}
     for menu in menus:
         for found in menu.group:
             label = found.place.label
-            reason = reasons.get(label, menu.reason) or _beaten(menu)
-            choices[label] = choice_of(found, changed.get(label), reason)
+            last = "" if label in changed else reasons.get(label, "")
+            choices[label] = choice_of(found, changed.get(label), last or menu.reason or _beaten(menu))
     return Decision(Plan(tuple(choices[f.place.label] for f in job.found)), prices)
 
 
@@ -294,7 +297,9 @@ def replay(job: Job, plan: Plan) -> Decision:
         where = "the plan has" if name in planned else "the model has"
         raise PlanError(f"The plan is for another model: only {where} a node {name!r}.")
     for group in _groups(job).values():
-        if len({(c.method, c.ranks, c.form) for c in (planned[f.place.label] for f in group)}) > 1:
+        recipes = {(c.method, c.ranks, c.form) for c in (planned[f.place.label] for f in group)}
+        framed = any(form in FORMS and FORMS[form].on_frames for _, _, form in recipes if form)
+        if len(recipes) > 1 or (framed and not alike(group)):
             names = " and ".join(repr(f.place.label) for f in group[:2])
             raise PlanError(f"The plan treats {names} differently, but they share a weight.")
     candidates = {name: planned_candidate(job.context, known[name], c) for name, c in planned.items() if c.form}

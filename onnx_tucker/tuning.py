@@ -96,7 +96,7 @@ class Tuner:
                 candidate = replace(chain, form=str(form))
                 if not form.on_frames:
                     plane.append(candidate)
-                elif site.input_shape is not None:
+                elif alike(group) and site.input_shape is not None:
                     framed.append((forms.effort(chain.stages, site.input_shape, form), candidate))
         framed.sort(key=lambda pair: (pair[0], pair[1].form))
         return plane + [c for _, c in framed[: FRAME_FORMS if time.monotonic() < self._end else HURRIED]]
@@ -173,6 +173,11 @@ def _finalists(options: Sequence[Option]) -> list[Candidate]:
 
 def _untouched(found: Found) -> Candidate:
     return Candidate(None, None, (found.site.stage,), 0.0)
+
+
+def alike(group: Sequence[Found]) -> bool:
+    """Whether nodes that share a weight can share it on frames too, where geometry says which taps are stored."""
+    return len({(found.site.stage, found.site.size) for found in group}) == 1
 
 
 def forms_of(context: Context, found: Found, stages: Sequence[Stage]) -> list[Form]:

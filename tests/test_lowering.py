@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,44 @@ def test_a_lowered_model_is_left_alone_by_a_second_run() -> None:
     twice = compress(once, ranks="full")
     assert twice.model == once
     assert not [n for n in twice.report.nodes if n.status in ("lowered", "factorized")]
+
+
+def shared(frames: int) -> onnx.ModelProto:
+    """Two convolutions with one weight, on 8 frames and on another number of them."""
+    nodes = [helper.make_node("Conv", [x, "w"], [y], y, pads=[1] * 6) for x, y in (("x", "a"), ("z", "c"))]
+    inputs = {"x": ["n", 8, 8, 12, 12], "z": ["n", 8, frames, 12, 12]}
+    return model(nodes, {"w": noise(16, 8, 3, 3, 3)}, inputs, {"a": 5, "c": 5})
+
+
+@pytest.mark.usefixtures("frames_win")
+@pytest.mark.parametrize(("frames", "status"), [(8, "lowered"), (1, "kept")])
+def test_a_weight_is_shared_on_frames_by_convolutions_of_one_geometry_only(frames: int, status: str) -> None:
+    made = shared(frames)
+    result = compress(made, ranks="full")
+    assert {n.status for n in result.report.nodes} == {status}
+    feed = {"x": noise(2, 8, 8, 12, 12), "z": noise(2, 8, frames, 12, 12)}
+    for before, after in zip(run(made, **feed), run(result.model, **feed), strict=True):
+        assert relative(before, after) < 1e-5
+    plan = compress(shared(8), ranks="full").plan
+    if status == "kept":
+        with pytest.raises(PlanError, match="share a weight"):
+            compress(made, plan=plan, benchmark=False)
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_a_node_that_is_slower_on_frames_with_its_transposes_falls_back_to_a_chain_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast = Stopwatch.compare
+
+    def compare(self: Stopwatch, models: list[bytes], *args: object) -> list[Timing]:
+        times = fast(self, models, *args)  # type: ignore[arg-type]
+        turned = [b"Transpose" in content for content in models]
+        return [replace(t, speedup=0.5) if slow else t for t, slow in zip(times, turned, strict=True)]
+
+    monkeypatch.setattr(Stopwatch, "compare", compare)
+    nodes = compress(video(), ranks="4", min_speedup=0.9).report.nodes
+    assert {n.form for n in nodes} == {"direct"}
 
 
 def test_a_form_that_does_not_fit_is_refused() -> None:
