@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how many steps are done, and how many there are."""
 
-RANDOM_FEEDS = 4
+RANDOM_FEEDS, HEAVY = 4, 1e9
+"""Draws of noise that outputs are compared on, and multiply-accumulates from which on one draw has to do."""
 PATIENCE = 3.0
 """Seconds that any model may take to run, besides its multiplications."""
 SLOWEST = 1e8
@@ -105,7 +106,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         dequantize=settings.dequantize,
     )
     found = find(model, context, refactorize=settings.refactorize)
-    ran = _runnable(session, data, known, settings.seed, _patience(found))
+    ran = _runnable(session, data, known, settings.seed, found)
     return Job(
         settings=settings,
         original=original,
@@ -183,12 +184,15 @@ def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | 
 
 def _patience(found: list[Found]) -> float:
     """Seconds after which a model that runs on noise is taken never to end; no machine is that slow."""
-    macs = sum(f.reading.layer.macs for f in found if f.reading.layer)
-    return min(PATIENCE + macs / SLOWEST, LONGEST)
+    return min(PATIENCE + _macs(found) / SLOWEST, LONGEST)
+
+
+def _macs(found: list[Found]) -> int:
+    return sum(f.reading.layer.macs for f in found if f.reading.layer)
 
 
 def _runnable(
-    session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int, patience: float
+    session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int, found: list[Found]
 ) -> Inputs | None:
     """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
     if session is None:
@@ -201,8 +205,8 @@ def _runnable(
         )
         return None
     try:
-        chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS)
-        run_within(session, chosen.feeds[0], patience if data is None else None)
+        chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
+        run_within(session, chosen.feeds[0], _patience(found) if data is None else None)
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
         return None
@@ -224,6 +228,8 @@ def _timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shap
     part = {name: array[: known[name][0]] if known.get(name) else array for name, array in first.items()}
     if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
         part = dict(inputs.random(session, known, seed, 1).feeds[0])
+    if all(part[name].shape == first[name].shape for name in first):
+        return part  # on which it has run already
     try:
         session.run(None, part)
     except FAILURES as error:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,8 @@ class Tuner:
         self._job = job
         self._end = time.monotonic() + job.settings.tune_seconds
         self._compared: dict[tuple[str, Candidate], Timing] = {}
+        self._last: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+        self._noise: Feed = {}
 
     def options(self, group: Sequence[Found], chains: Sequence[Candidate], *, lower: bool) -> list[Option]:
         """Times of nodes that share a weight, as they are (the first) and as what they could become.
@@ -155,7 +158,10 @@ class Tuner:
         shape = job.context.shapes.get(layer.activations(found)) if found.site.input_shape else None
         if not job.settings.benchmark or shape is None or math.prod(shape) > NOISE_VALUES:
             return {}
-        return layer.noise_input(shape, found.site.dtype)
+        key = shape, found.site.dtype
+        if key != self._last:
+            self._last, self._noise = key, layer.noise_input(*key)
+        return self._noise
 
 
 def _finalists(options: Sequence[Option]) -> list[Candidate]:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from onnx_tucker.runtime.session import Feed, output_names
 from onnx_tucker.types import Closeness
 
+CHUNK = 2**16
+"""Values that are compared at the same time: few enough to stay in the processor's cache."""
+
 
 @dataclass
 class _Sums:
@@ -33,7 +36,11 @@ class _Sums:
             same = a.argmax(axis=1) == b.argmax(axis=1)
             self.agree += int(same.sum())
             self.positions += same.size
-        x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+        flat_a, flat_b = a.ravel(), b.ravel()
+        for start in range(0, a.size, CHUNK):
+            self._add(*(flat[start : start + CHUNK].astype(np.float64) for flat in (flat_a, flat_b)))
+
+    def _add(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         usable = np.isfinite(x)
         self.finite &= bool(np.isfinite(y[usable]).all())
         usable &= np.isfinite(y)
