@@ -206,7 +206,7 @@ def _compress_parser() -> argparse.ArgumentParser:
     promises.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
     promises.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
     promises.add_argument("--max-drop", metavar="D", type=float, help="largest loss of that score")
-    promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised")
+    promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised or lowered")
     speed = parser.add_argument_group("speed")
     speed.add_argument("--keep-slower", action="store_true", help="keep chains that measure slower than their node")
     speed.add_argument(

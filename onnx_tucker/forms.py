@@ -24,6 +24,8 @@ BLOCK = 16
 """Channels that a kernel computes together on AVX-512; half of it on AVX2."""
 FLOAT_MACS = 30
 """Multiply-accumulates that take as long as moving one float through memory, for estimates only."""
+LONGEST = 256
+"""Frames from which on the matrices over frames would be too large."""
 NODE_MACS = 500_000
 """Multiply-accumulates that take as long as starting one operator, for estimates only."""
 
@@ -79,7 +81,7 @@ def fitting(stages: Sequence[Stage], size: tuple[int, ...] | None) -> Iterator[F
     """
     if _fits_plane(stages, size):
         yield PLANE
-    if size is None or len(size) != 3 or min(size) < 1:
+    if size is None or len(size) != 3 or min(size) < 1 or size[0] > LONGEST:
         return
     for form in FORMS.values():
         if form.on_frames and _fits_frames(stages, size, form):

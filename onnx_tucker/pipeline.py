@@ -121,7 +121,7 @@ def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent,
     Raises:
         TuckerError: see `errors`.
     """
-    return compress(model, progress=progress, **options, ranks="full", dry_run=True).report
+    return compress(model, progress=progress, **options, ranks="full", lower=False, dry_run=True).report
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +258,10 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
     contents = [job.content]
     if made.weights:
         contents.append(made.model.SerializeToString(deterministic=True))
-    timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
+    try:
+        timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
+    except FAILURES as error:
+        raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
     if any(timing.noisy for timing in timings):
         logger.warning("The machine is busy: times of the whole model differ by more than %.0f %%.", 100 * NOISY)
     job.progress("timing the whole model", 1, 1)

@@ -51,7 +51,7 @@ class Settings:
         dequantize: whether weights that are stored as integers are factorised, and stored as floats.
         refactorize: whether the chains of an earlier run are factorised like other nodes.
         custom_op_lib: shared library with custom operators for onnxruntime.
-        fail_if_unchanged: whether it breaks a promise if nothing is factorised.
+        fail_if_unchanged: whether it breaks a promise if nothing is factorised or lowered.
         cache: folder that remembers measured times; None remembers nothing.
     """
 

@@ -33,6 +33,8 @@ FRAME_FORMS, HURRIED = 8, 2
 """Candidates on frames that are timed, the best by estimate: of a node as it is, and again as many of its chains."""
 FINALISTS = 2
 """Of each kind, how many of the fastest are compared at length."""
+RESHAPES = 7
+"""The first opset that lowered nodes are written for."""
 CLOSE = 1.2
 """By how much rough times may differ that could be the same."""
 
@@ -83,7 +85,10 @@ class Tuner:
         if not all(rough):
             return []
         sums = [sum(column) for column in zip(*rough, strict=True)]
-        finalists = _finalists([Option(c, ms) for c, ms in zip(candidates, sums, strict=True)])
+        if math.isinf(sums[0]):
+            return []
+        options = [Option(c, ms) for c, ms in zip(candidates, sums, strict=True) if not math.isinf(ms)]
+        finalists = _finalists(options)
         measured = [self._compare(found, finalists) for found in group]
         if not all(measured):
             return []
@@ -109,11 +114,7 @@ class Tuner:
         feed = self._feed(found)
         if not feed:
             return []
-        try:
-            return self._job.stopwatch.sift([self._model(found, c, layer.FRAMES_ONLY) for c in candidates], feed)
-        except FAILURES as error:
-            logger.warning("%s is not timed: %s", found.place.label, first_line(error))
-            return []
+        return self._job.stopwatch.sift([self._model(found, c, layer.FRAMES_ONLY) for c in candidates], feed)
 
     def _compare(self, found: Found, candidates: Sequence[Candidate]) -> list[Timing]:
         """Times of candidates in the place of a node, which are kept for those that need no conversions."""
@@ -189,7 +190,8 @@ def alike(group: Sequence[Found]) -> bool:
 def forms_of(context: Context, found: Found, stages: Sequence[Stage]) -> list[Form]:
     """The forms that a chain can have in the place of a node."""
     site, node = found.site, found.place.node
-    if node.op_type not in ("Conv", "ConvTranspose") or site.dtype != np.float32:
+    if node.op_type not in ("Conv", "ConvTranspose") or site.dtype != np.float32 or context.opset < RESHAPES:
         return [DIRECT]
-    framed = is_main(found.place) and frames_of(context, node.input[0]) and frames_of(context, node.output[0])
-    return [DIRECT, *(form for form in forms.fitting(stages, site.size) if framed or not form.on_frames)]
+    size = site.size if is_main(found.place) else None  # what bodies say of sizes need not be true
+    framed = frames_of(context, node.input[0]) and frames_of(context, node.output[0])
+    return [DIRECT, *(form for form in forms.fitting(stages, size) if framed or not form.on_frames)]

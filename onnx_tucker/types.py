@@ -210,7 +210,7 @@ class Choice:
         op: operator type.
         shape: shape of the canonical weight, or None where it was not read.
         status: "factorized", "lowered", "kept" (could have been) or "skipped" (could not).
-        reason: why it is kept or skipped; empty otherwise.
+        reason: why it is kept or skipped, or not factorised where it is lowered.
         method: name in `factor.METHODS`, or None.
         form: name in `forms.FORMS` of how its arithmetic is laid out, or None where the node stays.
         ranks: the method's ranks, or None.
@@ -303,7 +303,8 @@ def _choice(entry: Mapping[str, Any]) -> Choice:
         raise TypeError(f"a text of {entry['name']!r} is none")
     factorized = entry["status"] == "factorized"
     expected = {"method": factorized, "ranks": factorized, "form": factorized or entry["status"] == "lowered"}
-    if any((entry[key] is not None) != there for key, there in expected.items()):
+    idle = entry["status"] == "lowered" and entry["form"] == "direct"
+    if idle or any((entry[key] is not None) != there for key, there in expected.items()):
         raise ValueError(f"{entry['name']!r} is {entry['status']}, which does not go with its method, form and ranks")
     return Choice(**{**entry, "ranks": _integers(entry["ranks"]), "shape": _integers(entry["shape"])})
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import compress
+from onnx_tucker import compress, inspect
 from onnx_tucker.errors import PlanError
 from onnx_tucker.graph import provenance
 from onnx_tucker.runtime.timing import Step, Stopwatch, Timing
@@ -145,6 +145,26 @@ def test_a_node_that_is_slower_on_frames_with_its_transposes_falls_back_to_a_cha
     monkeypatch.setattr(Stopwatch, "compare", compare)
     nodes = compress(video(), ranks="4", min_speedup=0.9).report.nodes
     assert {n.form for n in nodes} == {"direct"}
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_transforms_are_no_weights() -> None:
+    once = compress(video(), ranks="full").model
+    report = inspect(once)
+    weights = compress(video(), dry_run=True, benchmark=False).report.totals.params.before
+    assert report.totals.params.before == weights == 16 * 8 * 75 + 32 * 16 * 27
+    again = compress(once, ranks="ratio:0.1", refactorize=True, keep_slower=True)
+    assert again.model == once
+
+
+def test_a_weight_that_several_convolutions_come_from_counts_once() -> None:
+    plan = compress(video(), ranks="4", lower=False, benchmark=False).plan.to_json()
+    split = compress(video(), plan=Plan.from_json(plan.replace('"direct"', '"tiles2_split"')), benchmark=False)
+    assert inspect(split.model).totals.params.before == split.report.totals.params.after
+
+
+def test_inspect_shows_layers_as_they_are() -> None:
+    assert {n.status for n in inspect(video()).nodes} == {"kept"}
 
 
 def test_a_form_that_does_not_fit_is_refused() -> None:

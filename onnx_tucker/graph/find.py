@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
@@ -10,12 +11,12 @@ from pathlib import Path
 import onnx
 
 from onnx_tucker.errors import ModelError
-from onnx_tucker.graph.constants import Constants, Value
+from onnx_tucker.graph.constants import Constant, Constants, Value
 from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
 from onnx_tucker.graph.ops import OPS, others
 from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat, refuse
 from onnx_tucker.graph.provenance import Chains, chains
-from onnx_tucker.graph.shapes import Shapes
+from onnx_tucker.graph.shapes import Shapes, Size
 from onnx_tucker.types import Site, Skip
 
 OWN_CHAIN = "it is in a chain that onnx-tucker made; see --refactorize"
@@ -54,7 +55,7 @@ class Found:
 def context_of(
     model: onnx.ModelProto,
     shapes: Shapes,
-    fixed: Mapping[str, tuple[int | None, ...]],
+    fixed: Mapping[str, tuple[Size, ...]],
     folder: Path,
     *,
     freeze_initializer_inputs: bool = False,
@@ -83,7 +84,8 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
         context: its surroundings.
         refactorize: whether the chains of earlier runs are factorised like other nodes.
     """
-    own = Chains() if refactorize else chains(model)
+    noted = chains(model)
+    own = noted.only_lowered() if refactorize else noted
     readings = [(place, _read(place, context, own)) for place in context.places]
     known = [(place, reading) for place, reading in readings if reading is not None]
     users = Counter(key for _, reading in known for key in [_key(reading)] if key)
@@ -119,6 +121,8 @@ def _sharable(seat: Seat, users: int, context: Context) -> bool:
 
 def _read(place: Place, context: Context, own: Chains) -> Reading | None:
     op = _op(place)
+    if own.transforms(place) and place.node.op_type == "MatMul":
+        return None  # what it multiplies by is a transform
     if op is None:
         return None if place.scope.function else others.read(place, context)
     if place.scope.function:
@@ -133,9 +137,27 @@ def _read(place: Place, context: Context, own: Chains) -> Reading | None:
         reading = op.read(place, context)
     except ModelError as error:
         return refuse(place, str(error).rstrip("."))
-    if own.hold(place) and isinstance(reading.found, Site):
+    if own.transforms(place) and reading.params is None:
+        held = _stored(place, context)
+        if held:
+            reading = replace(reading, params=math.prod(held.shape), origins=frozenset([held.origin]))
+    if own.hold(place) and (isinstance(reading.found, Site) or own.transforms(place)):
         return replace(reading, found=Skip(place.label, place.node.op_type, OWN_CHAIN))
     return reading
+
+
+def _stored(place: Place, context: Context) -> Constant | None:
+    """The weight from which that of a convolution in another form is computed: the largest constant it comes from."""
+    producers = {name: other for other in context.places if other.scope is place.scope for name in other.node.output}
+    left, found = [place.node.input[1]], list[Constant]()
+    while left:
+        name = left.pop()
+        held = context.constants.find(name, place.scope)
+        if held:
+            found.append(held)
+        elif name in producers:
+            left += producers[name].node.input
+    return max(found, key=lambda held: math.prod(held.shape), default=None)
 
 
 def _op(place: Place) -> Op | None:

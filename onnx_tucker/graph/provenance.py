@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -20,14 +19,24 @@ class Chains(NamedTuple):
     Attributes:
         nodes: labels of the last nodes, which are those of the nodes that the chains replaced.
         values: outputs of the nodes before, which are unique over all scopes.
+        lowered: those of both that belong to nodes in other forms, or to conversions between layouts.
     """
 
     nodes: frozenset[str] = frozenset()
     values: frozenset[str] = frozenset()
+    lowered: frozenset[str] = frozenset()
 
     def hold(self, place: Place) -> bool:
         """Whether a node is in one of the chains."""
         return place.label in self.nodes or not self.values.isdisjoint(place.node.output[:1])
+
+    def transforms(self, place: Place) -> bool:
+        """Whether a node in one of the chains is in another form, where constants need not be weights."""
+        return place.label in self.lowered or not self.lowered.isdisjoint(place.node.output[:1])
+
+    def only_lowered(self) -> Chains:
+        """The chains whose nodes are no layers that could be factorised again."""
+        return Chains(self.nodes & self.lowered, self.values & self.lowered, self.lowered)
 
 
 def chains(model: onnx.ModelProto) -> Chains:
@@ -35,15 +44,15 @@ def chains(model: onnx.ModelProto) -> Chains:
     text = next((entry.value for entry in model.metadata_props if entry.key == KEY), "{}")
     try:
         document = json.loads(text)
-        return Chains(_texts(document["nodes"]), _texts(document["values"]))
+        return Chains(_texts(document["nodes"]), _texts(document["values"]), _texts(document.get("lowered", [])))
     except (ValueError, KeyError, TypeError, RecursionError):
         return Chains()
 
 
-def record(model: onnx.ModelProto, nodes: Iterable[str], values: Iterable[str]) -> None:
+def record(model: onnx.ModelProto, new: Chains) -> None:
     """Notes chains in the model, in place, beside those of earlier runs."""
     known = chains(model)
-    content = {"nodes": sorted(known.nodes.union(nodes)), "values": sorted(known.values.union(values))}
+    content = {name: sorted(getattr(known, name) | getattr(new, name)) for name in new._fields}
     text = json.dumps({"version": version("onnx-tucker"), **content})
     entry = next((entry for entry in model.metadata_props if entry.key == KEY), None)
     if entry is None:

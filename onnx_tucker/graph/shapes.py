@@ -22,7 +22,9 @@ from onnx_tucker.graph.skeleton import skeleton
 logger = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
-Partial = dict[str, tuple[int | None, ...]]
+Size = int | str | None
+"""A known size, the name of a free one, or None."""
+Partial = dict[str, tuple[Size, ...]]
 """Shapes in which some sizes are not known."""
 UNKNOWN = "unknown"
 """A domain of which nothing can be inferred."""
@@ -61,7 +63,7 @@ def infer(
 
 
 def declared(model: onnx.ModelProto, folder: Path) -> Partial:
-    """Shapes of all tensors as far as the model itself fixes them, with None for sizes that it leaves open.
+    """Shapes of all tensors as far as the model itself fixes them, with names or None for sizes that it leaves open.
 
     Args:
         model: any model; it is not changed.
@@ -69,6 +71,10 @@ def declared(model: onnx.ModelProto, folder: Path) -> Partial:
     """
     bare = skeleton(model, folder)
     _without_claims(bare)
+    replaceable = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
+    for i in reversed(range(len(bare.graph.initializer))):
+        if bare.graph.initializer[i].name in replaceable:
+            del bare.graph.initializer[i]
     bare.opset_import.add(domain=UNKNOWN, version=1)
     for node in bare.graph.node:
         # What onnx infers for sizes that are rounded up is not always what onnxruntime computes.
@@ -99,7 +105,7 @@ def _inferred(bare: onnx.ModelProto, level: int) -> Partial:
 
 def _whole(partial: Partial) -> Shapes:
     """The shapes without any free size."""
-    sizes = {name: tuple(size for size in shape if size is not None) for name, shape in partial.items()}
+    sizes = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in partial.items()}
     return {name: shape for name, shape in sizes.items() if len(shape) == len(partial[name])}
 
 
@@ -216,8 +222,10 @@ def _fix(
             dim.dim_value = 1 if sample is None else sample[i]
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+def _shape(value: onnx.ValueInfoProto) -> tuple[Size, ...] | None:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
         return None
-    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim)
+    return tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None for d in tensor.shape.dim
+    )

@@ -6,7 +6,7 @@ factorised stays as it is, field by field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,21 +185,30 @@ def splice(
     for scope in dict.fromkeys(place.scope for place in changed):
         here = {place.node.output[0]: chains[place.label] for place in changed if place.scope is scope}
         _replace(twins[scope].graph, here)
-    result.graph.initializer.extend(constants)
+    _add_weights(result, Scope(result.graph), constants)
     dead = _dead(replaced, context)
     for scope in dict.fromkeys(value.scope for value in dead):
         _remove(twins[scope].graph, {value.name for value in dead if value.scope is scope})
     gone = layout.made.keys() - layout.left
-    _filter(result.graph.value_info, lambda value: value.name not in gone)
+    _forget(result.graph, gone)
     for one in replaced:
         piece, scope = pieces[one.place.label], twins[one.seat.weight.origin.scope]
         if one.group == one.place.label:
             _add_weights(result, scope, piece.weights)
         _add_weights(result, scope, list(piece.constants))
-    new = [node.output[0] for nodes in chains.values() for node in nodes]
-    known = {name for place in context.places for name in place.node.output}
-    provenance.record(result, pieces, [name for name in new if name not in known])
+    provenance.record(result, _made(chains, planned, context))
     return result
+
+
+def _made(
+    chains: Mapping[str, Sequence[onnx.NodeProto]], planned: Mapping[str, Candidate], context: Context
+) -> provenance.Chains:
+    """What is new in a model, by name."""
+    known = {name for place in context.places for name in place.node.output}
+    values = {label: {node.output[0] for node in nodes} - known for label, nodes in chains.items()}
+    direct = {label for label, candidate in planned.items() if FORMS[candidate.form] == DIRECT}
+    lowered = [name for label, names in values.items() if label not in direct for name in (label, *names)]
+    return provenance.Chains(frozenset(planned), frozenset().union(*values.values()), frozenset(lowered))
 
 
 def layout_of(context: Context, planned: Mapping[str, Candidate], names: Names) -> Layout:
@@ -224,6 +233,7 @@ def _laid_out(
             last = writer.nodes[-1]
             last.name, last.doc_string = node.name, node.doc_string
             last.metadata_props.extend(node.metadata_props)
+            _configure(writer.nodes, node)
             result[label] = writer.nodes
             constants += writer.constants
         if label in chains and node.input[0] in layout.entered and layout.entered[node.input[0]].first == label:
@@ -261,9 +271,15 @@ def _remove(graph: onnx.GraphProto | onnx.FunctionProto, names: set[str]) -> Non
     """Removes what defines the values `names`, and what is said of them."""
     _filter(graph.node, lambda node: names.isdisjoint(node.output[:1]))
     if isinstance(graph, onnx.GraphProto):
-        for values in (graph.initializer, graph.input, graph.value_info):
+        for values in (graph.initializer, graph.input):
             _filter(values, lambda value: value.name not in names)
-        _filter(graph.quantization_annotation, lambda annotation: annotation.tensor_name not in names)
+        _forget(graph, names)
+
+
+def _forget(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Removes what is said of values."""
+    _filter(graph.value_info, lambda value: value.name not in names)
+    _filter(graph.quantization_annotation, lambda annotation: annotation.tensor_name not in names)
 
 
 def _filter(values: Any, keep: Any) -> None:

@@ -32,7 +32,7 @@ Time = Change[float]
 
 @dataclass(frozen=True)
 class NodeError:
-    """What factorising cost.
+    """What a change cost.
 
     Attributes:
         weight: relative Frobenius error of the weight.
@@ -52,7 +52,7 @@ class NodeReport:
         op: operator type.
         shape: canonical weight shape (out, in, *kernel).
         status: "factorized", "lowered", "kept" or "skipped".
-        reason: why it is kept or skipped.
+        reason: why it is kept or skipped, or not factorised where it is lowered.
         method: decomposition.
         form: how its arithmetic is laid out; "direct" for layers of the node's own operator.
         ranks: in the order (in, out).
@@ -66,7 +66,7 @@ class NodeReport:
         speedup: median ratio of times, measured in turn.
         speedup_ci: its 95 % confidence interval.
         time_share: the node's time alone over the whole input model's time.
-        error: what factorising cost.
+        error: what the change cost.
     """
 
     name: str

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from onnx_tucker.runtime.memory import Memory, Recalled
-from onnx_tucker.runtime.session import Feed, Machine, cores, cpu_name, output_names
+from onnx_tucker.runtime.session import FAILURES, Feed, Machine, cores, cpu_name, first_line, output_names
 
 logger = logging.getLogger(__name__)
 
@@ -95,22 +95,23 @@ class Stopwatch:
     def sift(self, models: Sequence[bytes], feed: Feed) -> list[float]:
         """Rough times of models in milliseconds, by which to leave out those that cannot win.
 
-        A model that takes far longer than the fastest so far is run once only.
+        A model that takes far longer than the fastest so far is run once only; one that does not run takes forever.
 
         Args:
             models: the models as bytes.
             feed: what they are run on; each takes the inputs that it has.
-
-        Raises:
-            session.FAILURES: onnxruntime cannot run one of them.
         """
         rough: list[float] = []
         for model in models:
             key = self._key([model], feed, "rough")
             recalled = self._memory.recall(key)
             if recalled is None or not isinstance(recalled.value, float):
-                ms = _roughly(self.machine.session(model), feed, min(rough, default=math.inf))
-                self._memory.remember(key, ms)
+                try:
+                    ms = _roughly(self.machine.session(model), feed, min(rough, default=math.inf))
+                    self._memory.remember(key, ms)
+                except FAILURES as error:
+                    logger.info("a candidate does not run: %s", first_line(error))
+                    ms = math.inf
             else:
                 ms = recalled.value
             rough.append(ms)

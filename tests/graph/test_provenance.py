@@ -11,8 +11,8 @@ from tests.helpers import two_layers
 def test_chains_of_all_runs_are_noted_in_one_entry() -> None:
     made = two_layers()
     assert chains(made) == Chains()
-    record(made, ["b"], ["b/svd/0"])
-    record(made, ["a"], ["a/svd/0"])
+    record(made, Chains(frozenset({"b"}), frozenset({"b/svd/0"})))
+    record(made, Chains(frozenset({"a"}), frozenset({"a/svd/0"})))
     assert chains(made) == Chains(frozenset("ab"), frozenset(["a/svd/0", "b/svd/0"]))
     [entry] = made.metadata_props
     assert json.loads(entry.value)["nodes"] == ["a", "b"]
@@ -22,6 +22,6 @@ def test_chains_of_all_runs_are_noted_in_one_entry() -> None:
 def test_what_others_write_there_is_no_chain_and_no_harm(value: str) -> None:
     made = two_layers()
     made.metadata_props.add(key=KEY, value=value)
-    record(made, ["a"], [])
+    record(made, Chains(frozenset({"a"})))
     assert "a" in chains(made).nodes
     made.SerializeToString()

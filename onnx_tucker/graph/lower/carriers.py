@@ -27,6 +27,10 @@ TOGETHER = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum"))
 """Operators of values of the same shape, element by element."""
 
 
+SOFTMAX_OF_ONE_AXIS = 13
+"""The first opset in which Softmax is over its axis, and not over all from there on."""
+
+
 @dataclass(frozen=True)
 class Carrier:
     """A node that works on frames.
@@ -42,27 +46,28 @@ class Carrier:
     out: Frames | None
 
 
-def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None]) -> Carrier | None:
+def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None], opset: int) -> Carrier | None:
     """How a node works on frames, or None where it does not.
 
     Args:
         node: a node of the standard operators.
         frames: for each of its inputs, the frames that it could be, or None.
+        opset: version of the standard operators.
     """
     if len(node.output) != 1 or not frames:
         return None
     x, kind = frames[0], node.op_type
-    if kind in TOGETHER and all(f and x and (f.channels, f.size) == (x.channels, x.size) for f in frames):
-        return Carrier(range(len(frames)), _same, replace(frames[0], name="")) if frames[0] else None
     if x is None:
         return None
     given, blank = attributes(node), replace(x, name="")
-    if kind in POINTWISE or kind == "BatchNormalization":
+    if kind in TOGETHER and all(f and replace(f, name="") == blank for f in frames):
+        return Carrier(range(len(frames)), _same, blank)
+    if kind in POINTWISE or (kind == "BatchNormalization" and given.get("spatial", 1)):
         return Carrier([0], _same, blank)
-    if kind in ("Softmax", "LogSoftmax") and given.get("axis") == 1:
+    if kind in ("Softmax", "LogSoftmax") and given.get("axis") == 1 and opset >= SOFTMAX_OF_ONE_AXIS:
         return Carrier([0], _same, blank)
     if kind == "Concat" and given.get("axis") in (1, -4):
-        joined = [f for f in frames if f and f.size == x.size]
+        joined = [f for f in frames if f and (f.batch, f.size) == (x.batch, x.size)]
         if len(joined) == len(frames):
             channels = sum(f.channels for f in joined)
             return Carrier(range(len(frames)), _concat, replace(blank, channels=channels))
@@ -104,7 +109,9 @@ def _pool(node: onnx.NodeProto, x: Frames) -> Carrier | None:
     size = window.output_size(x.size)
     if min(size) < 1 or (given.get("ceil_mode") and not _whole(window, x.size, size)):
         return None
-    return Carrier([0], partial(_pooled, window), Frames("", x.channels, size))
+    if not Temporal.of(window, x.size).meetings().any(axis=(1, 2)).all():
+        return None  # some window lies in the padding
+    return Carrier([0], partial(_pooled, window), replace(x, name="", size=size))
 
 
 def _whole(window: Window, size: tuple[int, ...], out_size: tuple[int, ...]) -> bool:

@@ -29,11 +29,13 @@ class Frames:
         name: of the value.
         channels: all of them.
         size: frames, height, width.
+        batch: its size, or a name for a free one: values with equal names have equal batches.
     """
 
     name: str
     channels: int
     size: tuple[int, ...]
+    batch: int | str = ""
 
     @property
     def volume(self) -> int:
@@ -84,7 +86,7 @@ def convolve(writer: Writer, x: Frames, stage: Stage, form: Form, weight: str, b
     """
     window = stage.window.explicit(x.size)
     temporal, size = Temporal.of(window, x.size), window.output_size(x.size)
-    result = Frames(output, stage.out * stage.groups, size)
+    result = Frames(output, stage.out * stage.groups, size, x.batch)
     if form.kind == "frames_out" and not temporal.trivial:
         return _taps_out(writer, x, result, stage, form, weight, bias)
     if form.kind == "tiles" and len(temporal.taps) > 1:

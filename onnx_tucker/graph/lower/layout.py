@@ -49,10 +49,10 @@ class Layout:
 def frames_of(context: Context, value: str) -> Frames | None:
     """The frames, without a name, that a value could be kept as: those of a 3D layer with a fixed size."""
     shape = context.fixed.get(value, ())
-    sizes = [size for size in shape[1:] if size]
+    sizes = [size for size in shape[1:] if isinstance(size, int) and size]
     if len(shape) != 5 or len(sizes) != 4:
         return None
-    return Frames("", sizes[0], tuple(sizes[1:]))
+    return Frames("", sizes[0], tuple(sizes[1:]), value if shape[0] is None else shape[0])
 
 
 def lay_out(context: Context, labels: Collection[str], names: Names) -> Layout:
@@ -79,10 +79,11 @@ def lay_out(context: Context, labels: Collection[str], names: Names) -> Layout:
                 raise ValueError(f"{place.label} has no frames")
             if node.input[0] not in made and node.input[0] not in entered:
                 entered[node.input[0]] = Entry(named(node.input[0], x), place.label)
-            made[node.output[0]] = named(node.output[0], y)
+            taken = made[node.input[0]] if node.input[0] in made else entered[node.input[0]].frames
+            made[node.output[0]] = named(node.output[0], replace(y, batch=taken.batch))
             needed.update(node.input[1:])
             continue
-        found = carrier(node, [made.get(name) for name in node.input]) if is_main(place) else None
+        found = carrier(node, [made.get(name) for name in node.input], context.opset) if is_main(place) else None
         if found is None:
             needed.update(node.input)
             continue

@@ -14,8 +14,6 @@ from onnx_tucker.types import Array
 
 SLICE_INPUTS = 10
 """The first opset in which Slice takes its bounds as inputs."""
-
-
 REDUCE_INPUTS = 18
 """The first opset in which ReduceMax takes its axes as an input."""
 

@@ -18,7 +18,7 @@ from onnx_tucker import cost
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constants import FLOATS, Constant, Constants, Value, dequantizes
 from onnx_tucker.graph.nodes import Names, Place
-from onnx_tucker.graph.shapes import Shapes
+from onnx_tucker.graph.shapes import Shapes, Size
 from onnx_tucker.types import Array, Site, Skip, Stage
 
 
@@ -30,7 +30,7 @@ class Context:
         places: all nodes.
         constants: the values that are the same on every run.
         shapes: known shapes.
-        fixed: shapes as far as the model itself fixes them, None for the sizes that it leaves free.
+        fixed: shapes as far as the model itself fixes them; the sizes that it leaves free are names or None.
         opset: version of the standard operators, 0 where there are none.
         dequantize: whether weights that are stored as integers are factorised.
     """
@@ -38,7 +38,7 @@ class Context:
     places: Sequence[Place]
     constants: Constants
     shapes: Shapes
-    fixed: Mapping[str, tuple[int | None, ...]]
+    fixed: Mapping[str, tuple[Size, ...]]
     opset: int
     dequantize: bool = False
 
@@ -234,9 +234,9 @@ def settle(
     return Reading(found, math.prod(weight.shape), bias_params, layer, seat, origins, bias_origin)
 
 
-def _fixed_size(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
+def _fixed_size(shape: tuple[Size, ...] | None) -> tuple[int, ...] | None:
     """Spatial size of a value (batch, channels, *spatial), if none of it is free."""
-    sizes = tuple(size for size in (shape or ())[2:] if size)
+    sizes = tuple(size for size in (shape or ())[2:] if isinstance(size, int) and size)
     return sizes if shape and len(sizes) == len(shape) - 2 else None
 
 

@@ -208,3 +208,87 @@ def test_names_that_are_taken_are_left_alone() -> None:
                 for i, name in enumerate(values):
                     values[i] = new if name == old else name
     lowered(made)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("opset", [7, 11, 12])
+def test_a_softmax_of_all_axes_from_one_on_is_left_alone(op: str, opset: int) -> None:
+    made = network(helper.make_node(op, ["a"], ["m"], axis=1), opset=opset)
+    assert transposes(lowered(made)) == 4
+
+
+@pytest.mark.parametrize("batches", [("n", 1), (1, "n"), ("n", "k")])
+@pytest.mark.parametrize("op", ["Add", "Concat"])
+def test_values_of_other_batches_are_put_together_as_they_are(batches: tuple[str | int, ...], op: str) -> None:
+    if op == "Concat":
+        batches = ("n", "k")
+    nodes = [conv("a", "x"), helper.make_node("Conv", ["z", "a.w", "a.b"], ["c"], "c", pads=[1] * 6)]
+    nodes.append(helper.make_node(op, ["a", "c"], ["y"], **({"axis": 1} if op == "Concat" else {})))
+    inputs = {name: [batch, 3, *SIZE] for name, batch in zip("xz", batches, strict=True)}
+    made = model(nodes, {"a.w": noise(4, 3, 3, 3, 3), "a.b": noise(4)}, inputs, {"y": 5})
+    result = factorised(made, {"a": FRAMED, "c": FRAMED})
+    assert nodes[-1] in result.graph.node
+    feed = {name: noise(1 if batch == 1 else 2, 3, *SIZE) for name, batch in zip("xz", batches, strict=True)}
+    assert relative(run(made, **feed)[0], run(result, **feed)[0]) < 1e-5
+
+
+def test_inputs_of_one_batch_stay_on_frames_together() -> None:
+    nodes = [conv("a", "x"), helper.make_node("Conv", ["z", "a.w", "a.b"], ["c"], "c", pads=[1] * 6)]
+    nodes.append(helper.make_node("Add", ["a", "c"], ["y"]))
+    inputs = {name: ["n", 3, *SIZE] for name in "xz"}
+    made = model(nodes, {"a.w": noise(4, 3, 3, 3, 3), "a.b": noise(4)}, inputs, {"y": 5})
+    assert transposes(factorised(made, {"a": FRAMED, "c": FRAMED})) == 3
+
+
+def test_norms_of_each_element_and_windows_in_the_padding_are_left_alone() -> None:
+    parameters = {name: np.abs(noise(4, *SIZE, seed=i)) for i, name in enumerate("stuv")}
+    node = helper.make_node("BatchNormalization", ["a", *"stuv"], ["m"], spatial=0)
+    made = network(node, opset=8, **parameters)
+    assert node in factorised(made, {"a": FRAMED, "last": FRAMED}).graph.node
+    far = helper.make_node(
+        "MaxPool", ["a"], ["m"], kernel_shape=[2, 1, 1], dilations=[2, 1, 1], pads=[1, 0, 0, 1, 0, 0]
+    )
+    made = network(far)
+    made.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 1
+    assert far in factorised(made, {"a": FRAMED}).graph.node
+
+
+def test_old_models_list_all_initializers_as_inputs() -> None:
+    nodes = [conv("a", "x"), helper.make_node("Relu", ["a"], ["y"])]
+    tensors = {"a.w": noise(4, 3, 3, 3, 3), "a.b": noise(4)}
+    made = model(nodes, tensors, {"x": ["n", 3, *SIZE]}, {"y": 5}, ir_version=3, opset=8)
+    for form in ("frames_in", "tiles2", "tiles2_split_columns2"):
+        result = factorised(made, {"a": (None, None, form)})
+        onnx.checker.check_model(result, full_check=True)
+        x = noise(2, 3, *SIZE)
+        assert relative(run(made, x=x)[0], run(result, x=x)[0]) < 1e-5
+
+
+def test_sizes_that_callers_or_bodies_may_change_are_not_fixed() -> None:
+    shape = np.array([-1, 3, *SIZE])
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["r"]), conv("a", "r")]
+    tensors = {"shape": shape, "a.w": noise(4, 3, 3, 3, 3), "a.b": noise(4)}
+    made = model(nodes, tensors, {"x": ["n", 3 * 8**3]}, {"a": 5})
+    assert forms_of(*fitted(made))
+    made.graph.input.append(helper.make_tensor_value_info("shape", TensorProto.INT64, [5]))
+    assert not forms_of(*fitted(made))[1:]
+
+
+def fitted(made: onnx.ModelProto) -> tuple[Any, Any, Any]:
+    context, [found] = look(made)
+    return context, found, [found.site.stage]
+
+
+def test_very_many_frames_and_very_old_opsets_keep_their_form() -> None:
+    tensors = {"a.w": noise(4, 3, 3, 3, 3), "a.b": noise(4)}
+    assert not forms_of(*fitted(model([conv("a", "x")], tensors, {"x": ["n", 3, 300, 4, 4]}, {"a": 5})))[1:]
+    old = model([conv("a", "x")], tensors, {"x": ["n", 3, *SIZE]}, {"a": 5}, opset=6, ir_version=6)
+    assert not forms_of(*fitted(old))[1:]
+
+
+def test_annotations_of_values_that_are_gone_go_too() -> None:
+    made = network(helper.make_node("Relu", ["a"], ["m"]))
+    for name in ("a", "x"):
+        annotation = made.graph.quantization_annotation.add(tensor_name=name)
+        annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="a.b")
+    assert [a.tensor_name for a in lowered(made).graph.quantization_annotation] == ["x"]
