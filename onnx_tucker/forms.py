@@ -81,7 +81,7 @@ def fitting(stages: Sequence[Stage], size: tuple[int, ...] | None) -> Iterator[F
     """
     if _fits_plane(stages, size):
         yield PLANE
-    if size is None or len(size) != 3 or min(size) < 1 or size[0] > LONGEST:
+    if size is None or len(size) != 3 or min(size) < 1:
         return
     for form in FORMS.values():
         if form.on_frames and _fits_frames(stages, size, form):
@@ -108,6 +108,8 @@ def _fits_frames(stages: Sequence[Stage], size: tuple[int, ...], form: Form) -> 
         window, out_size = stage.window, stage.window.output_size(size)
         odd = window.auto_pad != "NOTSET" or window.output_shape or stage.groups > 1 or form.kind != "frames_out"
         if min(out_size) < 1 or (window.transposed and odd):
+            return False
+        if max(size[0], out_size[0], window.kernel[0]) > LONGEST:
             return False
         temporal = Temporal.of(window.explicit(size), size)
         taps = len(temporal.taps)

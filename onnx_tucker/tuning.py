@@ -118,7 +118,7 @@ class Tuner:
 
     def _compare(self, found: Found, candidates: Sequence[Candidate]) -> list[Timing]:
         """Times of candidates in the place of a node, which are kept for those that need no conversions."""
-        timings = self._timed(found, [self._model(found, c, layer.FRAMES_ONLY) for c in candidates])
+        timings = self._timed(found, candidates, layer.FRAMES_ONLY)
         for candidate, timing in zip(candidates, timings, strict=bool(timings)):
             self._compared[found.place.label, candidate] = timing
         return timings
@@ -129,12 +129,13 @@ class Tuner:
         known = [self._compared.get((found.place.label, c)) for c in wanted if not FORMS[c.form].on_frames]
         if len(known) == len(wanted) and all(known):
             return [timing for timing in known if timing]
-        return self._timed(found, [self._model(found, c, borders) for c in wanted])
+        return self._timed(found, wanted, borders)
 
-    def _timed(self, found: Found, models: Sequence[bytes]) -> list[Timing]:
+    def _timed(self, found: Found, candidates: Sequence[Candidate], borders: Borders) -> list[Timing]:
         feed = self._feed(found)
         if not feed:
             return []
+        models = [self._model(found, c, borders) for c in candidates]
         try:
             return self._job.stopwatch.compare(models, feed, LAYER_SECONDS)
         except FAILURES as error:
@@ -157,7 +158,7 @@ class Tuner:
         """Noise for a node, empty where it is not timed."""
         job = self._job
         shape = job.context.shapes.get(layer.activations(found)) if found.site.input_shape else None
-        if not job.settings.benchmark or shape is None or math.prod(shape) > NOISE_VALUES:
+        if not job.settings.benchmark or shape is None or layer.largest(found, job.context) > NOISE_VALUES:
             return {}
         key = shape, found.site.dtype
         if key != self._last:

@@ -6,6 +6,7 @@ errors, weights and bias are the real ones and the input is what the model compu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -86,6 +87,15 @@ def noise_input(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Array
 def activations(found: Found) -> str:
     """Name of the value that the node multiplies its weight by."""
     return str(found.place.node.input[found.seat.data])
+
+
+def largest(found: Found, context: Context) -> int:
+    """Elements of the largest value that a layer of noise is made with."""
+    place = found.place
+    names = [name for i, name in enumerate(place.node.input) if i != found.seat.index]
+    held = [context.constant(place, i) for i in range(len(place.node.input)) if i != found.seat.index]
+    shapes = [known.shape if known else context.shapes.get(name, ()) for known, name in zip(held, names, strict=True)]
+    return max(map(math.prod, shapes), default=0)
 
 
 def real_original(model: onnx.ModelProto, found: Found, context: Context) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_tucker.forms import LONGEST
 from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import attributes
@@ -107,7 +108,11 @@ def _pool(node: onnx.NodeProto, x: Frames) -> Carrier | None:
     if len(window.kernel) != 3 or window.auto_pad != "NOTSET" or given.get("storage_order"):
         return None
     size = window.output_size(x.size)
-    if min(size) < 1 or (given.get("ceil_mode") and not _whole(window, x.size, size)):
+    if (
+        min(size) < 1
+        or max(size[0], window.kernel[0]) > LONGEST
+        or (given.get("ceil_mode") and not _whole(window, x.size, size))
+    ):
         return None
     if not Temporal.of(window, x.size).meetings().any(axis=(1, 2)).all():
         return None  # some window lies in the padding
