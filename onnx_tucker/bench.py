@@ -63,9 +63,9 @@ def bench(models: Sequence[str | Path], progress: Progress, seconds: float = 10.
     job = prepare(Path(models[0]), settings, progress)
     if job.timed_feed is None:
         raise DataError(f"{models[0]} cannot be run; see the reason above, or give --data.")
-    loaded = [io.load(Path(path)) for path in models]
-    sources = [(one.model.SerializeToString(deterministic=True), one.folder) for one in loaded]
-    for path, (content, folder) in zip(models, sources, strict=True):
+    others = [io.load(Path(path)) for path in models[1:]]
+    sources = [(one.model.SerializeToString(deterministic=True), one.folder) for one in others]
+    for path, (content, folder) in zip(models[1:], sources, strict=True):
         try:
             session = job.stopwatch.machine.session(content, folder)
             missing = {value.name for value in session.get_inputs()} - job.timed_feed.keys()
@@ -75,6 +75,6 @@ def bench(models: Sequence[str | Path], progress: Progress, seconds: float = 10.
         except FAILURES as error:
             raise ModelError(f"{path} does not run on the inputs of {models[0]}: {first_line(error)}") from error
     progress("timing", 0, 1)
-    timings = job.stopwatch.race(sources, job.timed_feed, seconds)
+    timings = job.stopwatch.race([(job.content, job.folder), *sources], job.timed_feed, seconds)
     progress("timing", 1, 1)
     return Bench(tuple(map(str, models)), tuple(timings), environment(job.stopwatch.machine))

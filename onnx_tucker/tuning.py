@@ -47,14 +47,9 @@ class Option:
     ms: float
 
     @property
-    def on_frames(self) -> bool:
-        """Whether it takes and makes frames."""
-        return FORMS[self.candidate.form].on_frames
-
-    @property
     def kind(self) -> tuple[bool, bool]:
-        """Whether it takes frames, and whether it is factorised."""
-        return self.on_frames, self.candidate.method is not None
+        """Whether it takes and makes frames, and whether it is factorised."""
+        return FORMS[self.candidate.form].on_frames, self.candidate.method is not None
 
 
 class Tuner:

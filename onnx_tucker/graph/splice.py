@@ -98,10 +98,7 @@ def build(
         writer = Writer(names, _prefix(found, candidate), context.opset)
         _lowered(found, candidate, [tensor.name for tensor in weights], writer, ends)
         nodes, constants = writer.nodes, writer.constants
-    last = nodes[-1]
-    last.name, last.domain, last.doc_string = node.name, last.domain or node.domain, node.doc_string
-    last.metadata_props.extend(node.metadata_props)
-    _configure(nodes, node)
+    _inherit(nodes, node)
     return Piece(nodes, weights, constants)
 
 
@@ -135,6 +132,14 @@ def _lowered(found: Found, candidate: Candidate, weights: Sequence[str], writer:
     for i, (stage, weight) in enumerate(zip(candidate.stages, weights, strict=True)):
         last = i == len(weights) - 1
         x = frames.convolve(writer, x, stage, form, weight, bias if last else "", ends.output if last else "")
+
+
+def _inherit(nodes: Sequence[onnx.NodeProto], node: onnx.NodeProto) -> None:
+    """Gives the last of the nodes in the place of another what is said of that one, and all its configuration."""
+    last = nodes[-1]
+    last.name, last.domain, last.doc_string = node.name, last.domain or node.domain, node.doc_string
+    last.metadata_props.extend(node.metadata_props)
+    _configure(nodes, node)
 
 
 def _configure(nodes: Sequence[onnx.NodeProto], node: onnx.NodeProto) -> None:
@@ -230,10 +235,7 @@ def _laid_out(
             data = [layout.made[node.input[i]] for i in carrier.data]
             out = layout.made.get(node.output[0])
             carrier.emit(writer, node, data, out.name if out else node.output[0])
-            last = writer.nodes[-1]
-            last.name, last.doc_string = node.name, node.doc_string
-            last.metadata_props.extend(node.metadata_props)
-            _configure(writer.nodes, node)
+            _inherit(writer.nodes, node)
             result[label] = writer.nodes
             constants += writer.constants
         if label in chains and node.input[0] in layout.entered and layout.entered[node.input[0]].first == label:

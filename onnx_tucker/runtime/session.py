@@ -8,6 +8,7 @@ import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def memory() -> float:
         return math.inf
 
 
+@cache
 def cpu_name() -> str:
     """The processor's model name where the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")

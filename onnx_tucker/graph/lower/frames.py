@@ -16,7 +16,7 @@ import numpy as np
 
 from onnx_tucker.forms import Form
 from onnx_tucker.graph.lower.writer import Writer
-from onnx_tucker.temporal import Temporal
+from onnx_tucker.temporal import Temporal, Tiles
 from onnx_tucker.toom_cook import UNIT
 from onnx_tucker.types import Array, Stage, Window
 
@@ -87,65 +87,52 @@ def convolve(writer: Writer, x: Frames, stage: Stage, form: Form, weight: str, b
     window = stage.window.explicit(x.size)
     temporal, size = Temporal.of(window, x.size), window.output_size(x.size)
     result = Frames(output, stage.out * stage.groups, size, x.batch)
+    layer = _Layer(writer, window, stage.groups, x.size, size, form.columns)
     if form.kind == "frames_out" and not temporal.trivial:
-        return _taps_out(writer, x, result, stage, form, weight, bias)
+        return _taps_out(layer, x, result, temporal, weight, bias)
     if form.kind == "tiles" and len(temporal.taps) > 1:
-        tiles = _split_tiles if form.split else _tiles
-        return tiles(writer, x, result, stage, form, weight, bias)
+        return (_split_tiles if form.split else _tiles)(layer, x, result, temporal.tiles(form.tile), weight, bias)
     name, channels = x.name, x.channels
     if not temporal.trivial:
         channels *= len(temporal.taps)
-        mixed = _mix(writer, name, temporal.taps_in(), x)
-        name = writer.reshape(mixed, -1, channels, *x.size[1:])
-    layer = _Layer(writer, window, x.size, size, form.columns)
+        name = writer.reshape(_mix(writer, name, temporal.taps_in(), x), -1, channels, *x.size[1:])
     return replace(result, name=layer(name, channels, weight, bias, result.channels, stage.groups, output))
 
 
-def _taps_out(writer: Writer, x: Frames, result: Frames, stage: Stage, form: Form, weight: str, bias: str) -> Frames:
+def _taps_out(layer: _Layer, x: Frames, result: Frames, temporal: Temporal, weight: str, bias: str) -> Frames:
     """Every frame gives the results of all taps, and A adds what belongs together."""
-    temporal, sure = Temporal.of(stage.window.explicit(x.size), x.size), None
-    taps = len(temporal.taps)
-    inner = ""
-    if bias:
-        sure = temporal.sure_tap()
-        inner = _spread(writer, bias, np.eye(taps)[sure], result.channels) if sure is not None else ""
-    layer = _Layer(writer, stage.window.explicit(x.size), x.size, result.size, form.columns)
-    y = layer(x.name, x.channels, weight, inner, taps * result.channels, stage.groups)
+    writer, taps = layer.writer, len(temporal.taps)
+    sure = temporal.sure_tap() if bias else None
+    inner = "" if sure is None else _spread(writer, bias, np.eye(taps)[sure], result.channels)
+    y = layer(x.name, x.channels, weight, inner, taps * result.channels, layer.groups)
     y = writer.product(temporal.taps_out(), writer.reshape(y, -1, x.size[0] * taps, result.volume))
     late = bool(bias) and sure is None
     y = writer.reshape(y, -1, result.channels, *result.size[1:], output="" if late else result.name)
     if late:
-        column = writer.reshape(bias, -1, 1, 1)
-        y = writer.add("Add", y, column, output=result.name)
+        y = writer.add("Add", y, writer.reshape(bias, -1, 1, 1), output=result.name)
     return replace(result, name=y)
 
 
-def _tiles(writer: Writer, x: Frames, result: Frames, stage: Stage, form: Form, weight: str, bias: str) -> Frames:
+def _tiles(layer: _Layer, x: Frames, result: Frames, tiles: Tiles, weight: str, bias: str) -> Frames:
     """All products as the groups of one convolution."""
-    window = stage.window.explicit(x.size)
-    tiles = Temporal.of(window, x.size).tiles(form.tile)
-    count = tiles.products
+    writer, count = layer.writer, tiles.products
     v = _mix(writer, x.name, tiles.spread.transpose(1, 0, 2).reshape(-1, x.size[0]), x)
     v = writer.reshape(v, -1, count * x.channels, *x.size[1:])
-    kernels = writer.product(tiles.kernel, weight)
-    kernels = writer.reshape(kernels, count * result.channels, stage.inp, *window.kernel[1:])
+    kernels = layer.kernels(tiles.kernel, x, result, weight)
     inner = _spread(writer, bias, np.eye(count)[UNIT], result.channels) if bias else ""
-    layer = _Layer(writer, window, x.size, result.size, 1)
-    y = layer(v, count * x.channels, kernels, inner, count * result.channels, count * stage.groups)
+    y = layer(v, count * x.channels, kernels, inner, count * result.channels, count * layer.groups)
     y = writer.reshape(y, -1, tiles.images * count, result.volume)
     return _gathered(writer, y, tiles.gather.transpose(0, 2, 1), result)
 
 
-def _split_tiles(writer: Writer, x: Frames, result: Frames, stage: Stage, form: Form, weight: str, bias: str) -> Frames:
+def _split_tiles(layer: _Layer, x: Frames, result: Frames, tiles: Tiles, weight: str, bias: str) -> Frames:
     """Every product as a convolution of its own."""
-    window = stage.window.explicit(x.size)
-    tiles = Temporal.of(window, x.size).tiles(form.tile)
-    layer = _Layer(writer, window, x.size, result.size, form.columns)
+    writer = layer.writer
     frames = writer.reshape(x.name, -1, x.size[0], x.volume)
     parts = []
     for j, (spread, kernel) in enumerate(zip(tiles.spread, tiles.kernel, strict=True)):
         v = writer.reshape(writer.product(spread, frames), -1, x.channels, *x.size[1:])
-        own = writer.reshape(writer.product(kernel[None], weight), result.channels, stage.inp, *window.kernel[1:])
+        own = layer.kernels(kernel[None], x, result, weight)
         y = layer(v, x.channels, own, bias if j == UNIT else "", result.channels, 1)
         parts.append(writer.reshape(y, -1, tiles.images, result.volume))
     return _gathered(writer, writer.add("Concat", *parts, axis=1), tiles.gather, result)
@@ -175,6 +162,7 @@ class _Layer:
     Attributes:
         writer: takes the nodes.
         window: of the stage, with explicit pads.
+        groups: of the stage.
         size: frames, height, width of the input.
         out_size: the same of the output.
         columns: output columns that are computed as channels, unless the kernel has one element.
@@ -182,9 +170,15 @@ class _Layer:
 
     writer: Writer
     window: Window
+    groups: int
     size: tuple[int, ...]
     out_size: tuple[int, ...]
     columns: int
+
+    def kernels(self, transform: Array, x: Frames, result: Frames, weight: str) -> str:
+        """The kernels of tiles, for each row of the transform one, from the taps that are stored."""
+        shape = (len(transform) * result.channels, x.channels // self.groups, *self.window.kernel[1:])
+        return self.writer.reshape(self.writer.product(transform, weight), *shape)
 
     def __call__(self, x: str, inp: int, weight: str, bias: str, out: int, groups: int, output: str = "") -> str:
         """Writes it, from `inp` to `out` channels in so many groups."""
