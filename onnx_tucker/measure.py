@@ -179,38 +179,37 @@ def output_errors(
         return {}
     errors = {}
     for group in _groups(job, planned):
-        names = sorted({layer.activations(f) for f in group})
-        computed = [name for name in names if name not in feed]
-        values = dict(feed)
-        if computed:
-            try:
-                session = job.stopwatch.machine.session(layer.probe(job.model, computed), job.folder)
-                values |= dict(zip(computed, session.run(computed, dict(feed)), strict=True))
-            except FAILURES as error:
-                logger.warning("Errors of single nodes are not measured: %s", error)
-                return {}
+        wanted = sorted({name for f in group for name in _ends(f)} - feed.keys())
+        try:
+            session = job.stopwatch.machine.session(layer.probe(job.model, wanted), job.folder)
+            values = dict(feed) | dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
+        except FAILURES as error:
+            logger.warning("Errors of single nodes are not measured: %s", error)
+            return {}
         for found in group:
             label = found.place.label
-            x = {layer.INPUT: values[layer.activations(found)]}
-            models = (
-                layer.real_original(job.model, found, job.context),
-                layer.real_chain(job.model, found, job.context, planned[label], weights[label]),
-            )
-            a, b = (job.stopwatch.machine.session(m) for m in models)
-            errors[label] = fidelity.compare(a, b, [x])[0].relative_l2
+            chain = layer.real_chain(job.model, found, job.context, planned[label], weights[label])
+            source, target = _ends(found)
+            [computed] = job.stopwatch.machine.session(chain).run(None, {layer.INPUT: values[source]})
+            errors[label] = fidelity.relative_l2(values[target], computed)
     return errors
 
 
+def _ends(found: Found) -> tuple[str, str]:
+    """Names of the values that a node takes and gives."""
+    return layer.activations(found), found.place.node.output[0]
+
+
 def _groups(job: Job, planned: Mapping[str, Candidate]) -> Iterator[list[Found]]:
-    """The changed nodes of the main graph that can stand alone, in groups whose inputs fit into `PROBE_BYTES`."""
+    """The changed nodes of the main graph that can stand alone, in groups whose values fit into `PROBE_BYTES`."""
     group: list[Found] = []
     size = 0
     for found in job.found:
         alone = found.place.label in planned and layer.stands_alone(found, job.context)
         if not alone or found.place.scope.outer is not None:
             continue
-        shape = job.context.shapes.get(layer.activations(found), ())
-        needed = math.prod(shape) * found.site.dtype.itemsize
+        sizes = (math.prod(job.context.shapes.get(name, ())) for name in _ends(found))
+        needed = sum(sizes) * found.site.dtype.itemsize
         if group and size + needed > PROBE_BYTES:
             yield group
             group, size = [], 0

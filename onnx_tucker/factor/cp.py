@@ -10,7 +10,6 @@ one mode. Found by alternating least squares; at the full rank the weight itself
 from __future__ import annotations
 
 import numpy as np
-from tensorly.decomposition import parafac
 
 from onnx_tucker.factor.method import Method
 from onnx_tucker.factor.unfold import Spectra
@@ -28,6 +27,8 @@ def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
 
 def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     """The outer products, the sizes of each spread evenly over its three factors."""
+    from tensorly.decomposition import parafac  # slow to import
+
     (r,) = ranks
     out, inp, *kernel = weight.shape
     tensor = weight.reshape(out, inp, -1)

@@ -14,7 +14,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from tensorly.decomposition import partial_tucker
 
 from onnx_tucker.factor.method import Method
 from onnx_tucker.factor.unfold import IN, OUT, Spectra, leading_basis, lost_share, unfold
@@ -30,6 +29,8 @@ def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
 
 def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     """Bases and core that minimise the Frobenius error, up to HOOI's local optimum."""
+    from tensorly.decomposition import partial_tucker  # slow to import
+
     r_in, r_out = ranks
     out, inp, *kernel = weight.shape
     tensor = weight.reshape(out, inp, -1)

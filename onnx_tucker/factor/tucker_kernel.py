@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from tensorly.decomposition import partial_tucker
 
 from onnx_tucker.factor.method import Method
 from onnx_tucker.factor.unfold import IN, Spectra, leading_basis, lost_share, taps, unfold
@@ -33,6 +32,8 @@ def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
 
 def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     """Bases and core that minimise the Frobenius error, up to the iteration's local optimum."""
+    from tensorly.decomposition import partial_tucker  # slow to import
+
     a, c = ranks
     out, inp, *kernel = weight.shape
     tensor = weight.reshape(out, inp, -1)

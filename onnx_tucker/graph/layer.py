@@ -77,7 +77,7 @@ def noise_conversions(model: onnx.ModelProto, frames: Frames) -> tuple[bytes, by
 
 def noise_input(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Array]:
     """Noise of the shape of a value, and the same as frames where it has some."""
-    value = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    value = np.random.default_rng(0).standard_normal(shape, np.float32).astype(dtype, copy=False)
     if len(shape) != 5:
         return {INPUT: value}
     frames = np.ascontiguousarray(value.swapaxes(1, 2)).reshape(-1, shape[1], *shape[3:])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+import scipy
 
 from onnx_tucker.types import Array
 
@@ -56,7 +56,7 @@ def evbmf_rank(values: Array, rows: int, columns: int) -> int:
         grid = np.linspace(math.log(low), math.log(high), GRID)
         best = int(free_energy(grid).argmin())
         bracket = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, GRID - 1)])
-        refined = minimize_scalar(
+        refined = scipy.optimize.minimize_scalar(
             lambda v: float(free_energy(np.array([v]))[0]), bounds=bracket, method="bounded", options={"xatol": 1e-9}
         )
         at_grid = free_energy(grid[best : best + 1])[0]
@@ -77,7 +77,7 @@ def x_threshold(alpha: float) -> float:
 
     # There is one root, and 2.5129 sqrt(alpha), the papers' approximation, is near it for every alpha in (0, 1].
     guess = 2.5129 * math.sqrt(alpha)
-    tau = brentq(excess, guess / 4, guess * 4, xtol=1e-14)
+    tau = scipy.optimize.brentq(excess, guess / 4, guess * 4, xtol=1e-14)
     return float((1 + tau) * (1 + alpha / tau))
 
 

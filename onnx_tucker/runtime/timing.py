@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from onnx_tucker.runtime.memory import Memory, Recalled
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, cores, cpu_name, first_line, output_names
@@ -247,7 +247,7 @@ def _time(run: Callable[[], object], repeats: int) -> float:
 def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
     low, high = np.percentile(times, [25, 75])
     ordered = np.sort(ratios)
-    outside = max(int(binom.ppf(0.025, len(ordered), 0.5)) - 1, 0)
+    outside = max(math.ceil(scipy.special.bdtrik(0.025, len(ordered), 0.5)) - 1, 0)  # the binomial's quantile
     return Timing(
         ms=float(np.median(times)),
         spread_ms=float(high - low),
