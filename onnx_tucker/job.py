@@ -22,6 +22,7 @@ from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.inputs import Inputs
+from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, memory, run_within
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
@@ -58,6 +59,7 @@ class Job:
         found: all weight-bearing nodes.
         inputs: what outputs are compared on, or None where nothing can be run.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
+        memory: of what this run and earlier ones have measured.
         stopwatch: times models.
         progress: is told how far it is.
     """
@@ -74,6 +76,7 @@ class Job:
     found: list[Found]
     inputs: Inputs | None
     timed_feed: Feed | None
+    memory: Memory
     stopwatch: Stopwatch
     progress: Progress
 
@@ -107,6 +110,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     )
     found = find(model, context, refactorize=settings.refactorize)
     ran = _runnable(session, data, known, settings.seed, found)
+    remembered = Memory(Path(settings.cache) if settings.cache else None)
     return Job(
         settings=settings,
         original=original,
@@ -120,7 +124,8 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         found=found,
         inputs=ran,
         timed_feed=_timed(session, ran, known, settings.seed),
-        stopwatch=Stopwatch(machine, Path(settings.cache) if settings.cache else None),
+        memory=remembered,
+        stopwatch=Stopwatch(machine, remembered),
         progress=progress,
     )
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import joblib
 import onnx
 
 from onnx_tucker.cost import FLOPS, Cost, chain_cost
@@ -26,7 +27,7 @@ from onnx_tucker.report.schema import (
     total,
 )
 from onnx_tucker.runtime import fidelity
-from onnx_tucker.runtime.session import FAILURES, environment
+from onnx_tucker.runtime.session import FAILURES, Feed, environment
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.types import Candidate, Choice, Closeness, Site
 
@@ -165,18 +166,33 @@ def in_situ(job: Job, model: onnx.ModelProto) -> dict[str, float] | None:
 
 
 def output_errors(
-    job: Job, planned: Mapping[str, Candidate], weights: Mapping[str, list[onnx.TensorProto]]
+    job: Job, model: onnx.ModelProto, planned: Mapping[str, Candidate], weights: Mapping[str, list[onnx.TensorProto]]
 ) -> dict[str, float | None]:
     """Relative L2 error of each changed node's output, on the input that the original model computes for it.
 
     Args:
         job: the run.
+        model: the result.
         planned: what the nodes become.
         weights: the weights that are stored for that.
     """
     feed = job.timed_feed
     if feed is None or not planned:
         return {}
+    if job.data_files:  # what is in them may have changed
+        return _output_errors(job, feed, planned, weights)
+    key = joblib.hash(("output errors", job.content, model.SerializeToString(deterministic=True), dict(feed)))
+    recalled = job.memory.recall(key)
+    if recalled is not None and isinstance(recalled.value, dict):
+        return recalled.value
+    errors = _output_errors(job, feed, planned, weights)
+    job.memory.remember(key, errors)
+    return errors
+
+
+def _output_errors(
+    job: Job, feed: Feed, planned: Mapping[str, Candidate], weights: Mapping[str, list[onnx.TensorProto]]
+) -> dict[str, float | None]:
     errors = {}
     for group in _groups(job, planned):
         wanted = sorted({name for f in group for name in _ends(f)} - feed.keys())

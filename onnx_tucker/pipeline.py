@@ -362,7 +362,7 @@ def _require_score(settings: Settings, before: float, after: float) -> None:
 def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:
     errors = {name: made.errors[name] for name in made.weights}
     planned = _planned(job, made.decision) if made.weights else {}
-    measured = output_errors(job, planned, made.weights)
+    measured = output_errors(job, made.model, planned, made.weights)
     before = in_situ(job, job.model)
     profiled = Change(before, in_situ(job, made.model) if made.weights else before)
     return Outcome(made.decision, errors, measured, profiled, timings, closeness, Change(job.size, None))

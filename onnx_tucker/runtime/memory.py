@@ -52,9 +52,9 @@ class Memory:
             temporary.write_text(json.dumps(value), encoding="utf-8")
             temporary.replace(path)
         except OSError as error:
-            logger.info("The timing cache cannot be written: %s", error)
+            logger.info("The cache cannot be written: %s", error)
             with suppress(OSError):
                 temporary.unlink()
 
     def _path(self, key: str) -> Path | None:
-        return self._folder / "timings" / f"{key}.json" if self._folder else None
+        return self._folder / "measured" / f"{key}.json" if self._folder else None

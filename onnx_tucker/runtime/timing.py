@@ -85,12 +85,12 @@ class Stopwatch:
 
     Args:
         machine: how sessions run.
-        cache: folder of earlier results; None remembers nothing beyond this run.
+        memory: of earlier times.
     """
 
-    def __init__(self, machine: Machine, cache: Path | None = None) -> None:
+    def __init__(self, machine: Machine, memory: Memory) -> None:
         self.machine = machine
-        self._memory = Memory(cache)
+        self._memory = memory
 
     def sift(self, models: Sequence[bytes], feed: Feed) -> list[float]:
         """Rough times of models in milliseconds, by which to leave out those that cannot win.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.session import FAILURES, Machine
 from onnx_tucker.runtime.timing import Stopwatch
 from tests.helpers import conv_model
@@ -32,7 +33,7 @@ def heavy() -> bytes:
 
 
 def test_more_work_measures_slower() -> None:
-    first, second = Stopwatch(Machine(1)).compare([SMALL, heavy()], FEED, 0.3)
+    first, second = Stopwatch(Machine(1), Memory(None)).compare([SMALL, heavy()], FEED, 0.3)
     assert first.speedup == 1
     assert first.speedup_ci == (1, 1)
     assert second.speedup < 0.5
@@ -41,51 +42,51 @@ def test_more_work_measures_slower() -> None:
 
 
 def test_results_are_remembered(tmp_path: Path) -> None:
-    watch = Stopwatch(Machine(1), tmp_path)
+    watch = Stopwatch(Machine(1), Memory(tmp_path))
     first = watch.compare([SMALL, SMALL], FEED, 0.05)
     assert not first[0].remembered
     assert watch.compare([SMALL, SMALL], FEED, 0.05) == first
-    again = Stopwatch(Machine(1), tmp_path).compare([SMALL, SMALL], FEED, 0.05)
+    again = Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL, SMALL], FEED, 0.05)
     assert again == [replace(timing, remembered=True) for timing in first]
-    [file] = (tmp_path / "timings").iterdir()
+    [file] = (tmp_path / "measured").iterdir()
     assert json.loads(file.read_text())[0]["ms"] == first[0].ms
 
 
 def test_rough_times_tell_models_apart_and_are_remembered(tmp_path: Path) -> None:
     large = heavy()
-    quick, slow = Stopwatch(Machine(1), tmp_path).sift([SMALL, large], FEED)
+    quick, slow = Stopwatch(Machine(1), Memory(tmp_path)).sift([SMALL, large], FEED)
     assert 0 < 2 * quick < slow
-    assert Stopwatch(Machine(1), tmp_path).sift([large, SMALL], FEED) == [slow, quick]
+    assert Stopwatch(Machine(1), Memory(tmp_path)).sift([large, SMALL], FEED) == [slow, quick]
 
 
 def test_models_take_what_they_need_of_the_input() -> None:
-    assert Stopwatch(Machine(1)).compare([SMALL], {**FEED, "other": np.zeros(3)}, 0.01)
+    assert Stopwatch(Machine(1), Memory(None)).compare([SMALL], {**FEED, "other": np.zeros(3)}, 0.01)
 
 
 def test_other_threads_models_and_inputs_are_other_results(tmp_path: Path) -> None:
     for threads in (1, 2):
-        Stopwatch(Machine(threads), tmp_path).compare([SMALL], FEED, 0.01)
-    Stopwatch(Machine(1), tmp_path).compare([SMALL, SMALL], FEED, 0.01)
-    Stopwatch(Machine(1), tmp_path).compare([SMALL], {"x": np.zeros((2, 4, 16, 16), np.float32)}, 0.01)
-    assert len(list((tmp_path / "timings").iterdir())) == 4
+        Stopwatch(Machine(threads), Memory(tmp_path)).compare([SMALL], FEED, 0.01)
+    Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL, SMALL], FEED, 0.01)
+    Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL], {"x": np.zeros((2, 4, 16, 16), np.float32)}, 0.01)
+    assert len(list((tmp_path / "measured").iterdir())) == 4
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"ms": 1}]'])
 def test_a_damaged_memory_is_measured_again(tmp_path: Path, content: str) -> None:
-    Stopwatch(Machine(1), tmp_path).compare([SMALL], FEED, 0.01)
-    [file] = (tmp_path / "timings").iterdir()
+    Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL], FEED, 0.01)
+    [file] = (tmp_path / "measured").iterdir()
     file.write_text(content)
-    assert Stopwatch(Machine(1), tmp_path).compare([SMALL], FEED, 0.01)[0].ms > 0
+    assert Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL], FEED, 0.01)[0].ms > 0
     assert json.loads(file.read_text())[0]["ms"] > 0
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert Stopwatch(Machine(1), tmp_path / "file").compare([SMALL], FEED, 0.01)
+    assert Stopwatch(Machine(1), Memory(tmp_path / "file")).compare([SMALL], FEED, 0.01)
 
 
 def test_a_model_that_does_not_run_raises_one_of_the_known_failures() -> None:
     with pytest.raises(FAILURES):
-        Stopwatch(Machine()).compare([b"nonsense"], FEED, 0.01)
+        Stopwatch(Machine(), Memory(None)).compare([b"nonsense"], FEED, 0.01)
     with pytest.raises(FAILURES):
-        Stopwatch(Machine()).compare([SMALL], {"x": np.zeros((1, 5, 16, 16), np.float32)}, 0.01)
+        Stopwatch(Machine(), Memory(None)).compare([SMALL], {"x": np.zeros((1, 5, 16, 16), np.float32)}, 0.01)
