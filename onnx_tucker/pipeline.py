@@ -23,7 +23,8 @@ from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
-from onnx_tucker.pricing import Decision, decide, give_back, planned_candidate, replay, rules_of
+from onnx_tucker.pricing import Decision, decide, rules_of
+from onnx_tucker.replay import give_back, planned_candidate, replay
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, load_function, score
@@ -186,7 +187,7 @@ def _without_slow(job: Job, made: _Made, timings: list[Timing]) -> tuple[_Made, 
         return made, timings
     models = [model.SerializeToString(deterministic=True) for model in (made.model, other.model)]
     [_, with_less] = job.stopwatch.compare(models, job.timed_feed or {}, MODEL_SECONDS, job.folder)
-    if with_less.speedup <= 1:
+    if with_less.speedup_ci[0] <= 1:
         return made, timings
     logger.info("%s: slower within the model", ", ".join(sorted(slow)))
     return other, _time(job, other) or timings

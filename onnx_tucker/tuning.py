@@ -31,8 +31,8 @@ LAYER_SECONDS = 0.4
 """Time spent at most on comparing one layer with what it could become."""
 FRAME_FORMS, HURRIED = 8, 2
 """Candidates on frames that are timed, the best by estimate: of a node as it is, and again as many of its chains."""
-FINALISTS = 2
-"""Of each kind, how many of the fastest are compared at length."""
+FINALISTS = 5
+"""Of each kind, how many of the fastest are compared at length, if they are `CLOSE`; two in any case."""
 RESHAPES = 7
 """The first opset that lowered nodes are written for."""
 CLOSE = 1.2
@@ -169,7 +169,7 @@ def _finalists(options: Sequence[Option]) -> list[Candidate]:
     kept = {options[0].candidate}
     for ordered in kinds.values():
         close = [o for o in ordered if o.ms <= CLOSE * ordered[0].ms]
-        kept.update(o.candidate for o in ordered[:FINALISTS])
+        kept.update(o.candidate for o in (*ordered[:2], *close[:FINALISTS]))
         kept.add(min(close, key=lambda o: o.candidate.predicted_error).candidate)
     return [o.candidate for o in options if o.candidate in kept]
 

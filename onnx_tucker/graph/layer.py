@@ -52,12 +52,17 @@ def noise_chain(
     model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate, borders: Borders = WHOLE
 ) -> bytes:
     """The chain that a candidate would become, with noise for weights."""
-    chain = Chain(candidate.stages, tuple(_noise(stage, stage.shape) for stage in candidate.stages))
     names = _names_of(found)
-    weights = store(found, candidate, chain, names)
+    weights = noise_weights(found, candidate, names)
     piece = _piece(found, candidate, weights, context, names, borders)
     source = FRAMES if FORMS[candidate.form].on_frames and not borders.enter else INPUT
     return _alone(model, found, context, piece, own_bias=False, source=source)
+
+
+def noise_weights(found: Found, candidate: Candidate, names: Names) -> list[onnx.TensorProto]:
+    """Noise for the weights of the chain that a candidate would become."""
+    chain = Chain(candidate.stages, tuple(_noise(stage, stage.shape) for stage in candidate.stages))
+    return store(found, candidate, chain, names)
 
 
 def noise_conversions(model: onnx.ModelProto, frames: Frames) -> tuple[bytes, bytes]:

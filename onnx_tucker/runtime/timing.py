@@ -35,7 +35,7 @@ SAMPLE_S = 0.002
 MIN_ROUNDS = 7
 """The least number of rounds for which the 95 % interval exists."""
 TIGHT = 0.03
-"""Rounds go on until the intervals of all speed-ups are this narrow, relative to the speed-up, on either side."""
+"""Rounds go on until the intervals of all speed-ups are this narrow, unless the caller says otherwise."""
 ROUGH_ROUNDS = 3
 """Runs from which a rough time is taken."""
 HOPELESS = 2.0
@@ -117,7 +117,14 @@ class Stopwatch:
             rough.append(ms)
         return rough
 
-    def compare(self, models: Sequence[bytes], feed: Feed, seconds: float, folder: Path | None = None) -> list[Timing]:
+    def compare(
+        self,
+        models: Sequence[bytes],
+        feed: Feed,
+        seconds: float,
+        folder: Path | None = None,
+        tight: float = TIGHT,
+    ) -> list[Timing]:
         """Times models in turn until the result is tight, for `seconds` at most but no less than `MIN_ROUNDS` rounds.
 
         Args:
@@ -125,6 +132,7 @@ class Stopwatch:
             feed: what they are run on; each takes the inputs that it has.
             seconds: the longest time to spend.
             folder: what their external data is relative to.
+            tight: how narrow the intervals of the speed-ups are to be.
 
         Raises:
             session.FAILURES: onnxruntime cannot run one of them.
@@ -132,13 +140,15 @@ class Stopwatch:
         key = self._key(models, feed, "compared")
         known = _timings(self._memory.recall(key), len(models))
         if not known:
-            known = self.race([(model, folder) for model in models], feed, seconds)
+            known = self.race([(model, folder) for model in models], feed, seconds, tight)
             self._memory.remember(key, [asdict(timing) for timing in known])
         return known
 
-    def race(self, models: Sequence[tuple[bytes, Path | None]], feed: Feed, seconds: float) -> list[Timing]:
+    def race(
+        self, models: Sequence[tuple[bytes, Path | None]], feed: Feed, seconds: float, tight: float = TIGHT
+    ) -> list[Timing]:
         """The same for models each with its own folder, measured anew whatever is remembered."""
-        return interleaved([_runner(self.machine.session(*model), feed) for model in models], seconds)
+        return interleaved([_runner(self.machine.session(*model), feed) for model in models], seconds, tight)
 
     def profile(self, model: bytes, feed: Feed, folder: Path | None = None) -> list[Step]:
         """The operators of a model in the order in which onnxruntime runs them, with their times within the model.
@@ -172,12 +182,13 @@ class Stopwatch:
         return key.hexdigest()
 
 
-def interleaved(runs: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
+def interleaved(runs: Sequence[Callable[[], object]], seconds: float, tight: float = TIGHT) -> list[Timing]:
     """Times functions in turn until the result is tight, for `seconds` at most but no less than `MIN_ROUNDS` rounds.
 
     Args:
         runs: what is timed; speed-ups are over the first.
         seconds: the longest time to spend.
+        tight: how narrow the intervals of the speed-ups are to be, relative to the speed-up, on either side.
     """
     contenders = []
     for run in runs:
@@ -187,12 +198,15 @@ def interleaved(runs: Sequence[Callable[[], object]], seconds: float) -> list[Ti
     samples: list[list[float]] = []
     end = time.perf_counter() + seconds
     while True:
-        samples.append([_time(*contender) for contender in contenders])
+        first = len(samples) % len(contenders)  # who runs first pays for what the others left in the caches
+        order = [*range(first, len(contenders)), *range(first)]
+        taken = {i: _time(*contenders[i]) for i in order}
+        samples.append([taken[i] for i in range(len(contenders))])
         if len(samples) < MIN_ROUNDS:
             continue
         times = np.array(samples) * 1000
         timings = [_timing(times[:, i], times[:, 0] / times[:, i]) for i in range(len(contenders))]
-        if time.perf_counter() > end or all(_tight(t) for t in timings):
+        if time.perf_counter() > end or all(_half_width(t) <= tight for t in timings):
             return timings
 
 
@@ -232,9 +246,10 @@ def _profiled(machine: Machine, model: bytes, feed: Feed, folder: Path | None) -
     ]
 
 
-def _tight(timing: Timing) -> bool:
+def _half_width(timing: Timing) -> float:
+    """The longer side of the interval, relative to the speed-up."""
     low, high = timing.speedup_ci
-    return max(high - timing.speedup, timing.speedup - low) <= TIGHT * timing.speedup
+    return max(high - timing.speedup, timing.speedup - low) / timing.speedup
 
 
 def _time(run: Callable[[], object], repeats: int) -> float:

@@ -5,6 +5,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker.graph.owners import tagged, times
+from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.session import Machine
 from onnx_tucker.runtime.timing import Stopwatch
 from tests.helpers import Array, factorised, model, two_layers
@@ -25,7 +26,7 @@ def test_fused_and_renamed_operators_go_to_the_nodes_they_were() -> None:
     ]
     tensors = {"w": noise(32, 16, 3, 3), "v": noise(32, 32, 3, 3)}
     made = model(nodes, tensors, {"x": ["n", 16, 32, 32]}, {"y": 4})
-    steps = Stopwatch(Machine(1)).profile(tagged(made), {"x": noise(1, 16, 32, 32)})
+    steps = Stopwatch(Machine(1), Memory(None)).profile(tagged(made), {"x": noise(1, 16, 32, 32)})
     owned = times(made, {"first", "c"}, steps)
     assert owned.keys() == {"first", "c"}
     assert sum(owned.values()) == pytest.approx(sum(step.ms for step in steps), rel=0.3)
@@ -33,7 +34,7 @@ def test_fused_and_renamed_operators_go_to_the_nodes_they_were() -> None:
 
 def test_chains_go_to_the_node_in_whose_place_they_are() -> None:
     made = factorised(two_layers(), {"conv": ("tucker2", (3, 3)), "fc": ("svd", (3,))})
-    steps = Stopwatch(Machine(1)).profile(tagged(made), {"x": noise(1, 24, 16, 16)})
+    steps = Stopwatch(Machine(1), Memory(None)).profile(tagged(made), {"x": noise(1, 24, 16, 16)})
     owned = times(made, {"conv", "fc"}, steps)
     assert owned.keys() == {"conv", "fc"}
     assert owned["conv"] > owned["fc"] > 0

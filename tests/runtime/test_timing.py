@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.session import FAILURES, Machine
-from onnx_tucker.runtime.timing import Stopwatch
+from onnx_tucker.runtime.timing import MIN_ROUNDS, Stopwatch, interleaved
 from tests.helpers import conv_model
 
 RNG = np.random.default_rng(0)
@@ -90,3 +91,10 @@ def test_a_model_that_does_not_run_raises_one_of_the_known_failures() -> None:
         Stopwatch(Machine(), Memory(None)).compare([b"nonsense"], FEED, 0.01)
     with pytest.raises(FAILURES):
         Stopwatch(Machine(), Memory(None)).compare([SMALL], {"x": np.zeros((1, 5, 16, 16), np.float32)}, 0.01)
+
+
+def test_models_take_turns_in_being_first() -> None:
+    ran: list[str] = []
+    interleaved([lambda: ran.append("a") or time.sleep(0.003), lambda: ran.append("b") or time.sleep(0.003)], 0)
+    rounds = ran[-2 * MIN_ROUNDS :]
+    assert {"".join(rounds[i : i + 2]) for i in range(0, len(rounds), 2)} == {"ab", "ba"}

@@ -137,7 +137,7 @@ def matmul(draw: st.DrawFn, opset: int, op_type: str = "MatMul") -> Case:
     weight = noise(*batch, out, inp) if left else noise(*batch, inp, out)
     x = noise(inp) if vector else noise(*leading, inp, 3) if left else noise(*leading, 3, inp)
     try:
-        np.matmul(weight, x) if left else np.matmul(x, weight)
+        np.broadcast_shapes(weight.shape[:-2], x.shape[:-2])
     except ValueError:  # batches that do not go together
         weight = weight.reshape(-1, *weight.shape[-2:])[0]
     if op_type == "FusedMatMul":

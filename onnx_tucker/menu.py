@@ -1,0 +1,169 @@
+"""What the nodes could become: the options that the rank policy and the forms give them, and their times alone."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnx_tucker.errors import PlanError
+from onnx_tucker.graph.find import Found
+from onnx_tucker.job import Job
+from onnx_tucker.rank import Rule, Rules, search
+from onnx_tucker.settings import Settings
+from onnx_tucker.tuning import Option, Tuner
+from onnx_tucker.types import Candidate, Skip
+
+logger = logging.getLogger(__name__)
+
+WORTHWHILE = 1.03
+"""How much faster another form, or another layout, has to be, so that noise alone never changes a node."""
+CLOSE = 1.25
+"""By how much times of layers alone may differ where the whole model may tell them to be the other way round."""
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What the nodes that share a weight, or one alone, could become.
+
+    Attributes:
+        group: the nodes.
+        reason: why none of it is a chain; empty where one is.
+        chains: the chains, in the nodes' own form.
+        options: all that was timed, the node as it is first; empty where nothing was.
+    """
+
+    group: list[Found]
+    reason: str
+    chains: list[Candidate]
+    options: list[Option]
+
+    @property
+    def label(self) -> str:
+        """Label of the first node."""
+        return self.group[0].place.label
+
+    def pick(self, settings: Settings, *, on_frames: bool) -> Option | None:
+        """The best with, or without, frames: a chain if it is worth its error, else what takes the least time."""
+        if not self.options:
+            return self._untimed() if not on_frames else None
+        before = self.options[0].ms
+        exact = [o for o in self.options if o.kind == (on_frames, False)]
+        chains = [o for o in self.options if o.kind == (on_frames, True)]
+        fastest = min(exact, key=lambda o: o.ms, default=None)
+        if fastest and not on_frames and fastest.ms * WORTHWHILE > before:
+            fastest = self.options[0]
+        if not chains:
+            return fastest
+        chain = chains[search.cheapest([o.candidate for o in chains], [o.ms for o in chains])]
+        slower = chain.ms * settings.min_speedup > before or (fastest is not None and chain.ms > fastest.ms)
+        return fastest if slower and not settings.keep_slower else chain
+
+    def _untimed(self) -> Option | None:
+        if not self.chains:
+            return None
+        costs = [float(sum(search.count(found.site, c) for found in self.group)) for c in self.chains]
+        best = search.cheapest(self.chains, costs)
+        return Option(self.chains[best], costs[best])
+
+    def rivals(self, pick: Option, settings: Settings) -> list[Option]:
+        """The options that take about as long alone as one of them, and may be taken in its place."""
+
+        def may(option: Option) -> bool:
+            chain = option.candidate.method is not None
+            return chain <= (pick.candidate.method is not None) and (chain or not settings.keep_slower)
+
+        return [o for o in self.options if o != pick and may(o) and o.ms <= CLOSE * pick.ms]
+
+    @property
+    def beaten(self) -> str:
+        """Why it is no chain after all, though there are some."""
+        chains = [o for o in self.options if o.candidate.method]
+        if not chains:
+            return ""
+        before, best = self.options[0].ms, min(chains, key=lambda o: o.ms)
+        exact = min((o for o in self.options if o.candidate.method is None), key=lambda o: o.ms)
+        without = f", x{before / exact.ms:.2f} without loss" if exact.candidate.changes else ""
+        return f"measured x{before / best.ms:.2f} with {best.candidate}{without}"
+
+
+def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
+    """The menus of all nodes, those with most arithmetic first.
+
+    Raises:
+        PlanError: the rules name a node that is not there, or ranks that do not fit it.
+    """
+    unused = rules.unused({f.place.label for f in job.found})
+    if unused:
+        raise PlanError(f"The ranks file names {unused[0]!r}, but the model has no such linear node.")
+    _check_globs(job)
+    made = []
+    groups = sorted(sharing(job).values(), key=_macs, reverse=True)  # if time runs out, on the small ones
+    for i, group in enumerate(groups):
+        job.progress("timing layers", i, len(groups))
+        made.append(_menu(job, tuner, group, rules))
+    job.progress("timing layers", len(groups), len(groups))
+    return made
+
+
+def sharing(job: Job) -> dict[str, list[Found]]:
+    """The nodes that share a weight, or stand alone, by the label of the first."""
+    groups: dict[str, list[Found]] = {}
+    for found in job.found:
+        groups.setdefault(found.group, []).append(found)
+    return groups
+
+
+def _macs(group: Sequence[Found]) -> int:
+    return sum(found.reading.layer.macs for found in group if found.reading.layer)
+
+
+def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
+    first = group[0].reading.found
+    if isinstance(first, Skip):
+        return Menu(group, first.reason, [], [])
+    excluded = _left_out(job, group, rules)
+    chains = excluded or _chains(group, rules)
+    reason, candidates = (chains, []) if isinstance(chains, str) else ("", chains)
+    options = tuner.options(group, candidates, lower=job.settings.lower and not excluded)
+    return Menu(group, reason, candidates, options)
+
+
+def _left_out(job: Job, group: Sequence[Found], rules: Rules) -> str:
+    """Why a group is not to be touched at all; empty where it may be."""
+    for found in group:
+        excluded = _excluded(found, job.settings)
+        if excluded:
+            return f"its weight is also that of {found.place.label}, {excluded}" if len(group) > 1 else excluded
+    rule = _rule(group, rules)
+    return "kept as asked" if rule and rule.policy is None else ""
+
+
+def _chains(group: Sequence[Found], rules: Rules) -> list[Candidate] | str:
+    """The candidates of nodes that share a weight, or why there are none."""
+    rule = _rule(group, rules)
+    return "the ranks file does not name it" if rule is None else search.candidates(group[0].site, rule)
+
+
+def _rule(group: Sequence[Found], rules: Rules) -> Rule | None:
+    return next(filter(None, (rules.rule(found.place.label) for found in group)), None)
+
+
+def _excluded(found: Found, settings: Settings) -> str:
+    label = found.place.label
+    if settings.op_types and found.place.node.op_type not in settings.op_types:
+        return "left out by --op-types"
+    if settings.include and not any(_matches(label, pattern) for pattern in settings.include):
+        return "left out by --include"
+    return "left out by --exclude" if any(_matches(label, pattern) for pattern in settings.exclude) else ""
+
+
+def _check_globs(job: Job) -> None:
+    for pattern in (*job.settings.include, *job.settings.exclude):
+        if not any(_matches(found.place.label, pattern) for found in job.found):
+            logger.warning("No node matches %r of --include or --exclude.", pattern)
+
+
+def _matches(label: str, pattern: str) -> bool:
+    return label == pattern or fnmatch.fnmatchcase(label, pattern)

@@ -1,0 +1,79 @@
+"""Plans that were made before: what their choices stand for, and what is taken back of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from onnx_tucker.errors import PlanError
+from onnx_tucker.factor import METHODS
+from onnx_tucker.forms import FORMS
+from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.job import Job
+from onnx_tucker.menu import sharing
+from onnx_tucker.pricing import Decision, choice_of, price
+from onnx_tucker.rank import search
+from onnx_tucker.tuning import Tuner, alike, forms_of
+from onnx_tucker.types import Candidate, Choice, Plan, Skip, Stage
+
+
+def replay(job: Job, plan: Plan) -> Decision:
+    """Takes a plan as it is, and times what it changes.
+
+    Raises:
+        PlanError: the plan was made for a model with other nodes.
+    """
+    known = {f.place.label: f for f in job.found}
+    planned = {c.name: c for c in plan.choices}
+    for name in sorted(known.keys() ^ planned.keys()):
+        where = "the plan has" if name in planned else "the model has"
+        raise PlanError(f"The plan is for another model: only {where} a node {name!r}.")
+    for group in sharing(job).values():
+        recipes = {(c.method, c.ranks, c.form) for c in (planned[f.place.label] for f in group)}
+        framed = any(form in FORMS and FORMS[form].on_frames for _, _, form in recipes if form)
+        if len(recipes) > 1 or (framed and not alike(group)):
+            names = " and ".join(repr(f.place.label) for f in group[:2])
+            raise PlanError(f"The plan treats {names} differently, but they share a weight.")
+    candidates = {name: planned_candidate(job.context, known[name], c) for name, c in planned.items() if c.form}
+    return Decision(Plan(tuple(planned[name] for name in known)), price(job, Tuner(job), candidates))
+
+
+def planned_candidate(context: Context, found: Found, choice: Choice) -> Candidate:
+    """The candidate that a choice stands for.
+
+    Raises:
+        PlanError: the node is not the one that the plan was made for.
+    """
+    reading = found.reading.found
+    if isinstance(reading, Skip):
+        raise PlanError(f"The plan changes {choice.name!r}, but it cannot be: {reading.reason}.")
+    if choice.shape != reading.stage.shape or choice.op != reading.op:
+        raise PlanError(
+            f"The plan is for another model: its {choice.name!r} is a {choice.op} of shape {choice.shape}, "
+            f"here it is a {reading.op} of shape {reading.stage.shape}."
+        )
+    if (choice.method and choice.method not in METHODS) or choice.form not in FORMS:
+        raise PlanError(f"The plan asks for {choice.method} ({choice.form}) at {choice.name!r}, which is unknown.")
+    stages: tuple[Stage, ...] = (reading.stage,)
+    if choice.method and choice.ranks:
+        method = METHODS[choice.method]
+        if not method.applies(reading.stage, by_name=True):
+            raise PlanError(f"The plan asks for {choice.method} at {choice.name!r}, which does not apply to its shape.")
+        search.check_ranks(reading, method, choice.ranks)
+        stages = method.stages(reading.stage, choice.ranks)
+    if FORMS[choice.form] not in forms_of(context, found, stages):
+        raise PlanError(f"The plan asks for {choice.form} at {choice.name!r}, which does not fit it.")
+    return Candidate(choice.method, choice.ranks, stages, 0.0, choice.form)
+
+
+def give_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:
+    """The decision with some nodes, and those that share their weights, kept after all, for these reasons."""
+    groups = {f.group: reasons[f.place.label] for f in job.found if f.place.label in reasons}
+    choices = tuple(
+        choice_of(f, None, groups[f.group]) if f.group in groups else c
+        for f, c in zip(job.found, decision.plan.choices, strict=True)
+    )
+    kept = {f.place.label for f in job.found if f.group in groups}
+    prices = {name: replace(price, after=None) if name in kept else price for name, price in decision.prices.items()}
+    return Decision(Plan(choices), prices)
