@@ -31,12 +31,14 @@ LAYER_SECONDS = 0.4
 """Time spent at most on comparing one layer with what it could become."""
 FRAME_FORMS, HURRIED = 8, 2
 """Candidates on frames that are timed, the best by estimate: of a node as it is, and again as many of its chains."""
-FINALISTS = 5
+FINALISTS = 8
 """Of each kind, how many of the fastest are compared at length, if they are `CLOSE`; two in any case."""
 RESHAPES = 7
 """The first opset that lowered nodes are written for."""
-CLOSE = 1.2
-"""By how much rough times may differ that could be the same."""
+CLOSE, FAR = 1.2, 1.6
+"""By how much rough times may differ that could be the same, of long layers and of brief ones."""
+BRIEF = 1.0
+"""Milliseconds up to which a layer's time depends on what ran before it, so that rough times say little."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def _finalists(options: Sequence[Option]) -> list[Candidate]:
         kinds.setdefault(option.kind, []).append(option)
     kept = {options[0].candidate}
     for ordered in kinds.values():
-        close = [o for o in ordered if o.ms <= CLOSE * ordered[0].ms]
+        least = ordered[0].ms
+        close = [o for o in ordered if o.ms <= (CLOSE if least > BRIEF else FAR) * least]
         kept.update(o.candidate for o in (*ordered[:2], *close[:FINALISTS]))
         kept.add(min(close, key=lambda o: o.candidate.predicted_error).candidate)
     return [o.candidate for o in options if o.candidate in kept]
