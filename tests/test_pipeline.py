@@ -165,8 +165,16 @@ def test_a_whole_model_that_stays_slower_is_the_input(monkeypatch: pytest.Monkey
 
 def test_all_candidates_of_a_node_are_timed_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = pretend(monkeypatch, 1.5)
+    monkeypatch.setattr(Stopwatch, "sift", lambda self, models, feed: [1.0] * len(models))
     compress(two_layers(), ranks="3")
-    assert sizes == [3, 2, 2]  # conv with the faster two of three candidates, fc with one, the whole model
+    assert sizes == [4, 2, 2]  # conv with three candidates, fc with one, the whole model
+
+
+def test_of_those_that_are_far_slower_only_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = pretend(monkeypatch, 1.5)
+    monkeypatch.setattr(Stopwatch, "sift", lambda self, models, feed: [9.0**i for i in range(len(models))])
+    compress(two_layers(), ranks="3")
+    assert sizes == [3, 2, 2]
 
 
 def test_a_plan_is_replayed_exactly(source: Path, tmp_path: Path) -> None:
