@@ -66,4 +66,4 @@ def error_bound(spectra: Spectra, ranks: Ranks) -> float:
     return 1.0
 
 
-CP = Method("cp", ("components",), False, True, stages, factors, error_bound, asked="always")
+CP = Method("cp", ("components",), False, True, stages, factors, error_bound, ("ri", "rk", "or"), "r", asked="always")

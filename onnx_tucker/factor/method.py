@@ -25,6 +25,10 @@ class Method:
         stages: the chain that a site's only stage becomes at given ranks, with as many groups or a multiple of them.
         factors: weights of those stages, from one group's float64 weight (out, in, *kernel).
         error_bound: upper bound of the relative Frobenius error at given ranks, from the spectra alone.
+        terms: the axes of each stage's weight in Einstein's notation, whose product is the weight: "o" and "i" are the
+            output and input channels of a group, "k" all kernel elements, "t" the first kernel axis and "l" the later
+            ones; "i" is in the first term only, "o" in the last.
+        letters: the axes that the ranks are the sizes of.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Method:
     stages: Callable[[Stage, Ranks], tuple[Stage, ...]]
     factors: Callable[[Array, Ranks], tuple[Array, ...]]
     error_bound: Callable[[Spectra, Ranks], float]
+    terms: tuple[str, ...]
+    letters: str
     axes: int = 0
     asked: str = ""
 

@@ -60,4 +60,4 @@ def _alone(window: Window, axes: range) -> Window:
     )
 
 
-SEPARABLE = Method("separable", ("across",), False, True, stages, factors, error_bound, axes=2)
+SEPARABLE = Method("separable", ("across",), False, True, stages, factors, error_bound, ("ril", "ort"), "r", axes=2)

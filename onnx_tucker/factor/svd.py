@@ -32,4 +32,4 @@ def error_bound(spectra: Spectra, ranks: Ranks) -> float:
     return math.sqrt(lost_share(spectra.of("matrix"), ranks[0]))
 
 
-SVD = Method("svd", ("matrix",), True, False, stages, factors, error_bound)
+SVD = Method("svd", ("matrix",), True, False, stages, factors, error_bound, ("rik", "or"), "r")

@@ -55,5 +55,9 @@ def _ones(weight: Array) -> tuple[int, ...]:
     return (1,) * (weight.ndim - 2)
 
 
-TUCKER1_IN = Method("tucker1_in", ("in",), True, True, stages_in, factors_in, error_in, asked="matrix")
-TUCKER1_OUT = Method("tucker1_out", ("out",), True, True, stages_out, factors_out, error_out, asked="matrix")
+TUCKER1_IN = Method(
+    "tucker1_in", ("in",), True, True, stages_in, factors_in, error_in, ("ai", "oak"), "a", asked="matrix"
+)
+TUCKER1_OUT = Method(
+    "tucker1_out", ("out",), True, True, stages_out, factors_out, error_out, ("bik", "ob"), "b", asked="matrix"
+)

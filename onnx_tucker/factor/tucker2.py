@@ -58,4 +58,6 @@ def _core(tensor: Array, u: Array, v: Array) -> Array:
     return np.asarray(np.einsum("oik,ob,ia->bak", tensor, u, v, optimize=True))
 
 
-TUCKER2 = Method("tucker2", ("in", "out"), True, True, stages, factors, error_bound, asked="matrix")
+TUCKER2 = Method(
+    "tucker2", ("in", "out"), True, True, stages, factors, error_bound, ("ai", "bak", "ob"), "ab", asked="matrix"
+)

@@ -60,4 +60,15 @@ def _core(tensor: Array, v: Array, q: Array) -> Array:
     return np.asarray(np.einsum("oik,ia,kc->oac", tensor, v, q, optimize=True))
 
 
-TUCKER_KERNEL = Method("tucker_kernel", ("in", "kernel"), False, True, stages, factors, error_bound, asked="always")
+TUCKER_KERNEL = Method(
+    "tucker_kernel",
+    ("in", "kernel"),
+    False,
+    True,
+    stages,
+    factors,
+    error_bound,
+    ("ai", "ack", "oac"),
+    "ac",
+    asked="always",
+)

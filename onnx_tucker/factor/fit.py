@@ -1,0 +1,201 @@
+"""The factors of a method that do least harm to a layer's outputs, rather than to its weight.
+
+With C the second moment of the layer's input patches p, and T the weight that predicts the wanted outputs best, a
+chain of weight W misses them by
+
+    E |y - W p|^2 = const + tr (W - T) C (W - T)^T,
+
+which is minimised over the factors of W, one at a time. The last factor has a closed form; with a basis of the output
+behind it, the two together are reduced-rank regression (Izenman, Journal of Multivariate Analysis 5, 1975). The others
+take a few steps of conjugate gradients each. It starts from the decomposition of the weight with whitened input
+channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy
+
+from onnx_tucker.factor.method import Method
+from onnx_tucker.types import Array, Chain, Ranks, Stage
+
+ROUNDS = 8
+"""How often every factor is refitted at most."""
+STEPS = 20
+"""Steps of conjugate gradients for one factor."""
+ENOUGH = 1e-3
+"""Rounds end when one lowers the loss by less than this share."""
+FLOOR = 1e-9
+"""Share of the largest eigenvalue below which others count as this much, where roots and inverses are taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """What the weight of one group has to do: its quadratic loss.
+
+    Attributes:
+        target: the weight without a limit on its rank, (out, in, volume).
+        moment: second moment of the input patches, (in * volume, in * volume), positive definite.
+    """
+
+    target: Array
+    moment: Array
+
+    def loss(self, weight: Array) -> float:
+        """How far a weight (out, in, volume) is from the target, in the mean square of the outputs."""
+        missed = (weight - self.target).reshape(len(weight), -1)
+        return float(np.einsum("od,od->", missed @ self.moment, missed))
+
+
+def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal]) -> Chain:
+    """The chain of `stage` at `ranks` whose outputs miss the goals of its groups least, up to a local optimum.
+
+    Args:
+        method: the decomposition.
+        stage: the site as the only stage of a chain.
+        ranks: one for each of the method's modes.
+        goals: of each group.
+    """
+    by_group = [_fitted(_Factors(method, replace(stage, groups=1), ranks, goal)) for goal in goals]
+    return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
+
+
+def _fitted(factors: _Factors) -> tuple[Array, ...]:
+    found = factors.start()
+    before = np.inf
+    for round_ in range(ROUNDS):
+        found = factors.close(found)
+        loss = factors.goal.loss(factors.weight(found))
+        if len(found) == 1 + factors.merged or round_ == ROUNDS - 1 or before - loss <= ENOUGH * loss:
+            break
+        before = loss
+        found = factors.descend(found)
+    return factors.shaped(found)
+
+
+class _Factors:
+    """The factors of one group as tensors whose axes are the letters of the method's terms."""
+
+    def __init__(self, method: Method, stage: Stage, ranks: Ranks, goal: Goal) -> None:
+        self.method, self.stage, self.ranks, self.goal = method, stage, ranks, goal
+        volume, first = stage.window.volume, (stage.window.kernel or (1,))[0]
+        self.sizes = {"o": stage.out, "i": stage.inp, "k": volume, "t": first, "l": volume // first}
+        self.sizes |= dict(zip(method.letters, ranks, strict=True))
+        self.terms = method.terms
+        self.whole = "oitl" if any("t" in term for term in self.terms) else "oik"
+        basis = self.terms[-1][1:]
+        # A basis of the output, and one factor before it that has a coordinate for each of its vectors.
+        self.merged = len(basis) == 1 and sum(basis in term for term in self.terms) == 2
+
+    def start(self) -> list[Array]:
+        """The decomposition of the weight by its values, its input channels whitened."""
+        half, inverse = _roots(self._channel_moment())
+        target = np.einsum("oik,ij->ojk", self.goal.target, half)
+        factors = self.method.factors(target.reshape(self.stage.shape), self.ranks)
+        found = [f.reshape([self.sizes[c] for c in term]) for f, term in zip(factors, self.terms, strict=True)]
+        first = self.terms[0]
+        found[0] = np.einsum(f"{first},ij->{first.replace('i', 'j')}", found[0], inverse)
+        return found
+
+    def weight(self, found: Sequence[Array]) -> Array:
+        """The weight (out, in, volume) that factors amount to."""
+        return self._product(self.terms, found, self.whole).reshape(self.goal.target.shape)
+
+    def close(self, found: Sequence[Array]) -> list[Array]:
+        """Refits the last factor, and the one before it too where the last is a basis of the output."""
+        kept = list(found[: -1 - self.merged])
+        terms = self.terms[: len(kept)]
+        basis = self.terms[-1][1:]
+        head = self.terms[-2].replace(basis, "o") if self.merged else self.terms[-1]
+        rest = head.replace("o", "")
+        features = self._features(terms, kept, rest)
+        out = len(self.goal.target)
+        crossed = self.goal.target.reshape(out, -1) @ self.goal.moment
+        if features is None:  # the patches themselves
+            moment, best = self.goal.moment, self.goal.target.reshape(out, -1)
+        else:
+            moment = features @ self.goal.moment @ features.T
+            best = _solved(moment, features @ crossed.T).T
+        if not self.merged:
+            best = best.reshape(out, *(self.sizes[c] for c in rest))
+            return [*kept, np.einsum(f"o{rest}->{head}", best)]
+        vectors: Array = np.linalg.eigh(best @ moment @ best.T)[1][:, ::-1][:, : self.sizes[basis]]
+        core = (vectors.T @ best).reshape(-1, *(self.sizes[c] for c in rest))
+        return [*kept, np.einsum(f"{basis}{rest}->{self.terms[-2]}", core), vectors]
+
+    def descend(self, found: Sequence[Array]) -> list[Array]:
+        """Lowers the loss over each factor before those that `close` refits."""
+        found = list(found)
+        target, terms, used = self.goal.target, self.terms, len(found)
+        if self.merged:  # the basis is orthonormal: the loss within its span is all that the others can change
+            target = np.einsum("oik,ob->bik", target, found[-1])
+            terms, used = (*terms[:-2], terms[-2].replace(terms[-1][1:], "o")), len(found) - 1
+        wanted = target.reshape(len(target), -1) @ self.goal.moment
+        for i in range(len(found) - 1 - self.merged):
+            found[i] = self._descended(i, found[:used], terms, wanted)
+        return found
+
+    def _descended(self, i: int, found: Sequence[Array], terms: Sequence[str], wanted: Array) -> Array:
+        shape, others = found[i].shape, [f for j, f in enumerate(found) if j != i]
+        named = [term for j, term in enumerate(terms) if j != i]
+        sizes = [len(wanted), *(self.sizes[c] for c in self.whole[1:])]
+
+        def back(outputs: Array) -> Array:
+            return self._product([self.whole, *named], [outputs.reshape(sizes), *others], terms[i]).ravel()
+
+        def normal(flat: Array) -> Array:
+            factors = [flat.reshape(shape) if j == i else f for j, f in enumerate(found)]
+            weight = self._product(terms, factors, self.whole).reshape(wanted.shape)
+            return back(weight @ self.goal.moment)
+
+        operator = scipy.sparse.linalg.LinearOperator((found[i].size,) * 2, matvec=normal, dtype=np.float64)
+        solved, _ = scipy.sparse.linalg.cg(operator, back(wanted), x0=found[i].ravel(), rtol=1e-8, maxiter=STEPS)
+        return np.asarray(solved).reshape(shape)
+
+    def shaped(self, found: Sequence[Array]) -> tuple[Array, ...]:
+        """The factors in the shapes that the stages store."""
+        stages = self.method.stages(self.stage, self.ranks)
+        return tuple(np.ascontiguousarray(f).reshape(s.shape) for f, s in zip(found, stages, strict=True))
+
+    def _features(self, terms: Sequence[str], found: Sequence[Array], rest: str) -> Array | None:
+        """The matrix from patches to what the last factor multiplies; None where it multiplies the patches."""
+        if not terms:
+            return None
+        whole = self.whole[1:]
+        shared = [c for c in rest if c in whole]  # letters that pass from the patches to the last factor
+        primed = {c: c.upper() for c in shared}
+        inputs = [*terms, *(c + primed[c] for c in shared)]
+        arrays = [*found, *(np.eye(self.sizes[c]) for c in shared)]
+        target = "".join(primed.get(c, c) for c in rest) + whole
+        rows = int(np.prod([self.sizes[c] for c in rest]))
+        return self._product(inputs, arrays, target).reshape(rows, -1)
+
+    def _channel_moment(self) -> Array:
+        _, inp, volume = self.goal.target.shape
+        moment = self.goal.moment.reshape(inp, volume, inp, volume)
+        return np.asarray(np.einsum("ikjk->ij", moment) / volume)
+
+    @staticmethod
+    def _product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:
+        return np.asarray(np.einsum(f"{','.join(terms)}->{target}", *arrays, optimize=True))
+
+
+def _roots(moment: Array) -> tuple[Array, Array]:
+    """Symmetric square root of a second moment, and its inverse."""
+    values, vectors = np.linalg.eigh(moment)
+    values = np.sqrt(_floored(values))
+    return vectors * values @ vectors.T, vectors / values @ vectors.T
+
+
+def _solved(moment: Array, crossed: Array) -> Array:
+    """The least-squares solution of `moment @ x = crossed`, whatever the moment's rank."""
+    values, vectors = np.linalg.eigh(moment)
+    return np.asarray(vectors / _floored(values) @ (vectors.T @ crossed))
+
+
+def _floored(values: Array) -> Array:
+    """Eigenvalues of a second moment, kept away from zero."""
+    return np.maximum(values, FLOOR * (values.max() or 1.0))

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnx_tucker.factor import METHODS, reconstruct
+from onnx_tucker.factor.fit import Goal, fit
+from onnx_tucker.types import Array, Chain, Ranks, Stage, Window
+
+CASES: list[tuple[str, tuple[int, ...], Ranks]] = [
+    ("svd", (7, 6), (3,)),
+    ("svd", (7, 6, 1, 1), (3,)),
+    ("tucker1_in", (7, 6, 3, 2), (3,)),
+    ("tucker1_out", (7, 6, 3, 2), (3,)),
+    ("tucker2", (7, 6, 3, 2), (3, 4)),
+    ("tucker2", (7, 6), (3, 4)),
+    ("separable", (7, 6, 3, 2), (5,)),
+    ("separable", (7, 6, 3, 2, 2), (5,)),
+    ("tucker_kernel", (7, 6, 3, 2), (3, 2)),
+    ("cp", (7, 6, 3), (5,)),
+]
+each = pytest.mark.parametrize(("name", "shape", "ranks"), CASES, ids=str)
+
+
+def stage_of(*shape: int, groups: int = 1) -> Stage:
+    axes = len(shape) - 2
+    return Stage(*shape[:2], Window(shape[2:], (1,) * axes, (1,) * axes, (0,) * 2 * axes), groups)
+
+
+def goal_of(weight: Array, seed: int = 0, rank: int | None = None) -> Goal:
+    """A goal with inputs of very different sizes that depend on each other."""
+    rng = np.random.default_rng(seed)
+    width = weight[0].size
+    mixed = rng.standard_normal((rank or 2 * width, width)) @ np.diag(np.logspace(0, -2, width))
+    return Goal(weight.reshape(*weight.shape[:2], -1), mixed.T @ mixed + 1e-12 * np.eye(width))
+
+
+def loss(goal: Goal, chain: Chain) -> float:
+    return goal.loss(reconstruct(chain).reshape(goal.target.shape))
+
+
+@each
+def test_the_terms_of_a_method_are_its_stages(name: str, shape: tuple[int, ...], ranks: Ranks) -> None:
+    """The product of the terms is the weight that the chain amounts to."""
+    method, stage = METHODS[name], stage_of(*shape)
+    chain = method.chain(np.random.default_rng(0).standard_normal(shape), stage, ranks)
+    volume, first = stage.window.volume, (stage.window.kernel or (1,))[0]
+    sizes = {"o": shape[0], "i": shape[1], "k": volume, "t": first, "l": volume // first}
+    sizes |= dict(zip(method.letters, ranks, strict=True))
+    factors = [f.reshape([sizes[c] for c in term]) for f, term in zip(chain.factors, method.terms, strict=True)]
+    whole = "oitl" if "t" in "".join(method.terms) else "oik"
+    product = np.einsum(f"{','.join(method.terms)}->{whole}", *factors)
+    assert np.allclose(product.reshape(shape), reconstruct(chain))
+
+
+@each
+def test_outputs_are_closer_than_those_of_the_decomposed_weight(
+    name: str, shape: tuple[int, ...], ranks: Ranks
+) -> None:
+    method, stage = METHODS[name], stage_of(*shape)
+    for seed in range(3):
+        weight = np.random.default_rng(seed).standard_normal(shape)
+        goal = goal_of(weight, seed)
+        assert loss(goal, fit(method, stage, ranks, [goal])) < 0.9 * loss(goal, method.chain(weight, stage, ranks))
+
+
+@each
+def test_a_weight_that_has_the_ranks_is_found(name: str, shape: tuple[int, ...], ranks: Ranks) -> None:
+    if name == "cp":
+        pytest.skip("alternating least squares need not find the products")
+    method, stage = METHODS[name], stage_of(*shape)
+    weight = reconstruct(method.chain(np.random.default_rng(0).standard_normal(shape), stage, ranks))
+    goal = goal_of(weight)
+    zero = goal.loss(np.zeros_like(goal.target))
+    assert loss(goal, fit(method, stage, ranks, [goal])) < 1e-6 * zero
+
+
+@pytest.mark.parametrize(("name", "shape"), [("svd", (7, 6)), ("tucker1_out", (7, 6, 3, 2))])
+def test_methods_with_one_basis_of_the_output_reach_the_optimum(name: str, shape: tuple[int, ...]) -> None:
+    """What reduced-rank regression loses is the smallest eigenvalues of the outputs' second moment."""
+    goal = goal_of(np.random.default_rng(0).standard_normal(shape))
+    matrix = goal.target.reshape(len(goal.target), -1)
+    lost = np.linalg.eigvalsh(matrix @ goal.moment @ matrix.T)[:-3].sum()
+    assert loss(goal, fit(METHODS[name], stage_of(*shape), (3,), [goal])) == pytest.approx(lost)
+
+
+@each
+def test_inputs_that_never_vary_are_no_trouble(name: str, shape: tuple[int, ...], ranks: Ranks) -> None:
+    weight = np.random.default_rng(0).standard_normal(shape)
+    goal = goal_of(weight, rank=2)
+    chain = fit(METHODS[name], stage_of(*shape), ranks, [goal])
+    assert all(np.isfinite(factor).all() for factor in chain.factors)
+    assert loss(goal, chain) <= loss(goal, METHODS[name].chain(weight, stage_of(*shape), ranks))
+
+
+def test_no_input_at_all_is_no_trouble() -> None:
+    weight = np.random.default_rng(0).standard_normal((7, 6, 3))
+    goal = replace(goal_of(weight), moment=np.zeros((18, 18)))
+    chain = fit(METHODS["tucker2"], stage_of(7, 6, 3), (2, 2), [goal])
+    assert all(np.isfinite(factor).all() for factor in chain.factors)
+
+
+def test_every_group_has_its_own_goal() -> None:
+    weights = np.random.default_rng(0).standard_normal((2, 7, 6, 3))
+    goals = [goal_of(weight, seed) for seed, weight in enumerate(weights)]
+    together = fit(METHODS["tucker2"], stage_of(7, 6, 3, groups=2), (3, 4), goals)
+    alone = [fit(METHODS["tucker2"], stage_of(7, 6, 3), (3, 4), [goal]) for goal in goals]
+    for both, *parts in zip(together.factors, *(chain.factors for chain in alone), strict=True):
+        assert np.array_equal(both, np.concatenate(parts))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_tucker.factor.moments import RIDGES, Moments, ridge
+from onnx_tucker.types import Array, Stage, Window
+
+STAGE = Stage(4, 3, Window((2,), (1,), (1,), (0, 0)), groups=2)
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.standard_normal(STAGE.shape)
+
+
+def rows(count: int, weight: Array = WEIGHT, shift: float = 0.0, noise: float = 0.0) -> tuple[Array, Array]:
+    """Patches, and the outputs of a weight on them."""
+    p = RNG.standard_normal((count, 2, 6)) + 1
+    y = np.einsum("god,ngd->ngo", weight.reshape(2, 4, 6), p) + shift
+    return p, y + noise * RNG.standard_normal(y.shape)
+
+
+def moments(p: Array, y: Array) -> Moments:
+    made = Moments.none(STAGE)
+    assert made.add(p, y) == 0
+    return made
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_goal_is_the_weight_that_makes_the_outputs(bias: bool) -> None:
+    other = RNG.standard_normal(STAGE.shape)
+    goals = moments(*rows(500, other, shift=3.0 if bias else 0.0)).goals(WEIGHT, 1e-12, bias=bias)
+    assert np.allclose(np.concatenate([goal.target for goal in goals]), other.reshape(8, 3, 2))
+
+
+def test_without_rows_or_with_a_strong_ridge_it_is_the_trained_weight() -> None:
+    trained = WEIGHT.reshape(8, 3, 2)
+    for made, strength in ((Moments.none(STAGE), 1e-3), (moments(*rows(50, 2 * WEIGHT)), 1e9)):
+        goals = made.goals(WEIGHT, strength, bias=True)
+        assert np.allclose(np.concatenate([goal.target for goal in goals]), trained)
+
+
+def test_the_bias_makes_the_means_right() -> None:
+    p, y = rows(100, shift=3.0)
+    assert np.allclose(moments(p, y).bias(WEIGHT), 3.0)
+    assert np.allclose(moments(p, y).bias(0 * WEIGHT), y.mean(0).ravel())
+
+
+def test_sums_do_not_depend_on_batches() -> None:
+    p, y = rows(100)
+    parts = moments(p[:30], y[:30]) + moments(p[30:], y[30:])
+    whole = moments(p, y)
+    assert parts.rows == whole.rows == 100
+    for name in ("patch", "output", "squared", "crossed"):
+        assert np.allclose(getattr(parts, name), getattr(whole, name))
+
+
+def test_rows_that_are_not_finite_are_left_out() -> None:
+    p, y = rows(5)
+    expected = moments(p[3:], y[3:])
+    p[0, 1, 2], p[1, 0, 0], y[2, 0, 0] = np.nan, np.inf, -np.inf
+    made = Moments.none(STAGE)
+    assert made.add(p, y) == 3
+    assert np.allclose(made.squared, expected.squared)
+
+
+def test_the_ridge_is_weak_where_rows_are_many_and_strong_where_they_mislead() -> None:
+    many = [moments(*rows(400, 1.5 * WEIGHT)) for _ in range(2)]
+    few = [moments(*rows(4, WEIGHT, noise=1.0)) for _ in range(2)]
+    assert ridge(*many, WEIGHT, bias=True) == RIDGES[0]
+    assert ridge(*few, WEIGHT, bias=True) > RIDGES[3]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from onnx_tucker.factor.patches import count, outputs, patches
+from onnx_tucker.types import Array, Stage, Window
+from tests.helpers import model, run
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@given(data=st.data())
+@settings(max_examples=40)
+def test_the_weight_times_patches_is_the_output(data: st.DataObject, transposed: bool) -> None:
+    axes, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
+
+    def each(low: int, high: int, number: int = axes) -> tuple[int, ...]:
+        return tuple(data.draw(st.lists(st.integers(low, high), min_size=number, max_size=number)))
+
+    window = Window(each(1, 3), each(1, 2), each(1, 2), each(0, 1, 2 * axes))
+    if transposed:
+        window = replace(window, transposed=True, output_padding=tuple(s - 1 for s in window.strides))
+    stage = Stage(2, 3, window, groups)
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal(stage.shape).astype(np.float32)
+    x = rng.standard_normal((2, groups * 3, *[6] * axes)).astype(np.float32)
+    y = output(stage, weight, x)
+    rows = rng.permutation(count(y))[:20]
+    seen = patches(stage, x, rows).astype(np.float64)
+    product = np.einsum("god,ngd->ngo", weight.reshape(groups, 2, -1), seen)
+    assert np.allclose(product, outputs(stage, y, rows), atol=1e-4)
+
+
+def output(stage: Stage, weight: Array, x: Array) -> Array:
+    """What onnxruntime computes for the layer."""
+    window = stage.window
+    stored, op = weight, "Conv"
+    if window.transposed:  # (groups * out, in, *kernel) to (groups * in, out, *kernel)
+        split = weight.reshape(stage.groups, stage.out, stage.inp, *window.kernel)
+        stored, op = split.swapaxes(1, 2).reshape(-1, stage.out, *window.kernel), "ConvTranspose"
+    geometry = {"strides": window.strides, "dilations": window.dilations, "pads": window.pads, "group": stage.groups}
+    if window.transposed:
+        geometry["output_padding"] = window.output_padding
+    node = helper.make_node(op, ["x", "w"], ["y"], **geometry)
+    made = model([node], {"w": stored}, {"x": list(x.shape)}, {"y": x.ndim})
+    return run(made, x=x)[0]
+
+
+def test_a_matrix_product_sees_its_vectors() -> None:
+    stage = Stage(4, 3, Window())
+    x = np.arange(15.0).reshape(5, 3)
+    assert np.array_equal(patches(stage, x, np.array([3, 1])), x[[3, 1]][:, None])
+    assert np.array_equal(outputs(Stage(3, 1, Window()), x, np.array([2])), x[[2]][:, None])
+    assert count(x) == 5
