@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import onnx
 import onnxruntime as ort
 from joblib import Parallel, delayed
 
-from onnx_tucker import outputs
+from onnx_tucker import calibrate, outputs
 from onnx_tucker.errors import DataError, PlanError, PromiseError, TuckerError, UsageError
-from onnx_tucker.factor import METHODS, weight_error
+from onnx_tucker.factor import weight_error
 from onnx_tucker.graph import io
 from onnx_tucker.graph.check import invalid
+from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job, Progress, prepare
@@ -212,11 +213,8 @@ def _weaker_half(made: _Made) -> set[str]:
 def _factorise(job: Job, decision: Decision) -> _Made:
     planned = _planned(job, decision)
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
-    tasks = Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(
-        delayed(_chain)(f.site, planned[f.place.label]) for f in leaders
-    )
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
-    for i, (leader, (chain, error)) in enumerate(zip(leaders, tasks, strict=True)):
+    for i, (leader, (chain, error)) in enumerate(zip(leaders, _chains(job, leaders, planned), strict=True)):
         job.progress("factorising", i, len(leaders))
         stored = store(leader, planned[leader.place.label], chain, names)
         group = [f.place.label for f in job.found if f.group == leader.place.label]
@@ -226,20 +224,27 @@ def _factorise(job: Job, decision: Decision) -> _Made:
     return _splice(job, decision, weights, errors)
 
 
+def _chains(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterable[tuple[Chain, float]]:
+    """The chains of nodes with the errors of their weights: one after another with data, else side by side."""
+    if calibrate.usable(job):
+        fitted = calibrate.fitted(job, leaders, planned)
+        return (_rounded(f.site, chain) for f, chain in zip(leaders, fitted, strict=True))
+    return Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(  # type: ignore[no-any-return]
+        delayed(lambda f: _rounded(f.site, calibrate.decomposed(f.site, planned[f.place.label])))(f) for f in leaders
+    )
+
+
+def _rounded(site: Site, chain: Chain) -> tuple[Chain, float]:
+    """A chain in the weight's own type, and its relative error."""
+    weight = site.read()
+    chain = replace(chain, factors=tuple(factor.astype(site.dtype, copy=False) for factor in chain.factors))
+    return chain, weight_error(weight, chain) if len(chain.factors) > 1 else 0.0
+
+
 def _planned(job: Job, decision: Decision) -> dict[str, Candidate]:
     """The candidates of a decision, by node."""
     pairs = zip(job.found, decision.plan.choices, strict=True)
     return {f.place.label: planned_candidate(job.context, f, choice) for f, choice in pairs if choice.form}
-
-
-def _chain(site: Site, candidate: Candidate) -> tuple[Chain, float]:
-    """The chain of a candidate, computed in float64 and rounded to the weight's type, and its relative error."""
-    weight = site.read()
-    if candidate.method is None or candidate.ranks is None:
-        return Chain(candidate.stages, (weight,)), 0.0
-    chain = METHODS[candidate.method].chain(weight, site.stage, candidate.ranks)
-    chain = replace(chain, factors=tuple(factor.astype(site.dtype) for factor in chain.factors))
-    return chain, weight_error(weight, chain)
 
 
 def _splice(

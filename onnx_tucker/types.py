@@ -126,10 +126,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """A decomposition: stages in the order of computation, and the weight of each."""
+    """A decomposition: stages in the order of computation, and the weight of each.
+
+    Attributes:
+        stages: the layers.
+        factors: their weights.
+        bias: what the last stage adds, (groups * out,), in the place of what the site added; None for the same.
+    """
 
     stages: tuple[Stage, ...]
     factors: tuple[Array, ...]
+    bias: Array | None = None
 
     def __post_init__(self) -> None:
         shapes = [factor.shape for factor in self.factors]

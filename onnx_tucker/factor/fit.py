@@ -20,6 +20,7 @@ import numpy as np
 import scipy
 
 from onnx_tucker.factor.method import Method
+from onnx_tucker.factor.metric import Metric
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
@@ -38,16 +39,16 @@ class Goal:
 
     Attributes:
         target: the weight without a limit on its rank, (out, in, volume).
-        moment: second moment of the input patches, (in * volume, in * volume), positive definite.
+        metric: C.
     """
 
     target: Array
-    moment: Array
+    metric: Metric
 
     def loss(self, weight: Array) -> float:
         """How far a weight (out, in, volume) is from the target, in the mean square of the outputs."""
         missed = (weight - self.target).reshape(len(weight), -1)
-        return float(np.einsum("od,od->", missed @ self.moment, missed))
+        return float(np.einsum("od,od->", self.metric.times(missed), missed))
 
 
 def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal]) -> Chain:
@@ -64,15 +65,15 @@ def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal]) -> Ch
 
 
 def _fitted(factors: _Factors) -> tuple[Array, ...]:
-    found = factors.start()
-    before = np.inf
-    for round_ in range(ROUNDS):
-        found = factors.close(found)
+    if factors.closed:
+        return factors.shaped(factors.close([]))
+    found, before = factors.close(factors.start()), np.inf
+    for _ in range(ROUNDS):
         loss = factors.goal.loss(factors.weight(found))
-        if len(found) == 1 + factors.merged or round_ == ROUNDS - 1 or before - loss <= ENOUGH * loss:
+        if before - loss <= ENOUGH * loss:
             break
         before = loss
-        found = factors.descend(found)
+        found = factors.close(factors.descend(found))
     return factors.shaped(found)
 
 
@@ -89,10 +90,11 @@ class _Factors:
         basis = self.terms[-1][1:]
         # A basis of the output, and one factor before it that has a coordinate for each of its vectors.
         self.merged = len(basis) == 1 and sum(basis in term for term in self.terms) == 2
+        self.closed = len(self.terms) == 1 + self.merged
 
     def start(self) -> list[Array]:
         """The decomposition of the weight by its values, its input channels whitened."""
-        half, inverse = _roots(self._channel_moment())
+        half, inverse = _roots(self.goal.metric.channels(self.stage.inp))
         target = np.einsum("oik,ij->ojk", self.goal.target, half)
         factors = self.method.factors(target.reshape(self.stage.shape), self.ranks)
         found = [f.reshape([self.sizes[c] for c in term]) for f, term in zip(factors, self.terms, strict=True)]
@@ -106,23 +108,23 @@ class _Factors:
 
     def close(self, found: Sequence[Array]) -> list[Array]:
         """Refits the last factor, and the one before it too where the last is a basis of the output."""
-        kept = list(found[: -1 - self.merged])
+        kept = list(found[: len(self.terms) - 1 - self.merged])
         terms = self.terms[: len(kept)]
         basis = self.terms[-1][1:]
         head = self.terms[-2].replace(basis, "o") if self.merged else self.terms[-1]
         rest = head.replace("o", "")
-        features = self._features(terms, kept, rest)
-        out = len(self.goal.target)
-        crossed = self.goal.target.reshape(out, -1) @ self.goal.moment
-        if features is None:  # the patches themselves
-            moment, best = self.goal.moment, self.goal.target.reshape(out, -1)
+        features, best = self._features(terms, kept, rest), self.goal.target.reshape(self.stage.out, -1)
+        if features is None:  # it multiplies the patches themselves
+            covariance = self.goal.metric.times(best) @ best.T
         else:
-            moment = features @ self.goal.moment @ features.T
-            best = _solved(moment, features @ crossed.T).T
+            seen = self.goal.metric.times(features)
+            moment = seen @ features.T
+            best = _solved(moment, seen @ best.T).T
+            covariance = best @ moment @ best.T
         if not self.merged:
-            best = best.reshape(out, *(self.sizes[c] for c in rest))
+            best = best.reshape(self.stage.out, *(self.sizes[c] for c in rest))
             return [*kept, np.einsum(f"o{rest}->{head}", best)]
-        vectors: Array = np.linalg.eigh(best @ moment @ best.T)[1][:, ::-1][:, : self.sizes[basis]]
+        vectors: Array = np.linalg.eigh(covariance)[1][:, ::-1][:, : self.sizes[basis]]
         core = (vectors.T @ best).reshape(-1, *(self.sizes[c] for c in rest))
         return [*kept, np.einsum(f"{basis}{rest}->{self.terms[-2]}", core), vectors]
 
@@ -133,7 +135,7 @@ class _Factors:
         if self.merged:  # the basis is orthonormal: the loss within its span is all that the others can change
             target = np.einsum("oik,ob->bik", target, found[-1])
             terms, used = (*terms[:-2], terms[-2].replace(terms[-1][1:], "o")), len(found) - 1
-        wanted = target.reshape(len(target), -1) @ self.goal.moment
+        wanted = self.goal.metric.times(target.reshape(len(target), -1))
         for i in range(len(found) - 1 - self.merged):
             found[i] = self._descended(i, found[:used], terms, wanted)
         return found
@@ -149,7 +151,7 @@ class _Factors:
         def normal(flat: Array) -> Array:
             factors = [flat.reshape(shape) if j == i else f for j, f in enumerate(found)]
             weight = self._product(terms, factors, self.whole).reshape(wanted.shape)
-            return back(weight @ self.goal.moment)
+            return back(self.goal.metric.times(weight))
 
         operator = scipy.sparse.linalg.LinearOperator((found[i].size,) * 2, matvec=normal, dtype=np.float64)
         solved, _ = scipy.sparse.linalg.cg(operator, back(wanted), x0=found[i].ravel(), rtol=1e-8, maxiter=STEPS)
@@ -172,11 +174,6 @@ class _Factors:
         target = "".join(primed.get(c, c) for c in rest) + whole
         rows = int(np.prod([self.sizes[c] for c in rest]))
         return self._product(inputs, arrays, target).reshape(rows, -1)
-
-    def _channel_moment(self) -> Array:
-        _, inp, volume = self.goal.target.shape
-        moment = self.goal.moment.reshape(inp, volume, inp, volume)
-        return np.asarray(np.einsum("ikjk->ij", moment) / volume)
 
     @staticmethod
     def _product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:

@@ -6,22 +6,140 @@ their moments follows the weight that predicts y from p best, by least squares d
     T = (E y p^T + r W0) (E p p^T + r I)^-1        r = ridge * mean of the diagonal of E p p^T
 
 (ridge regression with a prior mean; Hoerl and Kennard, Technometrics 12, 1970), of moments about the means where the
-layer has a bias to take the rest.
+layer has a bias to take the rest. What truncation is to preserve is weighed by the second moment of p, shrunk as the
+number of rows tells it to be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import scipy
 
 from onnx_tucker.factor.fit import Goal
+from onnx_tucker.factor.metric import Dense, Sampled
 from onnx_tucker.types import Array, Stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """How strongly the trained weight draws, from which `ridge` chooses."""
+
+LEAST = 1e-6
+"""The least share of the identity in a second moment."""
+
+
+class Statistics(Protocol):
+    """What is known of a layer's rows."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        ...
+
+    def add(self, patches: Array, outputs: Array) -> int:
+        """Takes in rows; those that are not finite are left out.
+
+        Args:
+            patches: (rows, groups, in * volume).
+            outputs: (rows, groups, out).
+
+        Returns:
+            How many rows were left out.
+        """
+        ...
+
+    def __add__(self, other: Self) -> Self:
+        """What is known of the rows of both."""
+        ...
+
+    def goals(self, weight: Array, ridge: float, *, bias: bool) -> list[Goal]:
+        """What each group's weight should be, and how much it matters where it is not.
+
+        Args:
+            weight: the trained one, (groups * out, in, *kernel).
+            ridge: how strongly it draws, relative to the mean square of an input.
+            bias: whether the layer has a bias to take the means.
+        """
+        ...
+
+    def bias(self, weight: Array) -> Array:
+        """What has to be added to the outputs of a weight (groups * out, in, *kernel) for their means to be right."""
+        ...
+
+    def loss(self, targets: Sequence[Array], *, bias: bool) -> float:
+        """Squared error of predictions by a weight of each group, up to a constant."""
+        ...
+
+
+@dataclass(eq=False)
+class Samples:
+    """The rows themselves, for layers with more inputs than there are rows.
+
+    Attributes:
+        patches: (groups, rows, in * volume).
+        outputs: (groups, rows, out).
+    """
+
+    patches: Array
+    outputs: Array
+
+    @classmethod
+    def none(cls, stage: Stage) -> Samples:
+        """Those of no rows at a site."""
+        return cls(*(np.zeros((stage.groups, 0, n)) for n in (stage.inp * stage.window.volume, stage.out)))
+
+    @property
+    def rows(self) -> int:
+        """See `Statistics`."""
+        return int(self.patches.shape[1])
+
+    def add(self, patches: Array, outputs: Array) -> int:
+        """See `Statistics`."""
+        p, y = _finite(patches, outputs)
+        self.patches, self.outputs = np.concatenate([self.patches, p], 1), np.concatenate([self.outputs, y], 1)
+        return len(patches) - int(p.shape[1])
+
+    def __add__(self, other: Samples) -> Samples:
+        """See `Statistics`."""
+        return Samples(*(np.concatenate(pair, 1) for pair in zip(self._both(), other._both(), strict=True)))
+
+    def _both(self) -> tuple[Array, Array]:
+        return self.patches, self.outputs
+
+    def goals(self, weight: Array, ridge: float, *, bias: bool) -> list[Goal]:
+        """See `Statistics`; the equation of the module in the space of the rows."""
+        groups, _, out = self.outputs.shape
+        trained, found = weight.astype(np.float64).reshape(groups, out, -1), []
+        for p, y, own in zip(*self._about(bias), trained, strict=True):
+            gram = p @ p.T / len(p)
+            mean = np.trace(gram) / p.shape[1] or 1.0
+            pulled = gram + ridge * mean * np.eye(len(p))
+            missed = scipy.linalg.solve(pulled, y - p @ own.T, assume_a="pos")
+            shrunk = _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], len(p))
+            metric = Sampled(np.sqrt(1 - shrunk) * p, shrunk * mean)
+            found.append(Goal((own + missed.T @ p / len(p)).reshape(out, weight.shape[1], -1), metric))
+        return found
+
+    def bias(self, weight: Array) -> Array:
+        """See `Statistics`."""
+        shaped = weight.reshape(len(self.outputs), -1, self.patches.shape[2])
+        return np.asarray((self.outputs - self.patches @ shaped.swapaxes(1, 2)).mean(axis=1).ravel())
+
+    def loss(self, targets: Sequence[Array], *, bias: bool) -> float:
+        """See `Statistics`."""
+        shaped = np.stack([target.reshape(len(target), -1) for target in targets])
+        p, y = self._about(bias)
+        return float(np.square(y - p @ shaped.swapaxes(1, 2)).sum() / max(self.rows, 1))
+
+    def _about(self, bias: bool) -> tuple[Array, Array]:
+        if not bias:
+            return self.patches, self.outputs
+        return self.patches - self.patches.mean(1, keepdims=True), self.outputs - self.outputs.mean(1, keepdims=True)
 
 
 @dataclass(eq=False)
@@ -50,26 +168,17 @@ class Moments:
         return cls(0, *(np.zeros(shape) for shape in shapes))
 
     def add(self, patches: Array, outputs: Array) -> int:
-        """Sums up rows; those that are not finite are left out.
-
-        Args:
-            patches: (rows, groups, in * volume).
-            outputs: (rows, groups, out).
-
-        Returns:
-            How many rows were left out.
-        """
-        finite = np.asarray(np.isfinite(patches).all((1, 2)) & np.isfinite(outputs).all((1, 2)))
-        p, y = (array[finite].astype(np.float64).swapaxes(0, 1) for array in (patches, outputs))
-        self.rows += int(finite.sum())
+        """See `Statistics`."""
+        p, y = _finite(patches, outputs)
+        self.rows += p.shape[1]
         self.patch += p.sum(axis=1)
         self.output += y.sum(axis=1)
         self.squared += p.swapaxes(1, 2) @ p
         self.crossed += y.swapaxes(1, 2) @ p
-        return len(finite) - int(finite.sum())
+        return len(patches) - int(p.shape[1])
 
     def __add__(self, other: Moments) -> Moments:
-        """Those of the rows of both."""
+        """See `Statistics`."""
         return Moments(
             self.rows + other.rows,
             self.patch + other.patch,
@@ -79,30 +188,27 @@ class Moments:
         )
 
     def goals(self, weight: Array, ridge: float, *, bias: bool) -> list[Goal]:
-        """What each group's weight should be, and how much it matters where it is not.
-
-        Args:
-            weight: the trained one, (groups * out, in, *kernel).
-            ridge: how strongly it draws, relative to the mean square of an input.
-            bias: whether the layer has a bias to take the means.
-        """
+        """See `Statistics`."""
         groups, out = self.output.shape
         trained = weight.astype(np.float64).reshape(groups, out, -1)
         found = []
         for squared, crossed, own in zip(*self._about(bias), trained, strict=True):
-            pull = ridge * (np.trace(squared) / len(squared) or 1.0)
-            squared = squared + pull * np.eye(len(squared))
-            target = scipy.linalg.solve(squared, (crossed + pull * own).T, assume_a="pos").T
-            found.append(Goal(target.reshape(out, weight.shape[1], -1), squared))
+            width = len(squared)
+            mean = np.trace(squared) / width or 1.0
+            pull = ridge * mean
+            target = scipy.linalg.solve(squared + pull * np.eye(width), (crossed + pull * own).T, assume_a="pos").T
+            shrunk = _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
+            metric = Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))
+            found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
         return found
 
     def bias(self, weight: Array) -> Array:
-        """What has to be added to the outputs of a weight (groups * out, in, *kernel) for their means to be right."""
+        """See `Statistics`."""
         predicted = np.einsum("god,gd->go", weight.reshape(*self.output.shape, -1), self.patch)
         return np.asarray((self.output - predicted).ravel() / max(self.rows, 1))
 
     def loss(self, targets: Sequence[Array], *, bias: bool) -> float:
-        """Squared error of predictions by a weight of each group, up to a constant."""
+        """See `Statistics`."""
         total = 0.0
         for squared, crossed, target in zip(*self._about(bias), targets, strict=True):
             weight = target.reshape(len(target), -1)
@@ -120,18 +226,49 @@ class Moments:
         return squared, crossed
 
 
-def ridge(one: Moments, other: Moments, weight: Array, *, bias: bool) -> float:
+def _shrinkage(mean: float, squared: float, width: int, rows: int) -> float:
+    """How far a second moment of few rows is to be drawn towards a multiple of the identity, from 0 to 1.
+
+    Oracle approximating shrinkage: Chen, Wiesel, Eldar and Hero, "Shrinkage Algorithms for MMSE Covariance
+    Estimation", IEEE Transactions on Signal Processing 58, 2010, equation (23).
+
+    Args:
+        mean: of its diagonal.
+        squared: the sum of its squared entries.
+        width: its rows and columns.
+        rows: that it is the mean of.
+    """
+    total = (mean * width) ** 2
+    spread = squared - total / width
+    if spread <= 0:
+        return 1.0
+    return float(np.clip(((1 - 2 / width) * squared + total) / ((rows + 1 - 2 / width) * spread), LEAST, 1.0))
+
+
+def _finite(patches: Array, outputs: Array) -> tuple[Array, Array]:
+    """The rows that are finite, (groups, rows, values) of each, in float64."""
+    finite = np.asarray(np.isfinite(patches).all((1, 2)) & np.isfinite(outputs).all((1, 2)))
+    p, y = (array[finite].astype(np.float64).swapaxes(0, 1) for array in (patches, outputs))
+    return p, y
+
+
+def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool) -> float:
     """The ridge at which the best weight of one half of the samples predicts those of the other half best.
 
     Args:
-        one: moments of some samples.
+        one: what is known of some samples.
         other: of others.
         weight: the trained weight.
-        bias: as in `Moments.goals`.
+        bias: as in `Statistics.goals`.
     """
 
     def loss(value: float) -> float:
         pairs = ((one, other), (other, one))
         return sum(b.loss([g.target for g in a.goals(weight, value, bias=bias)], bias=bias) for a, b in pairs)
 
-    return min(RIDGES, key=loss)
+    losses = [loss(RIDGES[0])]
+    for value in RIDGES[1:]:  # the loss has one valley, as a rule
+        losses.append(loss(value))
+        if losses[-1] > losses[-2]:
+            break
+    return RIDGES[int(np.argmin(losses))]

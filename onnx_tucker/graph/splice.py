@@ -25,7 +25,7 @@ from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import Names, Scope, places
 from onnx_tucker.graph.ops import OPS
 from onnx_tucker.graph.ops.op import Context, Emission
-from onnx_tucker.types import Candidate, Chain
+from onnx_tucker.types import Array, Candidate, Chain
 
 
 class Piece(NamedTuple):
@@ -47,7 +47,7 @@ class Ends(NamedTuple):
 
 
 def store(found: Found, candidate: Candidate, chain: Chain, names: Names) -> list[onnx.TensorProto]:
-    """The weights of a chain as initializers, in the order in which its form takes them.
+    """The weights of a chain as initializers, in the order in which its form takes them, and last its own bias, if any.
 
     Args:
         found: the node.
@@ -66,9 +66,14 @@ def store(found: Found, candidate: Candidate, chain: Chain, names: Names) -> lis
             array = plane.stored(stage, factor)
         else:
             array = found.seat.store(stage, factor)
-        name = names.fresh(f"{_prefix(found, candidate)}/{i}/weight")
-        tensors.append(numpy_helper.from_array(np.ascontiguousarray(array.astype(site.dtype, copy=False)), name))
+        tensors.append(_tensor(array, site.dtype, names.fresh(f"{_prefix(found, candidate)}/{i}/weight")))
+    if chain.bias is not None:
+        tensors.append(_tensor(chain.bias, site.dtype, names.fresh(f"{_prefix(found, candidate)}/bias")))
     return tensors
+
+
+def _tensor(array: Array, dtype: np.dtype[Any], name: str) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.ascontiguousarray(array.astype(dtype, copy=False)), name)
 
 
 def build(
@@ -124,7 +129,9 @@ def _direct(
 def _lowered(found: Found, candidate: Candidate, weights: Sequence[str], writer: Writer, ends: Ends | None) -> None:
     """2D convolutions on reshaped values or on frames."""
     node, form, size = found.place.node, FORMS[candidate.form], found.site.size
-    bias = node.input[2] if found.site.bias else ""
+    own = weights[len(candidate.stages) :]
+    bias = own[0] if own else node.input[2] if found.site.bias else ""
+    weights = weights[: len(candidate.stages)]
     if ends is None:
         plane.convolve(writer, node.input[0], candidate.stages, weights, bias, size, node.output[0])
         return
@@ -191,7 +198,8 @@ def splice(
         here = {place.node.output[0]: chains[place.label] for place in changed if place.scope is scope}
         _replace(twins[scope].graph, here)
     _add_weights(result, Scope(result.graph), constants)
-    dead = _dead(replaced, context)
+    rebiased = [f for f in replaced if len(weights[f.place.label]) > len(planned[f.place.label].stages)]
+    dead = _dead(replaced, rebiased, context)
     for scope in dict.fromkeys(value.scope for value in dead):
         _remove(twins[scope].graph, {value.name for value in dead if value.scope is scope})
     gone = layout.made.keys() - layout.left
@@ -261,12 +269,14 @@ def _replace(graph: onnx.GraphProto | onnx.FunctionProto, chains: Mapping[str, S
                 graph.node.insert(index, node)
 
 
-def _dead(replaced: Iterable[Found], context: Context) -> set[Value]:
-    """Values that nothing needs once the nodes are replaced: their weights, and what those were made from."""
+def _dead(replaced: Iterable[Found], rebiased: Iterable[Found], context: Context) -> set[Value]:
+    """Values that nothing needs once nodes are replaced, some with a new bias, and what those were made from."""
     weights = list({f.seat.weight.value: f.seat.weight for f in replaced}.values())
     dead = {value for weight in weights for value in weight.chain}
     parameters = [p.origin for weight in weights for p in weight.parameters]
-    return dead | {value for value in parameters if context.constants.uses(value) == parameters.count(value)}
+    biases = [bias.value for f in rebiased if (bias := context.constant(f.place, 2))]
+    used = [*parameters, *biases]
+    return dead | {value for value in used if context.constants.uses(value) == used.count(value)}
 
 
 def _remove(graph: onnx.GraphProto | onnx.FunctionProto, names: set[str]) -> None:

@@ -53,6 +53,10 @@ class Inputs:
     samples: int
     feeds: Sequence[Feed]
 
+    def batch(self, feed: Feed) -> int:
+        """How many samples one of the feeds holds."""
+        return len(next(iter(feed.values()))) if self.samples > 1 else 1
+
 
 def read_data(paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
     """Reads `.npz` (keys are input names) and `.npy` files and folders of them; samples are joined in order.

@@ -7,6 +7,7 @@ import pytest
 
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import Goal, fit
+from onnx_tucker.factor.metric import Dense
 from onnx_tucker.types import Array, Chain, Ranks, Stage, Window
 
 CASES: list[tuple[str, tuple[int, ...], Ranks]] = [
@@ -34,7 +35,7 @@ def goal_of(weight: Array, seed: int = 0, rank: int | None = None) -> Goal:
     rng = np.random.default_rng(seed)
     width = weight[0].size
     mixed = rng.standard_normal((rank or 2 * width, width)) @ np.diag(np.logspace(0, -2, width))
-    return Goal(weight.reshape(*weight.shape[:2], -1), mixed.T @ mixed + 1e-12 * np.eye(width))
+    return Goal(weight.reshape(*weight.shape[:2], -1), Dense(mixed.T @ mixed + 1e-12 * np.eye(width)))
 
 
 def loss(goal: Goal, chain: Chain) -> float:
@@ -82,7 +83,7 @@ def test_methods_with_one_basis_of_the_output_reach_the_optimum(name: str, shape
     """What reduced-rank regression loses is the smallest eigenvalues of the outputs' second moment."""
     goal = goal_of(np.random.default_rng(0).standard_normal(shape))
     matrix = goal.target.reshape(len(goal.target), -1)
-    lost = np.linalg.eigvalsh(matrix @ goal.moment @ matrix.T)[:-3].sum()
+    lost = np.linalg.eigvalsh(goal.metric.times(matrix) @ matrix.T)[:-3].sum()
     assert loss(goal, fit(METHODS[name], stage_of(*shape), (3,), [goal])) == pytest.approx(lost)
 
 
@@ -97,7 +98,7 @@ def test_inputs_that_never_vary_are_no_trouble(name: str, shape: tuple[int, ...]
 
 def test_no_input_at_all_is_no_trouble() -> None:
     weight = np.random.default_rng(0).standard_normal((7, 6, 3))
-    goal = replace(goal_of(weight), moment=np.zeros((18, 18)))
+    goal = replace(goal_of(weight), metric=Dense(np.zeros((18, 18))))
     chain = fit(METHODS["tucker2"], stage_of(7, 6, 3), (2, 2), [goal])
     assert all(np.isfinite(factor).all() for factor in chain.factors)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_tucker.factor.moments import RIDGES, Moments, ridge
+from onnx_tucker.factor.moments import RIDGES, Moments, Samples, Statistics, ridge
 from onnx_tucker.types import Array, Stage, Window
 
 STAGE = Stage(4, 3, Window((2,), (1,), (1,), (0, 0)), groups=2)
@@ -18,8 +18,8 @@ def rows(count: int, weight: Array = WEIGHT, shift: float = 0.0, noise: float = 
     return p, y + noise * RNG.standard_normal(y.shape)
 
 
-def moments(p: Array, y: Array) -> Moments:
-    made = Moments.none(STAGE)
+def moments(p: Array, y: Array, kind: type[Moments] | type[Samples] = Moments) -> Statistics:
+    made = kind.none(STAGE)
     assert made.add(p, y) == 0
     return made
 
@@ -67,3 +67,22 @@ def test_the_ridge_is_weak_where_rows_are_many_and_strong_where_they_mislead() -
     few = [moments(*rows(4, WEIGHT, noise=1.0)) for _ in range(2)]
     assert ridge(*many, WEIGHT, bias=True) == RIDGES[0]
     assert ridge(*few, WEIGHT, bias=True) > RIDGES[3]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
+    """Also about fewer rows than inputs, which leave the moments singular."""
+    for count in (4, 50):
+        p, y = rows(count, 1.5 * WEIGHT, noise=0.5)
+        one, other = (moments(p[:2], y[:2], kind) + moments(p[2:], y[2:], kind) for kind in (Moments, Samples))
+        assert one.rows == other.rows == count
+        assert np.allclose(one.bias(WEIGHT), other.bias(WEIGHT))
+        pairs = zip(*(known.goals(WEIGHT, 0.1, bias=bias) for known in (one, other)), strict=True)
+        some = RNG.standard_normal((3, 6))
+        for a, b in pairs:
+            assert np.allclose(a.target, b.target)
+            assert np.allclose(a.metric.times(some), b.metric.times(some))
+            assert np.allclose(a.metric.channels(3), b.metric.channels(3))
+        zero, own = [np.zeros((4, 3, 2))] * 2, np.split(WEIGHT, 2)
+        differences = [known.loss(own, bias=bias) - known.loss(zero, bias=bias) for known in (one, other)]
+        assert differences[0] == pytest.approx(differences[1])

@@ -27,8 +27,8 @@ def read(place: Place, context: Context) -> Reading:
     weight = context.constant(place, 1)
     if weight is None:
         return refuse(place, COMPUTED, context.constant(place, 0))
-    shape, transposed = context.shape(place, 0), bool(given.get("transB"))
-    if shape is not None and given.get("transA"):
+    shape, transposed, turned = context.shape(place, 0), bool(given.get("transB")), bool(given.get("transA"))
+    if shape is not None and turned:
         shape = shape[::-1]
     if len(weight.shape) != 2:
         return refuse(place, MISFIT, weight)
@@ -41,7 +41,7 @@ def read(place: Place, context: Context) -> Reading:
         context,
         Stage(out, inp, Window()),
         shape,
-        Seat(weight, 1, 0, ("Gemm", transposed), partial(_store, transposed)),
+        Seat(weight, 1, 0, ("Gemm", transposed), partial(_store, transposed), np.transpose if turned else np.asarray),
         lambda array: array if transposed else array.T,
         bias=bias,
         scalings=(given.get("alpha", 1.0) != 1) + (bias and given.get("beta", 1.0) != 1),

@@ -42,12 +42,13 @@ def read(place: Place, context: Context) -> Reading:
         shape = _canonical_input(stage, shape, batch, (data == LEFT) != bool(given.get(TRANSPOSED[data])))
     # A batch of matrices makes a batch of vectors of one vector, which the next stage would take for a matrix.
     input_rank = len(context.shape(place, data) or ())
+    vectors = partial(_vectors, data == RIGHT)
     return settle(
         place,
         context,
         stage,
         shape,
-        Seat(weight, index, data, ("MatMul", index, turned), partial(_store, tuple(batch), index)),
+        Seat(weight, index, data, ("MatMul", index, turned), partial(_store, tuple(batch), index), vectors, vectors),
         partial(_canonical, turned),
         scalings=int(given.get("alpha", 1.0) != 1),
         objection="its input is not known to be a matrix, see --input-shape" if batch and input_rank < 2 else "",
@@ -66,6 +67,12 @@ def _canonical_input(
     if features != (stage.inp,) or not stage.groups:
         return None
     return batches * math.prod(vectors) // stage.groups, stage.groups * stage.inp
+
+
+def _vectors(columns: bool, array: Array) -> Array:
+    """(*batch, vectors, features), or with the vectors in `columns`, to (vectors, features)."""
+    rows = np.swapaxes(array, -1, -2) if columns and array.ndim > 1 else array
+    return rows.reshape(-1, rows.shape[-1])
 
 
 def _canonical(turned: bool, array: Array) -> Array:

@@ -78,6 +78,8 @@ class Seat:
         data: which input the activations are.
         layout: what the order of the stored values depends on; nodes that share a weight and a layout share factors.
         store: the array in which a stage's canonical weight is stored in a node like this one.
+        inputs: the activations as (batch, groups * in, *spatial), as a site has them; not of a batch of matrices.
+        outputs: the same of what the node gives.
     """
 
     weight: Constant
@@ -85,6 +87,8 @@ class Seat:
     data: int
     layout: Hashable
     store: Callable[[Stage, Array], Array]
+    inputs: Callable[[Array], Array] = lambda array: array
+    outputs: Callable[[Array], Array] = lambda array: array
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Emission:
         node: the node that the chain replaces.
         seat: how that node holds its weight.
         stages: the chain's stages.
-        weights: names of the stored weights.
+        weights: names of the stored weights, and of the chain's own bias, if it has one.
         values: names of the values.
         dtype: of the weights.
         opset: version of the standard operators.
@@ -141,8 +145,8 @@ class Emission:
         return self.variables.setdefault(name, gs.Variable(name))
 
     def rest(self) -> list[gs.Variable]:
-        """The node's further inputs (the bias), which only the last stage takes."""
-        return [self.variable(name) for name in self.node.input[2:]]
+        """The chain's own bias, or the node's further inputs (the bias), which only the last stage takes."""
+        return [self.variable(name) for name in self.weights[len(self.stages) :] or self.node.input[2:]]
 
     def is_last(self, i: int) -> bool:
         """Whether stage `i` ends the chain; it takes the bias and whatever is fused into the node."""

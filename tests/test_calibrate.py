@@ -1,0 +1,123 @@
+"""Factors fitted to data, from end to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from tests.helpers import Array, conv_model, model, relative, run
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def correlated(*shape: int) -> Array:
+    """Samples whose channels depend on each other, as activations do."""
+    mixing = noise(shape[1], shape[1]) @ np.diag(np.logspace(0, -2, shape[1])).astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(np.moveaxis(noise(*shape), 1, -1) @ mixing, -1, 1))
+
+
+def one(op: str, weight: Array, x: Array, out: int, bias: bool = True, **attributes: Any) -> onnx.ModelProto:
+    tensors = {"w": weight} | ({"b": noise(out)} if bias else {})
+    node = helper.make_node(op, ["x", *tensors], ["y"], "node", **attributes)
+    made = model([node], tensors, {"x": list(x.shape)}, {"y": x.ndim})
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    return made
+
+
+def slim(made: onnx.ModelProto, data: Array | None, ranks: str = "4", **options: Any) -> onnx.ModelProto:
+    given = {} if data is None else {"data": {"x": data}}
+    return compress(made, ranks=ranks, benchmark=False, **given, **options).model
+
+
+CASES = {
+    "conv": (one("Conv", noise(12, 10, 3, 3), noise(64, 10, 8, 8), 12, pads=[1] * 4), correlated(64, 10, 8, 8)),
+    "no bias": (one("Conv", noise(12, 10, 3), noise(64, 10, 9), 12, bias=False), correlated(64, 10, 9)),
+    "strided": (one("Conv", noise(12, 10, 3, 3), noise(64, 10, 8, 8), 12, strides=[2, 1], auto_pad="SAME_LOWER"),
+                correlated(64, 10, 8, 8)),
+    "groups": (one("Conv", noise(24, 10, 3, 3), noise(64, 20, 8, 8), 24, group=2), correlated(64, 20, 8, 8)),
+    "transposed": (one("ConvTranspose", noise(10, 12, 3, 3), noise(64, 10, 8, 8), 12, strides=[2, 2]),
+                   correlated(64, 10, 8, 8)),
+    "gemm": (one("Gemm", noise(12, 10), noise(64, 10), 12, transB=1), correlated(64, 10)),
+    "matmul": (one("MatMul", noise(10, 12), noise(64, 5, 10), 12, bias=False),
+               np.swapaxes(correlated(64, 10, 5), 1, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_closer_with_data_than_without(name: str) -> None:
+    made, x = CASES[name]
+    held_out = x[:16]
+    errors = [relative(run(made, x=held_out)[0], run(slim(made, d), x=held_out)[0]) for d in (None, x[16:])]
+    assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_later_nodes_make_up_for_earlier_ones(seed: int) -> None:
+    """The second node is fitted to what the original gives, from what the first one has become."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "p"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "b", "q"], ["y"], "second", pads=[1] * 4),
+    ]
+    tensors = {"a": noise(16, 10, 3, 3), "p": noise(16), "b": noise(16, 16, 3, 3), "q": noise(16)}
+    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    x = correlated(96, 10, 8, 8)
+    together = slim(made, x[16:], seed=seed)
+    apart = slim(made, x[16:], include="first", seed=seed)
+    blind = slim(apart, None, include="second")
+    exact = run(made, x=x[:16])[0]
+    assert relative(exact, run(together, x=x[:16])[0]) < relative(exact, run(blind, x=x[:16])[0])
+
+
+def test_the_new_bias_takes_the_place_of_the_old() -> None:
+    made, x = CASES["conv"]
+    names = {tensor.name for tensor in slim(made, x).graph.initializer}
+    assert "b" not in names
+    assert sum(name.endswith("/bias") for name in names) == 1
+
+
+def test_a_bias_that_others_use_stays() -> None:
+    made, x = CASES["conv"]
+    shared = onnx.ModelProto()
+    shared.CopyFrom(made)
+    shared.graph.node.append(helper.make_node("Identity", ["b"], ["z"]))
+    shared.graph.output.append(helper.make_tensor_value_info("z", 1, None))
+    assert np.array_equal(run(slim(shared, x), x=x)[1], run(shared, x=x)[1])
+
+
+@pytest.mark.parametrize("kind", ["zero", "constant", "duplicated", "one", "partly nan"])
+def test_poor_data_does_no_harm(kind: str) -> None:
+    made, x = CASES["conv"]
+    poor = {
+        "zero": 0 * x,
+        "constant": 0 * x + 1,
+        "duplicated": x[[3] * 8],
+        "one": x[:1],
+        "partly nan": np.where(np.arange(64)[:, None, None, None] == 5, np.float32(np.nan), x),
+    }[kind]
+    result = slim(made, poor)
+    outputs = run(result, x=x)[0]
+    assert np.isfinite(outputs).all()
+    blind = relative(run(made, x=x)[0], run(slim(made, None), x=x)[0])
+    assert relative(run(made, x=x)[0], outputs) < 1.2 * blind
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    made, x = CASES["conv"]
+    assert slim(made, x, seed=1) == slim(made, x, seed=1)
+
+
+def test_lowered_forms_take_the_bias_too() -> None:
+    made = conv_model(noise(16, 8, 3, 3, 3), size=[6, 8, 8], bias=True)
+    x = correlated(32, 8, 6, 8, 8)
+    result = compress(made, ranks="4", data={"x": x}, keep_slower=True)
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 1
