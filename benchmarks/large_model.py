@@ -91,6 +91,7 @@ def main() -> None:
 """
     print(text)
     if args.out:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         Path(args.out).write_text(text, encoding="utf-8")
 
 

@@ -98,6 +98,7 @@ def main() -> int:
     text = "\n".join([*_table(rows), "", *_words(rows, args.ranks), "", _machine()])
     print(text)
     if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n", encoding="utf-8")
     if args.plot:
         args.plot.write_text(_plot(rows), encoding="utf-8")

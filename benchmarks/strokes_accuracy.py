@@ -49,6 +49,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n", encoding="utf-8")
 
 

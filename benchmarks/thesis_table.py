@@ -47,6 +47,7 @@ def main() -> int:
     text = "\n".join([*_table(report), "", *_words(report), "", _machine(report)])
     print(text)
     if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text + "\n", encoding="utf-8")
     wrong = [n.name for n in report.nodes if _counts(n) != THESIS[n.name]]
     if wrong:
