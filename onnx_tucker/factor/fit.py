@@ -189,8 +189,9 @@ def _roots(moment: Array) -> tuple[Array, Array]:
 
 def _solved(moment: Array, crossed: Array) -> Array:
     """The least-squares solution of `moment @ x = crossed`, whatever the moment's rank."""
-    values, vectors = np.linalg.eigh(moment)
-    return np.asarray(vectors / _floored(values) @ (vectors.T @ crossed))
+    floor = FLOOR * (np.trace(moment) / len(moment) or 1.0)
+    factor = scipy.linalg.cho_factor(moment + floor * np.eye(len(moment)), check_finite=False)
+    return np.asarray(scipy.linalg.cho_solve(factor, crossed, check_finite=False))
 
 
 def _floored(values: Array) -> Array:
