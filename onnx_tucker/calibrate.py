@@ -18,8 +18,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import fit
-from onnx_tucker.factor.moments import Moments, Samples, Statistics, ridge
+from onnx_tucker.factor.fit import Goal, fit
+from onnx_tucker.factor.moments import RIDGES, Moments, Samples, Statistics, ridge
 from onnx_tucker.factor.patches import count, outputs, patches
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
@@ -87,6 +87,19 @@ def decomposed(site: Site, candidate: Candidate) -> Chain:
     if candidate.method is None or candidate.ranks is None:
         return Chain(candidate.stages, (weight,))
     return METHODS[candidate.method].chain(weight, site.stage, candidate.ranks)
+
+
+def goals(job: Job, found: Found) -> list[Goal] | None:
+    """What a node's weight does on the original's inputs; None where that is not known."""
+    if _obstacle(job, found):
+        return None
+    try:
+        halves = _halves(job, found, job.model)
+    except FAILURES as error:
+        logger.info("%s: its inputs are not known: %s", found.place.label, first_line(error))
+        return None
+    known = halves[0] + halves[1]
+    return known.goals(found.site.read(), RIDGES[0], bias=found.site.bias) if known.rows else None
 
 
 def _fitted(job: Job, found: Found, candidate: Candidate, prefix: _Prefix) -> Chain:

@@ -187,8 +187,9 @@ def _compress_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--ranks",
         default="vbmf",
-        help="vbmf, vbmf:W, energy:E, ratio:R, full, a rank, IN,OUT or a .toml or .json file (default: vbmf)",
+        help="vbmf, vbmf:W, energy:E, ratio:R, full, auto, a rank, IN,OUT or a .toml or .json file (default: vbmf)",
     )
+    what.add_argument("--budget", metavar="flops:S", help="what auto may leave of the original's flops or params")
     what.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
     what.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
     what.add_argument(

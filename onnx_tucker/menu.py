@@ -58,7 +58,7 @@ class Menu:
             return fastest
         chain = chains[search.cheapest([o.candidate for o in chains], [o.ms for o in chains])]
         slower = chain.ms * settings.min_speedup > before or (fastest is not None and chain.ms > fastest.ms)
-        return fastest if slower and not settings.keep_slower else chain
+        return fastest if slower and not settings.insists else chain
 
     def _untimed(self) -> Option | None:
         if not self.chains:
@@ -72,7 +72,7 @@ class Menu:
 
         def may(option: Option) -> bool:
             chain = option.candidate.method is not None
-            return chain <= (pick.candidate.method is not None) and (chain or not settings.keep_slower)
+            return chain <= (pick.candidate.method is not None) and (chain or not settings.insists)
 
         return [o for o in self.options if o != pick and may(o) and o.ms <= CLOSE * pick.ms]
 
@@ -123,19 +123,23 @@ def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
     first = group[0].reading.found
     if isinstance(first, Skip):
         return Menu(group, first.reason, [], [])
-    excluded = _left_out(job, group, rules)
-    chains = excluded or _chains(group, rules)
+    left_out = excluded(job.settings, group) or _kept(group, rules)
+    chains = left_out or _chains(group, rules)
     reason, candidates = (chains, []) if isinstance(chains, str) else ("", chains)
-    options = tuner.options(group, candidates, lower=job.settings.lower and not excluded)
+    options = tuner.options(group, candidates, lower=job.settings.lower and not left_out)
     return Menu(group, reason, candidates, options)
 
 
-def _left_out(job: Job, group: Sequence[Found], rules: Rules) -> str:
-    """Why a group is not to be touched at all; empty where it may be."""
+def excluded(settings: Settings, group: Sequence[Found]) -> str:
+    """Why a group is not to be touched by what the options name; empty where it may be."""
     for found in group:
-        excluded = _excluded(found, job.settings)
-        if excluded:
-            return f"its weight is also that of {found.place.label}, {excluded}" if len(group) > 1 else excluded
+        reason = _excluded(found, settings)
+        if reason:
+            return f"its weight is also that of {found.place.label}, {reason}" if len(group) > 1 else reason
+    return ""
+
+
+def _kept(group: Sequence[Found], rules: Rules) -> str:
     rule = _rule(group, rules)
     return "kept as asked" if rule and rule.policy is None else ""
 

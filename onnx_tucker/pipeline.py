@@ -15,6 +15,7 @@ import onnxruntime as ort
 from joblib import Parallel, delayed
 
 from onnx_tucker import calibrate, outputs
+from onnx_tucker.allocate import allocate
 from onnx_tucker.errors import DataError, PlanError, PromiseError, TuckerError, UsageError
 from onnx_tucker.factor import weight_error
 from onnx_tucker.graph import io
@@ -25,6 +26,7 @@ from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import Decision, decide, rules_of
+from onnx_tucker.rank.budget import Budget
 from onnx_tucker.replay import give_back, planned_candidate, replay
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
@@ -89,12 +91,15 @@ def compress(
     written = outputs.targets(target, settings)
     outputs.protect(outputs.sources(source, settings), written)
     outputs.check(written, target, settings)
-    rules = rules_of(settings)
+    rules = rules_of(settings) if settings.budget is None else None
     plan = _given_plan(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
-    decision = decide(job, rules) if plan is None else replay(job, plan)
+    if plan is not None:
+        decision = replay(job, plan)
+    else:
+        decision = decide(job, rules or allocate(job, Budget.parse(settings.budget or "")))
     made = _Made(job.model, decision, {}, {})
     if settings.dry_run:
         outcome = _outcome(job, made, _time(job, made), None)
@@ -107,6 +112,7 @@ def compress(
             final, size = outputs.stage_model(job, source, final, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
         result = Result(final, report(job, outcome), plan)
+        _require_budget(settings, result.report)
         outputs.stage_sides(result.report, plan, settings, staging)
         staging.commit(target, job.data_files)
     return result
@@ -156,7 +162,7 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
     """Factorises and splices; gives back the weaker half of the chains while the whole model measures slower."""
     made = _factorise(job, decision)
     timings = _time(job, made)
-    if made.weights and timings and not (job.settings.keep_slower or job.settings.plan is not None):
+    if made.weights and timings and not (job.settings.insists or job.settings.plan is not None):
         made, timings = _without_slow(job, made, timings)
     while made.weights and timings and timings[1].speedup < 1:
         if job.settings.keep_slower or job.settings.plan is not None:
@@ -362,6 +368,18 @@ def _require_score(settings: Settings, before: float, after: float) -> None:
     if settings.max_drop is not None and not drop <= settings.max_drop:
         raise PromiseError(
             f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {settings.max_drop:g}."
+        )
+
+
+def _require_budget(settings: Settings, found: Report) -> None:
+    if settings.budget is None or settings.plan is not None:
+        return
+    budget = Budget.parse(settings.budget)
+    change = found.totals.flops if budget.of == "flops" else found.totals.params
+    if change.before and change.after and change.after > budget.share * change.before * (1 + 1e-9):
+        raise PromiseError(
+            f"The budget {budget} is not held, as chains that made the model slower were given back; "
+            "--keep-slower keeps them."
         )
 
 

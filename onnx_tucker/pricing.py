@@ -89,7 +89,7 @@ def _slow(
 ) -> dict[str, str]:
     """The changed nodes that are slower than they were, unless they are kept as asked, and why."""
     slow: dict[str, str] = {}
-    if job.settings.keep_slower:
+    if job.settings.insists:
         return slow
     for menu in offered:
         labels = [f.place.label for f in menu.group if f.place.label in changed]

@@ -10,6 +10,7 @@ from typing import Any
 from onnx_tucker.cost import FLOPS
 from onnx_tucker.errors import UsageError
 from onnx_tucker.graph.ops import OPS
+from onnx_tucker.rank.budget import Budget
 from onnx_tucker.types import Plan
 
 PathLike = str | Path
@@ -20,8 +21,9 @@ class Settings:
     """Options of `compress`.
 
     Attributes:
-        ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full"), a rank, a pair of ranks (in, out), or the
+        ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full", "auto"), a rank, a pair (in, out), or the
             path of a TOML or JSON file with one of these for each node.
+        budget: what "auto" may leave of the original's cost: "flops:S" or "params:S".
         data: `.npz` or `.npy` files or folders of them, or arrays by input name.
         max_error: the largest relative L2 error of any output that is accepted.
         eval: "FILE.py:FUNC", or a function; FUNC(run) returns a score, higher is better.
@@ -56,6 +58,7 @@ class Settings:
     """
 
     ranks: str | int | tuple[int, int] = "vbmf"
+    budget: str | None = None
     data: PathLike | Sequence[PathLike] | Mapping[str, Any] = ()
     max_error: float | None = None
     eval: Any = None
@@ -104,6 +107,10 @@ class Settings:
         unknown = sorted(set(self.op_types) - set(OPS))
         if unknown:
             raise UsageError(f"--op-types {unknown[0]}: not factorised; choose from {', '.join(OPS)}.")
+        if (self.ranks == "auto") != (self.budget is not None):
+            raise UsageError("--ranks auto and --budget go together.")
+        if self.budget is not None:
+            Budget.parse(self.budget)
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
         for name, least, most in (
@@ -122,6 +129,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"--{name.replace('_', '-')} is a number from 0.")
+
+    @property
+    def insists(self) -> bool:
+        """Whether chains are wanted even where they are slower than their node."""
+        return self.keep_slower or self.budget is not None
 
     @property
     def ranks_text(self) -> str:

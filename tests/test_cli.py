@@ -135,7 +135,7 @@ def test_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(Path("r.json").read_text())
     assert report["fidelity"]["inputs"] == "data"
     assert {"p.json", "r.md", "r.html", "r.csv"} <= set(files())
-    assert main("in.onnx again.onnx --plan p.json -q".split()) == 0
+    assert main("in.onnx again.onnx --plan p.json --data good.npz -q".split()) == 0
     assert capsys.readouterr().out == ""
     assert Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
 

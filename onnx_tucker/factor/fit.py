@@ -20,7 +20,7 @@ import numpy as np
 import scipy
 
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.metric import Metric
+from onnx_tucker.factor.metric import FLOOR, Metric, roots
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
@@ -29,8 +29,6 @@ STEPS = 20
 """Steps of conjugate gradients for one factor."""
 ENOUGH = 1e-3
 """Rounds end when one lowers the loss by less than this share."""
-FLOOR = 1e-9
-"""Share of the largest eigenvalue below which others count as this much, where roots and inverses are taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +92,7 @@ class _Factors:
 
     def start(self) -> list[Array]:
         """The decomposition of the weight by its values, its input channels whitened."""
-        half, inverse = _roots(self.goal.metric.channels(self.stage.inp))
+        half, inverse = roots(self.goal.metric.channels(self.stage.inp))
         target = np.einsum("oik,ij->ojk", self.goal.target, half)
         factors = self.method.factors(target.reshape(self.stage.shape), self.ranks)
         found = [f.reshape([self.sizes[c] for c in term]) for f, term in zip(factors, self.terms, strict=True)]
@@ -180,20 +178,8 @@ class _Factors:
         return np.asarray(np.einsum(f"{','.join(terms)}->{target}", *arrays, optimize=True))
 
 
-def _roots(moment: Array) -> tuple[Array, Array]:
-    """Symmetric square root of a second moment, and its inverse."""
-    values, vectors = np.linalg.eigh(moment)
-    values = np.sqrt(_floored(values))
-    return vectors * values @ vectors.T, vectors / values @ vectors.T
-
-
 def _solved(moment: Array, crossed: Array) -> Array:
     """The least-squares solution of `moment @ x = crossed`, whatever the moment's rank."""
     floor = FLOOR * (np.trace(moment) / len(moment) or 1.0)
     factor = scipy.linalg.cho_factor(moment + floor * np.eye(len(moment)), check_finite=False)
     return np.asarray(scipy.linalg.cho_solve(factor, crossed, check_finite=False))
-
-
-def _floored(values: Array) -> Array:
-    """Eigenvalues of a second moment, kept away from zero."""
-    return np.maximum(values, FLOOR * (values.max() or 1.0))

@@ -12,6 +12,9 @@ import numpy as np
 
 from onnx_tucker.types import Array
 
+FLOOR = 1e-9
+"""Share of the largest eigenvalue below which others count as this much, where roots and inverses are taken."""
+
 
 class Metric(Protocol):
     """A second moment of patches, (in * volume, in * volume), positive definite."""
@@ -61,3 +64,10 @@ class Sampled:
         """See `Metric`."""
         rows = self.rows.reshape(len(self.rows), inp, -1).swapaxes(0, 1).reshape(inp, -1)
         return np.asarray(rows @ rows.T / rows.shape[1] + self.ridge * np.eye(inp))
+
+
+def roots(moment: Array) -> tuple[Array, Array]:
+    """Symmetric square root of a second moment, and its inverse."""
+    values, vectors = np.linalg.eigh(moment)
+    values = np.sqrt(np.maximum(values, FLOOR * (values.max() or 1.0)))
+    return vectors * values @ vectors.T, vectors / values @ vectors.T

@@ -78,8 +78,11 @@ class Spectra:
         matrix = self.parts[0][0, 0].size == 1
         key = "out" if mode == "matrix" or (mode == "in" and matrix) else mode
         if key not in self._known:
-            self._known[key] = [singular_values(UNFOLDINGS[key](part)) for part in self.parts]
+            self._known[key] = [self._values(key, group) for group in range(len(self.parts))]
         return self._known[key]
+
+    def _values(self, key: str, group: int) -> Array:
+        return singular_values(UNFOLDINGS[key](self.parts[group]))
 
     def of(self, mode: str) -> Array:
         """The same of all groups: their root mean squares, whose lost share is that of all groups together."""

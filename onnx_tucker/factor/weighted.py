@@ -1,0 +1,38 @@
+"""Singular values of a weight as its outputs feel them: errors at a rank are then errors of the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_tucker.factor.metric import Metric, roots
+from onnx_tucker.factor.unfold import UNFOLDINGS, Spectra, singular_values
+from onnx_tucker.types import Array
+
+
+class Weighted(Spectra):
+    """The spectra of a weight on inputs of known second moments.
+
+    Along the output mode they are exact: what is lost there is the smallest eigenvalues of the outputs' second moment.
+    Along the others they are those of the weight with whitened input channels, which leaves out what neighbouring
+    kernel elements see in common.
+
+    Args:
+        weight: (groups * out, in, *kernel).
+        metrics: the second moment of each group's patches.
+    """
+
+    def __init__(self, weight: Array, metrics: Sequence[Metric]) -> None:
+        super().__init__(weight.astype(np.float64), len(metrics))
+        self._metrics = metrics
+
+    def _values(self, key: str, group: int) -> Array:
+        part, metric = self.parts[group], self._metrics[group]
+        if key == "out":
+            matrix = part.reshape(len(part), -1)
+            found = np.linalg.eigvalsh(metric.times(matrix) @ matrix.T)[::-1]
+            return np.sqrt(np.maximum(found, 0.0))
+        half, _ = roots(metric.channels(part.shape[1]))
+        whitened = np.moveaxis(np.tensordot(part, half, (1, 0)), -1, 1)
+        return singular_values(UNFOLDINGS[key](whitened))

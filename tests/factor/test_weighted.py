@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_tucker.factor import METHODS, Spectra, reconstruct
+from onnx_tucker.factor.fit import Goal, fit
+from onnx_tucker.factor.metric import Dense
+from onnx_tucker.factor.weighted import Weighted
+from onnx_tucker.types import Stage, Window
+
+RNG = np.random.default_rng(0)
+STAGE = Stage(7, 6, Window((3,), (1,), (1,), (0, 0)))
+WEIGHT = RNG.standard_normal(STAGE.shape)
+
+
+def moment() -> Dense:
+    rows = RNG.standard_normal((100, 18)) @ np.diag(np.logspace(0, -1, 18))
+    return Dense(rows.T @ rows / 100)
+
+
+def test_with_inputs_alike_they_are_those_of_the_weight() -> None:
+    plain, weighted = Spectra(WEIGHT), Weighted(WEIGHT, [Dense(np.eye(18))])
+    for mode in ("in", "out", "kernel"):
+        assert np.allclose(plain.of(mode), weighted.of(mode))
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_the_error_of_an_output_basis_is_the_one_that_the_fit_reaches(rank: int) -> None:
+    metric, method = moment(), METHODS["tucker1_out"]
+    goal = Goal(WEIGHT.reshape(7, 6, 3), metric)
+    lost = goal.loss(reconstruct(fit(method, STAGE, (rank,), [goal])))
+    share = lost / goal.loss(np.zeros_like(goal.target))
+    assert method.error_bound(Weighted(WEIGHT, [metric]), (rank,)) == pytest.approx(share**0.5)
