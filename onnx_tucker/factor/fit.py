@@ -20,7 +20,7 @@ import numpy as np
 import scipy
 
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.metric import FLOOR, Metric, roots
+from onnx_tucker.factor.metric import FLOOR, Metric, Product, roots
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
@@ -111,14 +111,16 @@ class _Factors:
         basis = self.terms[-1][1:]
         head = self.terms[-2].replace(basis, "o") if self.merged else self.terms[-1]
         rest = head.replace("o", "")
-        features, best = self._features(terms, kept, rest), self.goal.target.reshape(self.stage.out, -1)
-        if features is None:  # it multiplies the patches themselves
-            covariance = self.goal.metric.times(best) @ best.T
-        else:
-            seen = self.goal.metric.times(features)
-            moment = seen @ features.T
-            best = _solved(moment, seen @ best.T).T
+        best, axes = self.goal.target.reshape(self.stage.out, -1), {c: self.sizes[c] for c in self.whole[1:]}
+        outputs = self.goal.metric.times(best)
+        if terms:
+            moment = self.goal.metric.through(Product(terms, kept, rest, axes))
+            shaped = outputs.reshape(-1, *axes.values())
+            crossed = self._product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(len(moment), -1)
+            best = _solved(moment, crossed).T
             covariance = best @ moment @ best.T
+        else:  # it multiplies the patches themselves
+            covariance = outputs @ best.T
         if not self.merged:
             best = best.reshape(self.stage.out, *(self.sizes[c] for c in rest))
             return [*kept, np.einsum(f"o{rest}->{head}", best)]
@@ -159,19 +161,6 @@ class _Factors:
         """The factors in the shapes that the stages store."""
         stages = self.method.stages(self.stage, self.ranks)
         return tuple(np.ascontiguousarray(f).reshape(s.shape) for f, s in zip(found, stages, strict=True))
-
-    def _features(self, terms: Sequence[str], found: Sequence[Array], rest: str) -> Array | None:
-        """The matrix from patches to what the last factor multiplies; None where it multiplies the patches."""
-        if not terms:
-            return None
-        whole = self.whole[1:]
-        shared = [c for c in rest if c in whole]  # letters that pass from the patches to the last factor
-        primed = {c: c.upper() for c in shared}
-        inputs = [*terms, *(c + primed[c] for c in shared)]
-        arrays = [*found, *(np.eye(self.sizes[c]) for c in shared)]
-        target = "".join(primed.get(c, c) for c in rest) + whole
-        rows = int(np.prod([self.sizes[c] for c in rest]))
-        return self._product(inputs, arrays, target).reshape(rows, -1)
 
     @staticmethod
     def _product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:

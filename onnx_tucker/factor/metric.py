@@ -5,8 +5,9 @@ Formed as a matrix where there are more rows than inputs, and kept as the rows t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,6 +15,22 @@ from onnx_tucker.types import Array
 
 FLOOR = 1e-9
 """Share of the largest eigenvalue below which others count as this much, where roots and inverses are taken."""
+
+
+class Product(NamedTuple):
+    """A linear map of patches, as factors in Einstein's notation.
+
+    Attributes:
+        terms: the axes of each factor, lower-case letters.
+        factors: of those shapes.
+        result: the axes of what a patch becomes; those that are axes of the patch too are left as they are.
+        patch: the axes of a patch, with their sizes.
+    """
+
+    terms: Sequence[str]
+    factors: Sequence[Array]
+    result: str
+    patch: Mapping[str, int]
 
 
 class Metric(Protocol):
@@ -25,6 +42,10 @@ class Metric(Protocol):
 
     def channels(self, inp: int) -> Array:
         """The second moment of the `inp` input channels, mean over the kernel elements."""
+        ...
+
+    def through(self, product: Product) -> Array:
+        """The second moment of what patches become."""
         ...
 
 
@@ -42,6 +63,14 @@ class Dense:
         """See `Metric`."""
         moment = self.moment.reshape(inp, -1, inp, len(self.moment) // inp)
         return np.asarray(np.einsum("ikjk->ij", moment) / moment.shape[1])
+
+    def through(self, product: Product) -> Array:
+        """See `Metric`."""
+        terms, factors, result, patch = product
+        letters, again = "".join(patch), [term.upper() for term in terms]
+        equation = f"{','.join((*terms, *again))},{letters}{letters.upper()}->{result}{result.upper()}"
+        shaped = self.moment.reshape(*patch.values(), *patch.values())
+        return _square(np.einsum(equation, *factors, *factors, shaped, optimize=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +93,26 @@ class Sampled:
         """See `Metric`."""
         rows = self.rows.reshape(len(self.rows), inp, -1).swapaxes(0, 1).reshape(inp, -1)
         return np.asarray(rows @ rows.T / rows.shape[1] + self.ridge * np.eye(inp))
+
+    def through(self, product: Product) -> Array:
+        """See `Metric`."""
+        terms, factors, result, patch = product
+        letters = "".join(patch)
+        rows = self.rows.reshape(-1, *patch.values())
+        seen = np.einsum(f"{','.join(terms)},n{letters}->n{result}", *factors, rows, optimize=True)
+        seen = seen.reshape(len(rows), -1)
+        # The identity: axes that are left alone meet themselves only, the others are summed over.
+        alone = [c for c in result if c in patch]
+        again = ["".join(c.upper() if c in result else c for c in term) for term in terms]
+        equation = f"{','.join((*terms, *again, *(c + c.upper() for c in alone)))}->{result}{result.upper()}"
+        same = np.einsum(equation, *factors, *factors, *(np.eye(patch[c]) for c in alone), optimize=True)
+        return np.asarray(seen.T @ seen / len(rows) + self.ridge * _square(same))
+
+
+def _square(moment: Array) -> Array:
+    """A moment whose second half of axes are the first half again, as a matrix."""
+    width = int(np.prod(moment.shape[: moment.ndim // 2]))
+    return np.asarray(moment.reshape(width, width))
 
 
 def roots(moment: Array) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_tucker.factor.metric import Product
 from onnx_tucker.factor.moments import RIDGES, Moments, Samples, Statistics, ridge
 from onnx_tucker.types import Array, Stage, Window
 
@@ -83,6 +84,10 @@ def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
             assert np.allclose(a.target, b.target)
             assert np.allclose(a.metric.times(some), b.metric.times(some))
             assert np.allclose(a.metric.channels(3), b.metric.channels(3))
+            product = Product(["ri"], [RNG.standard_normal((4, 3))], "rk", {"i": 3, "k": 2})
+            dense = np.einsum("ri,kK->rkiK", product.factors[0], np.eye(2)).reshape(8, 6)
+            for metric in (a.metric, b.metric):
+                assert np.allclose(metric.through(product), metric.times(dense) @ dense.T)
         zero, own = [np.zeros((4, 3, 2))] * 2, np.split(WEIGHT, 2)
         differences = [known.loss(own, bias=bias) - known.loss(zero, bias=bias) for known in (one, other)]
         assert differences[0] == pytest.approx(differences[1])
