@@ -9,6 +9,7 @@ positions drawn at random, and only their moments are kept.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,11 @@ ROWS, VALUES = 40_000, 5e7
 """Output positions that a layer is fitted to at most, and the values that they see together."""
 WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
 """The same where the rows are kept, as they are fewer than the values that one of them sees."""
+FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
+"""Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
+
+A node that sees fewer positions than that is not fitted: 16 rows misled the first matrix of the thesis network.
+"""
 CHUNK = 2**22
 """Values of patches that are held at the same time."""
 
@@ -99,7 +105,7 @@ def goals(job: Job, found: Found) -> list[Goal] | None:
         logger.info("%s: its inputs are not known: %s", found.place.label, first_line(error))
         return None
     known = halves[0] + halves[1]
-    return known.goals(found.site.read(), RIDGES[0], bias=found.site.bias) if known.rows else None
+    return known.goals(found.site.read(), RIDGES[-1], bias=found.site.bias) if known.rows else None
 
 
 def _fitted(job: Job, found: Found, candidate: Candidate, prefix: _Prefix) -> Chain:
@@ -109,17 +115,43 @@ def _fitted(job: Job, found: Found, candidate: Candidate, prefix: _Prefix) -> Ch
             halves = _halves(job, found, prefix.model(job))
         except FAILURES as error:
             obstacle = first_line(error)
-    if not obstacle and not (halves[0].rows and halves[1].rows):
-        obstacle = "the data gives it too few finite positions"
+    if not obstacle and min(half.rows for half in halves) < FEW // 2:
+        obstacle = f"the data gives it fewer than {FEW} finite positions"
     if obstacle:
         logger.info("%s is factorised by its weight alone: %s", site.name, obstacle)
         return decomposed(site, candidate)
     weight, bias, known = site.read(), site.bias, halves[0] + halves[1]
     strength = ridge(*halves, weight, bias=bias)
-    goals = known.goals(weight, strength, bias=bias)
-    chain = fit(METHODS[candidate.method or ""], site.stage, candidate.ranks or (), goals)
-    logger.info("%s: fitted to %d rows, ridge %g", site.name, known.rows, strength)
-    return replace(chain, bias=known.bias(reconstruct(chain))) if bias else chain
+
+    def chain_of(rows: Statistics, shrink: float | None) -> Chain:
+        goals = rows.goals(weight, strength, bias=bias, shrink=shrink)
+        return fit(METHODS[candidate.method or ""], site.stage, candidate.ranks or (), goals)
+
+    def held_out(shrink: float | None) -> float:
+        """The loss of a chain that is fitted to one half of the samples, on the other."""
+        pairs = (halves, halves[::-1])
+        return sum(b.loss(np.split(reconstruct(chain_of(a, shrink)), site.stage.groups), bias=bias) for a, b in pairs)
+
+    assert job.inputs is not None
+    few = job.inputs.samples < FEW or known.rows < 4 * site.stage.inp * site.stage.window.volume
+    shrink = min(SHRINKS, key=held_out) if few else None
+    chain = chain_of(known, shrink)
+    logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, strength, shrink)
+    return replace(chain, bias=_bias(job, found, halves, reconstruct(chain))) if bias else chain
+
+
+def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], weight: Array) -> Array:
+    """The bias that makes up for what a weight has changed in the mean, as far as both halves of the samples agree.
+
+    The part that is taken of it is the one at which each half predicts the other best.
+    """
+    stage, constant = found.site.stage, job.context.constant(found.place, 2)
+    assert constant is not None
+    own = np.broadcast_to(constant.read().astype(np.float64).ravel(), stage.groups * stage.out)
+    one, other = (half.bias(weight) - own for half in halves)
+    sizes = float(one @ one + other @ other)
+    agreed = float(np.clip(2 * (one @ other) / sizes, 0.0, 1.0)) if sizes else 0.0
+    return own + agreed * ((halves[0] + halves[1]).bias(weight) - own)
 
 
 def _obstacle(job: Job, found: Found) -> str:
@@ -129,6 +161,9 @@ def _obstacle(job: Job, found: Found) -> str:
         return "it is in a body, or fused"
     if sum(f.group == found.group for f in job.found) > 1:
         return "its weight is that of several nodes"
+    added = job.context.constant(found.place, 2) if site.bias else None
+    if site.bias and (added is None or math.prod(added.shape[:-1]) != 1):
+        return "what it adds is no constant vector"
     if site.scalings:
         return "it scales its output"
     if window.transposed and (window.auto_pad != "NOTSET" or window.output_shape):

@@ -46,7 +46,7 @@ CASES = {
     "groups": (one("Conv", noise(24, 10, 3, 3), noise(64, 20, 8, 8), 24, group=2), correlated(64, 20, 8, 8)),
     "transposed": (one("ConvTranspose", noise(10, 12, 3, 3), noise(64, 10, 8, 8), 12, strides=[2, 2]),
                    correlated(64, 10, 8, 8)),
-    "gemm": (one("Gemm", noise(12, 10), noise(64, 10), 12, transB=1), correlated(64, 10)),
+    "gemm": (one("Gemm", noise(12, 10), noise(160, 10), 12, transB=1), correlated(160, 10)),
     "matmul": (one("MatMul", noise(10, 12), noise(64, 5, 10), 12, bias=False),
                np.swapaxes(correlated(64, 10, 5), 1, 2)),
 }  # fmt: skip

@@ -26,7 +26,7 @@ from onnx_tucker.types import Array, Stage
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+RIDGES = (1e4, 1e3, 1e2, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """How strongly the trained weight draws, from which `ridge` chooses."""
 
 LEAST = 1e-6
@@ -57,13 +57,15 @@ class Statistics(Protocol):
         """What is known of the rows of both."""
         ...
 
-    def goals(self, weight: Array, ridge: float, *, bias: bool) -> list[Goal]:
+    def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """What each group's weight should be, and how much it matters where it is not.
 
         Args:
             weight: the trained one, (groups * out, in, *kernel).
             ridge: how strongly it draws, relative to the mean square of an input.
             bias: whether the layer has a bias to take the means.
+            shrink: the share of the identity in the second moment, 1 for what the weight alone says; None for what the
+                number of rows says.
         """
         ...
 
@@ -111,7 +113,7 @@ class Samples:
     def _both(self) -> tuple[Array, Array]:
         return self.patches, self.outputs
 
-    def goals(self, weight: Array, ridge: float, *, bias: bool) -> list[Goal]:
+    def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`; the equation of the module in the space of the rows."""
         groups, _, out = self.outputs.shape
         trained, found = weight.astype(np.float64).reshape(groups, out, -1), []
@@ -120,7 +122,7 @@ class Samples:
             mean = np.trace(gram) / p.shape[1] or 1.0
             pulled = gram + ridge * mean * np.eye(len(p))
             missed = scipy.linalg.solve(pulled, y - p @ own.T, assume_a="pos")
-            shrunk = _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], len(p))
+            shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], len(p))
             metric = Sampled(np.sqrt(1 - shrunk) * p, shrunk * mean)
             found.append(Goal((own + missed.T @ p / len(p)).reshape(out, weight.shape[1], -1), metric))
         return found
@@ -187,7 +189,7 @@ class Moments:
             self.crossed + other.crossed,
         )
 
-    def goals(self, weight: Array, ridge: float, *, bias: bool) -> list[Goal]:
+    def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`."""
         groups, out = self.output.shape
         trained = weight.astype(np.float64).reshape(groups, out, -1)
@@ -197,7 +199,7 @@ class Moments:
             mean = np.trace(squared) / width or 1.0
             pull = ridge * mean
             target = scipy.linalg.solve(squared + pull * np.eye(width), (crossed + pull * own).T, assume_a="pos").T
-            shrunk = _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
+            shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
             metric = Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))
             found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
         return found
@@ -267,7 +269,7 @@ def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool) -> f
         return sum(b.loss([g.target for g in a.goals(weight, value, bias=bias)], bias=bias) for a, b in pairs)
 
     losses = [loss(RIDGES[0])]
-    for value in RIDGES[1:]:  # the loss has one valley, as a rule
+    for value in RIDGES[1:]:  # as weak as it helps, from the trained weight on
         losses.append(loss(value))
         if losses[-1] > losses[-2]:
             break

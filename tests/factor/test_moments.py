@@ -66,8 +66,8 @@ def test_rows_that_are_not_finite_are_left_out() -> None:
 def test_the_ridge_is_weak_where_rows_are_many_and_strong_where_they_mislead() -> None:
     many = [moments(*rows(400, 1.5 * WEIGHT)) for _ in range(2)]
     few = [moments(*rows(4, WEIGHT, noise=1.0)) for _ in range(2)]
-    assert ridge(*many, WEIGHT, bias=True) == RIDGES[0]
-    assert ridge(*few, WEIGHT, bias=True) > RIDGES[3]
+    assert ridge(*many, WEIGHT, bias=True) == RIDGES[-1]
+    assert ridge(*few, WEIGHT, bias=True) > 0.01
 
 
 @pytest.mark.parametrize("bias", [False, True])
