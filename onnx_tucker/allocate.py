@@ -201,7 +201,8 @@ def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence
     except FAILURES as error:
         logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
         return 1.0
-    errors = [relative_l2(a, b) for a, b in zip(exact, other, strict=True) if a.dtype.kind == "f"]
+    pairs = zip(exact, other, strict=True)
+    errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     arrived = float(np.mean([error**2 for error in errors if error is not None] or [0.0]))
     logger.info("%s: an error of %.3g becomes %.3g", found.place.label, (lost / whole) ** 0.5, arrived**0.5)
     return arrived * whole / lost if lost > 0 else 1.0
