@@ -11,8 +11,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_tucker import calibrate
 from onnx_tucker.cost import FLOPS, chain_cost
@@ -25,7 +27,7 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
-from onnx_tucker.menu import excluded, sharing
+from onnx_tucker.menu import excluded, members, sharing
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
@@ -74,10 +76,11 @@ def allocate(job: Job, budget: Budget) -> Rules:
         PromiseError: the budget cannot be reached.
     """
     groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
+    expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session is not None else None
     curves = []
     for i, group in enumerate(groups):
         job.progress("measuring errors of nodes", i, len(groups))
-        curves.append(_curve(job, budget, group))
+        curves.append(_curve(job, budget, group, expected))
     job.progress("measuring errors of nodes", len(groups), len(groups))
     whole = sum(_whole(job, budget, [found]) for found in job.found)
     fixed = whole - sum(curve.points[0].cost for curve in curves)
@@ -136,13 +139,13 @@ def _improved(curves: Sequence[Curve], points: list[Point], limit: float) -> lis
         points[i] = better
 
 
-def _curve(job: Job, budget: Budget, group: list[Found]) -> Curve:
+def _curve(job: Job, budget: Budget, group: list[Found], expected: Sequence[Any] | None) -> Curve:
     found = group[0]
     site, kept = found.site, Point(_whole(job, budget, group), 0.0)
     if excluded(job.settings, group):
         return Curve(group, [kept])
     weight = site.read()
-    goals = calibrate.goals(job, found) if calibrate.usable(job) else None
+    goals = calibrate.goals(job, found) if expected is not None else None
     spectra = Weighted(weight, [goal.metric for goal in goals]) if goals else Spectra(weight, site.stage.groups)
     points = [kept]
     for method in METHODS.values():
@@ -152,7 +155,9 @@ def _curve(job: Job, budget: Budget, group: list[Found]) -> Curve:
                 for r in _grid(method, found, spectra)
             ]
     points = _hull(points)
-    return Curve(group, points, _sensitivity(job, found, goals, points) if goals else 1.0)
+    if goals is None or expected is None:
+        return Curve(group, points)
+    return Curve(group, points, _sensitivity(job, found, goals, points, expected))
 
 
 def _grid(method: Method, found: Found, spectra: Spectra) -> list[Ranks]:
@@ -180,10 +185,16 @@ def _hull(points: list[Point]) -> list[Point]:
     return [points[0], *kept]
 
 
-def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point]) -> float:
-    """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
+def _probe(job: Job) -> dict[str, NDArray[Any]]:
+    """The input on which it is tried how far errors carry."""
     assert job.inputs is not None
-    assert job.session is not None
+    return dict(job.inputs.feeds[0])
+
+
+def _sensitivity(
+    job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], expected: Sequence[Any]
+) -> float:
+    """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
     if len(points) < 2:
         return 1.0
     point = min(points[1:], key=lambda p: abs(p.error - PROBED**2))
@@ -193,15 +204,13 @@ def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence
     lost = sum(g.loss(part.reshape(g.target.shape)) for g, part in zip(goals, parts, strict=True))
     whole = sum(g.loss(np.zeros_like(g.target)) for g in goals)
     candidate = Candidate(method.name, ranks, chain.stages, 0.0)
-    feed = dict(job.inputs.feeds[0])
     try:
-        names = [value.name for value in job.session.get_outputs()]
-        exact = job.session.run(names, feed)
-        other = job.stopwatch.machine.session(_alone(job, found, candidate, chain), job.folder).run(names, feed)
+        session = job.stopwatch.machine.session(_alone(job, found, candidate, chain), job.folder)
+        other = session.run(None, _probe(job))
     except FAILURES as error:
         logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
         return 1.0
-    pairs = zip(exact, other, strict=True)
+    pairs = zip(expected, other, strict=True)
     errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     arrived = float(np.mean([error**2 for error in errors if error is not None] or [0.0]))
     logger.info("%s: an error of %.3g becomes %.3g", found.place.label, (lost / whole) ** 0.5, arrived**0.5)
@@ -210,7 +219,7 @@ def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence
 
 def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain) -> bytes:
     """The model with one chain in it."""
-    labels = [f.place.label for f in job.found if f.group == found.group]
+    labels = members(job, found)
     stored = store(found, candidate, chain, Names(job.model))
     planned, weights = dict.fromkeys(labels, candidate), dict.fromkeys(labels, stored)
     return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)

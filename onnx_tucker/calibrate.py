@@ -28,6 +28,7 @@ from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
+from onnx_tucker.menu import members
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
 from onnx_tucker.types import Array, Candidate, Chain, Site, Stage
 
@@ -82,7 +83,7 @@ def fitted(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate])
         chain = _fitted(job, found, candidate, prefix)
         yield chain
         direct = replace(candidate, form="direct")
-        group = [f.place.label for f in job.found if f.group == found.group]
+        group = members(job, found)
         prefix.planned.update(dict.fromkeys(group, direct))
         prefix.weights.update(dict.fromkeys(group, store(found, direct, chain, names)))
 
@@ -137,10 +138,10 @@ def _fitted(job: Job, found: Found, candidate: Candidate, prefix: _Prefix) -> Ch
     shrink = min(SHRINKS, key=held_out) if few else None
     chain = chain_of(known, shrink)
     logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, strength, shrink)
-    return replace(chain, bias=_bias(job, found, halves, reconstruct(chain))) if bias else chain
+    return replace(chain, bias=_bias(job, found, halves, known, reconstruct(chain))) if bias else chain
 
 
-def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], weight: Array) -> Array:
+def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
     """The bias that makes up for what a weight has changed in the mean, as far as both halves of the samples agree.
 
     The part that is taken of it is the one at which each half predicts the other best.
@@ -151,7 +152,7 @@ def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], weight:
     one, other = (half.bias(weight) - own for half in halves)
     sizes = float(one @ one + other @ other)
     agreed = float(np.clip(2 * (one @ other) / sizes, 0.0, 1.0)) if sizes else 0.0
-    return own + agreed * ((halves[0] + halves[1]).bias(weight) - own)
+    return own + agreed * (known.bias(weight) - own)
 
 
 def _obstacle(job: Job, found: Found) -> str:
@@ -159,7 +160,7 @@ def _obstacle(job: Job, found: Found) -> str:
     site, window = found.site, found.site.stage.window
     if not is_main(found.place):
         return "it is in a body, or fused"
-    if sum(f.group == found.group for f in job.found) > 1:
+    if len(members(job, found)) > 1:
         return "its weight is that of several nodes"
     added = job.context.constant(found.place, 2) if site.bias else None
     if site.bias and (added is None or math.prod(added.shape[:-1]) != 1):

@@ -115,6 +115,11 @@ def sharing(job: Job) -> dict[str, list[Found]]:
     return groups
 
 
+def members(job: Job, found: Found) -> list[str]:
+    """Labels of the nodes that have a node's weight, itself among them."""
+    return [f.place.label for f in job.found if f.group == found.group]
+
+
 def _macs(group: Sequence[Found]) -> int:
     return sum(found.reading.layer.macs for found in group if found.reading.layer)
 

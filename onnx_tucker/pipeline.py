@@ -9,28 +9,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
 from joblib import Parallel, delayed
 
-from onnx_tucker import calibrate, outputs
+from onnx_tucker import calibrate, outputs, promises
 from onnx_tucker.allocate import allocate
-from onnx_tucker.errors import DataError, PlanError, PromiseError, TuckerError, UsageError
+from onnx_tucker.errors import PlanError, TuckerError, UsageError
 from onnx_tucker.factor import weight_error
 from onnx_tucker.graph import io
-from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
+from onnx_tucker.menu import members
 from onnx_tucker.pricing import Decision, decide, rules_of
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.replay import give_back, planned_candidate, replay
 from onnx_tucker.report.schema import Change, Report
-from onnx_tucker.runtime import fidelity
-from onnx_tucker.runtime.evaluate import Evaluate, load_function, score
+from onnx_tucker.runtime.evaluate import load_function
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import NOISY, Timing
 from onnx_tucker.settings import Settings
@@ -105,14 +102,14 @@ def compress(
         outcome = _outcome(job, made, _time(job, made), None)
     else:
         made, timings = _make(job, decision)
-        outcome = _outcome(job, made, timings, _verify(job, made, evaluate))
+        outcome = _outcome(job, made, timings, promises.verify(job, made.model, evaluate, changed=bool(made.weights)))
     final, plan = made.model if made.weights else job.original, made.decision.plan
     with io.Staging() as staging:
         if target is not None and not settings.dry_run:
             final, size = outputs.stage_model(job, source, final, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
         result = Result(final, report(job, outcome), plan)
-        _require_budget(settings, result.report)
+        promises.require_budget(settings, result.report)
         outputs.stage_sides(result.report, plan, settings, staging)
         staging.commit(target, job.data_files)
     return result
@@ -223,7 +220,7 @@ def _factorise(job: Job, decision: Decision) -> _Made:
     for i, (leader, (chain, error)) in enumerate(zip(leaders, _chains(job, leaders, planned), strict=True)):
         job.progress("factorising", i, len(leaders))
         stored = store(leader, planned[leader.place.label], chain, names)
-        group = [f.place.label for f in job.found if f.group == leader.place.label]
+        group = members(job, leader)
         weights |= dict.fromkeys(group, stored)
         errors |= dict.fromkeys(group, error)
     job.progress("factorising", len(leaders), len(leaders))
@@ -279,108 +276,6 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
     job.progress("timing the whole model", 1, 1)
     unchanged = not made.weights and not job.settings.dry_run
     return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise
-
-
-def _verify(job: Job, made: _Made, evaluate: Evaluate | None) -> list[Closeness] | None:
-    """Checks the result as a model and against all promises, and compares its outputs."""
-    session = _checked_session(job, made.model)
-    closeness = _compare(job, session)
-    _require(job, made, closeness)
-    if evaluate is not None:
-        if session is None or job.session is None:
-            raise PromiseError("--max-drop cannot be checked, because the model cannot be run; see the reason above.")
-        _require_score(job.settings, score(evaluate, job.session), score(evaluate, session))
-    return closeness
-
-
-def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession | None:
-    """A session on the result, which has to be as good a model as the input was."""
-    if model is job.model:
-        return job.session
-    fault = invalid(model, job.folder)
-    if fault and not invalid(job.model, job.folder):
-        raise TuckerError(f"The result is not a valid model, please report this: {fault}")
-    if fault:
-        logger.warning("Neither the input nor the result passes onnx's checker: %s", fault)
-    if job.session is None:
-        return None
-    try:
-        return job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
-    except FAILURES as error:
-        raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
-
-
-def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] | None:
-    if session is None or job.session is None or job.inputs is None:
-        return None
-    comparison = fidelity.Comparison()
-    names = [value.name for value in job.session.get_outputs()]
-    for i, feed in enumerate(job.inputs.feeds):
-        job.progress("comparing outputs", i, len(job.inputs.feeds))
-        try:
-            expected = job.session.run(names, dict(feed))
-        except FAILURES as error:  # it ran on the first of them
-            if job.inputs.kind == "data":
-                raise DataError(f"The model does not run on all of the data: {first_line(error)}") from error
-            continue
-        try:
-            computed = session.run(names, dict(feed))
-        except FAILURES as error:
-            raise TuckerError(f"The result does not run as the input does, please report this: {error}") from error
-        for name, a, b in zip(names, expected, computed, strict=True):
-            fixed = name in job.context.shapes  # others may depend on values
-            if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (fixed and a.shape != b.shape)):
-                raise TuckerError(f"The output {name} of the result has another shape or type, please report this.")
-        comparison.add(names, expected, computed)
-    job.progress("comparing outputs", len(job.inputs.feeds), len(job.inputs.feeds))
-    return comparison.results()
-
-
-def _require(job: Job, made: _Made, closeness: list[Closeness] | None) -> None:
-    """Holds the result to the promises on its outputs.
-
-    Raises:
-        PromiseError: one of them is broken.
-    """
-    settings = job.settings
-    if settings.fail_if_unchanged and not made.weights:
-        raise PromiseError("Nothing was changed, and --fail-if-unchanged asks for a change.")
-    for output in closeness or []:
-        if not output.finite:
-            raise PromiseError(f"The output {output.name} is not finite where the original's is.")
-    if settings.max_error is None:
-        return
-    if closeness is None or job.inputs is None:
-        raise PromiseError("--max-error cannot be checked, because the model cannot be run; see the reason above.")
-    for output in closeness:
-        if output.relative_l2 is None or output.relative_l2 > settings.max_error:
-            error = "not defined" if output.relative_l2 is None else f"{output.relative_l2:.3g}"
-            where = "the data" if job.inputs.kind == "data" else "random inputs"
-            raise PromiseError(
-                f"The relative error of output {output.name} on {where} is {error}, above --max-error "
-                f"{settings.max_error:g}; keep more with --ranks."
-            )
-
-
-def _require_score(settings: Settings, before: float, after: float) -> None:
-    logger.info("score %.6g before, %.6g after", before, after)
-    drop = before - after
-    if settings.max_drop is not None and not drop <= settings.max_drop:
-        raise PromiseError(
-            f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {settings.max_drop:g}."
-        )
-
-
-def _require_budget(settings: Settings, found: Report) -> None:
-    if settings.budget is None or settings.plan is not None:
-        return
-    budget = Budget.parse(settings.budget)
-    change = found.totals.flops if budget.of == "flops" else found.totals.params
-    if change.before and change.after and change.after > budget.share * change.before * (1 + 1e-9):
-        raise PromiseError(
-            f"The budget {budget} is not held, as chains that made the model slower were given back; "
-            "--keep-slower keeps them."
-        )
 
 
 def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:

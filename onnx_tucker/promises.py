@@ -1,0 +1,140 @@
+"""What has to hold before anything is written: a model as good as the input, and what the user was promised of it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnx_tucker.errors import DataError, PromiseError, TuckerError
+from onnx_tucker.graph.check import invalid
+from onnx_tucker.job import Job
+from onnx_tucker.rank.budget import Budget
+from onnx_tucker.report.schema import Report
+from onnx_tucker.runtime import fidelity
+from onnx_tucker.runtime.evaluate import Evaluate, score
+from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Closeness
+
+logger = logging.getLogger(__name__)
+
+
+def verify(job: Job, model: onnx.ModelProto, evaluate: Evaluate | None, *, changed: bool) -> list[Closeness] | None:
+    """Checks the result as a model and against the promises on its outputs, and compares them.
+
+    Args:
+        job: the run.
+        model: the result; the job's own where nothing was changed.
+        evaluate: scores a model.
+        changed: whether anything was.
+
+    Raises:
+        PromiseError: a promise is broken.
+        TuckerError: the result is not as good a model as the input.
+    """
+    session = _checked_session(job, model)
+    closeness = _compare(job, session)
+    _require(job, closeness, changed=changed)
+    if evaluate is not None:
+        if session is None or job.session is None:
+            raise PromiseError("--max-drop cannot be checked, because the model cannot be run; see the reason above.")
+        _require_score(job.settings, score(evaluate, job.session), score(evaluate, session))
+    return closeness
+
+
+def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession | None:
+    """A session on the result, which has to be as good a model as the input was."""
+    if model is job.model:
+        return job.session
+    fault = invalid(model, job.folder)
+    if fault and not invalid(job.model, job.folder):
+        raise TuckerError(f"The result is not a valid model, please report this: {fault}")
+    if fault:
+        logger.warning("Neither the input nor the result passes onnx's checker: %s", fault)
+    if job.session is None:
+        return None
+    try:
+        return job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
+    except FAILURES as error:
+        raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
+
+
+def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] | None:
+    if session is None or job.session is None or job.inputs is None:
+        return None
+    comparison = fidelity.Comparison()
+    names = [value.name for value in job.session.get_outputs()]
+    for i, feed in enumerate(job.inputs.feeds):
+        job.progress("comparing outputs", i, len(job.inputs.feeds))
+        try:
+            expected = job.session.run(names, dict(feed))
+        except FAILURES as error:  # it ran on the first of them
+            if job.inputs.kind == "data":
+                raise DataError(f"The model does not run on all of the data: {first_line(error)}") from error
+            continue
+        try:
+            computed = session.run(names, dict(feed))
+        except FAILURES as error:
+            raise TuckerError(f"The result does not run as the input does, please report this: {error}") from error
+        for name, a, b in zip(names, expected, computed, strict=True):
+            fixed = name in job.context.shapes  # others may depend on values
+            if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (fixed and a.shape != b.shape)):
+                raise TuckerError(f"The output {name} of the result has another shape or type, please report this.")
+        comparison.add(names, expected, computed)
+    job.progress("comparing outputs", len(job.inputs.feeds), len(job.inputs.feeds))
+    return comparison.results()
+
+
+def _require(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> None:
+    """Holds the result to the promises on its outputs.
+
+    Raises:
+        PromiseError: one of them is broken.
+    """
+    settings = job.settings
+    if settings.fail_if_unchanged and not changed:
+        raise PromiseError("Nothing was changed, and --fail-if-unchanged asks for a change.")
+    for output in closeness or []:
+        if not output.finite:
+            raise PromiseError(f"The output {output.name} is not finite where the original's is.")
+    if settings.max_error is None:
+        return
+    if closeness is None or job.inputs is None:
+        raise PromiseError("--max-error cannot be checked, because the model cannot be run; see the reason above.")
+    for output in closeness:
+        if output.relative_l2 is None or output.relative_l2 > settings.max_error:
+            error = "not defined" if output.relative_l2 is None else f"{output.relative_l2:.3g}"
+            where = "the data" if job.inputs.kind == "data" else "random inputs"
+            raise PromiseError(
+                f"The relative error of output {output.name} on {where} is {error}, above --max-error "
+                f"{settings.max_error:g}; keep more with --ranks."
+            )
+
+
+def _require_score(settings: Settings, before: float, after: float) -> None:
+    logger.info("score %.6g before, %.6g after", before, after)
+    drop = before - after
+    if settings.max_drop is not None and not drop <= settings.max_drop:
+        raise PromiseError(
+            f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {settings.max_drop:g}."
+        )
+
+
+def require_budget(settings: Settings, found: Report) -> None:
+    """Holds the result to the budget that its ranks were chosen for.
+
+    Raises:
+        PromiseError: it costs more.
+    """
+    if settings.budget is None or settings.plan is not None:
+        return
+    budget = Budget.parse(settings.budget)
+    change = found.totals.flops if budget.of == "flops" else found.totals.params
+    if change.before and change.after and change.after > budget.share * change.before * (1 + 1e-9):
+        raise PromiseError(
+            f"The budget {budget} is not held, as chains that made the model slower were given back; "
+            "--keep-slower keeps them."
+        )
