@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,11 @@ def allocate(job: Job, budget: Budget) -> Rules:
     """
     groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
     expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session is not None else None
+    known = calibrate.goals(job, [group[0] for group in groups]) if expected is not None else repeat(None)
     curves = []
-    for i, group in enumerate(groups):
+    for i, (group, goals) in enumerate(zip(groups, known, strict=False)):
         job.progress("measuring errors of nodes", i, len(groups))
-        curves.append(_curve(job, budget, group, expected))
+        curves.append(_curve(job, budget, group, goals, expected))
     job.progress("measuring errors of nodes", len(groups), len(groups))
     whole = sum(_whole(job, budget, [found]) for found in job.found)
     fixed = whole - sum(curve.points[0].cost for curve in curves)
@@ -139,13 +141,14 @@ def _improved(curves: Sequence[Curve], points: list[Point], limit: float) -> lis
         points[i] = better
 
 
-def _curve(job: Job, budget: Budget, group: list[Found], expected: Sequence[Any] | None) -> Curve:
+def _curve(
+    job: Job, budget: Budget, group: list[Found], goals: list[Goal] | None, expected: Sequence[Any] | None
+) -> Curve:
     found = group[0]
     site, kept = found.site, Point(_whole(job, budget, group), 0.0)
     if excluded(job.settings, group):
         return Curve(group, [kept])
     weight = site.read()
-    goals = calibrate.goals(job, found) if expected is not None else None
     spectra = Weighted(weight, [goal.metric for goal in goals]) if goals else Spectra(weight, site.stage.groups)
     points = [kept]
     for method in METHODS.values():
@@ -188,7 +191,7 @@ def _hull(points: list[Point]) -> list[Point]:
 def _probe(job: Job) -> dict[str, NDArray[Any]]:
     """The input on which it is tried how far errors carry."""
     assert job.inputs is not None
-    return dict(job.inputs.feeds[0])
+    return dict(job.inputs.fit.feeds[0])
 
 
 def _sensitivity(

@@ -9,56 +9,36 @@ positions drawn at random, and only their moments are kept.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-import onnx
-import onnxruntime as ort
-from numpy.typing import NDArray
 
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import Goal, fit
-from onnx_tucker.factor.moments import RIDGES, Moments, Samples, Statistics, ridge
-from onnx_tucker.factor.patches import count, outputs, patches
+from onnx_tucker.factor.fit import ROUNDS, Goal, fit
+from onnx_tucker.factor.moments import RIDGES, Statistics, ridge
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.graph.segment import between, sums
+from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
-from onnx_tucker.menu import members
-from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.types import Array, Candidate, Chain, Site, Stage
+from onnx_tucker.rows import known_rows
+from onnx_tucker.types import Array, Candidate, Chain, Site
+from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
 
-ROWS, VALUES = 40_000, 5e7
-"""Output positions that a layer is fitted to at most, and the values that they see together."""
-WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
-"""The same where the rows are kept, as they are fewer than the values that one of them sees."""
+ROWS = 40_000
+"""Output positions that a node is fitted to at most."""
+ROUGH_ROWS, ROUGH_ROUNDS = 10_000, 1
+"""The positions in a rough pass, and how often its factors are refitted."""
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
 """Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
 
 A node that sees fewer positions than that is not fitted: 16 rows misled the first matrix of the thesis network.
 """
-CHUNK = 2**22
-"""Values of patches that are held at the same time."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Prefix:
-    """The model with the chains that are fitted so far."""
-
-    planned: dict[str, Candidate]
-    weights: dict[str, list[onnx.TensorProto]]
-
-    def model(self, job: Job) -> onnx.ModelProto:
-        if not self.planned:
-            return job.model
-        weights = {label: list(tensors) for label, tensors in self.weights.items()}
-        return splice(job.model, self.planned, weights, job.found, job.context)
 
 
 def usable(job: Job) -> bool:
@@ -74,18 +54,8 @@ def fitted(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate])
         leaders: the nodes in the order of the graph; of those that share a weight, the first.
         planned: what nodes become, by label.
     """
-    prefix, names = _Prefix({}, {}), Names(job.model)
-    for found in leaders:
-        candidate = planned[found.place.label]
-        if candidate.method is None:
-            yield decomposed(found.site, candidate)
-            continue
-        chain = _fitted(job, found, candidate, prefix)
-        yield chain
-        direct = replace(candidate, form="direct")
-        group = members(job, found)
-        prefix.planned.update(dict.fromkeys(group, direct))
-        prefix.weights.update(dict.fromkeys(group, store(found, direct, chain, names)))
+    fitting = Fitting(job, planned)
+    return (fitting.chain(found) for found in leaders)
 
 
 def decomposed(site: Site, candidate: Candidate) -> Chain:
@@ -96,49 +66,133 @@ def decomposed(site: Site, candidate: Candidate) -> Chain:
     return METHODS[candidate.method].chain(weight, site.stage, candidate.ranks)
 
 
-def goals(job: Job, found: Found) -> list[Goal] | None:
-    """What a node's weight does on the original's inputs; None where that is not known."""
-    if _obstacle(job, found):
-        return None
-    try:
-        halves = _halves(job, found, job.model)
-    except FAILURES as error:
-        logger.info("%s: its inputs are not known: %s", found.place.label, first_line(error))
-        return None
-    known = halves[0] + halves[1]
-    return known.goals(found.site.read(), RIDGES[-1], bias=found.site.bias) if known.rows else None
+def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
+    """What the weights of nodes do on the original's inputs; None where that is not known.
+
+    Args:
+        job: the run, with data.
+        leaders: nodes in the order of the graph.
+    """
+    source = _Original(job)
+    for found in leaders:
+        halves = known_rows(job, found, source, ROWS)
+        if isinstance(halves, str) or not (known := halves[0] + halves[1]).rows:
+            yield None
+        else:
+            yield known.goals(found.site.read(), RIDGES[-1], bias=found.site.bias)
 
 
-def _fitted(job: Job, found: Found, candidate: Candidate, prefix: _Prefix) -> Chain:
-    site, obstacle = found.site, _obstacle(job, found)
-    if not obstacle:
-        try:
-            halves = _halves(job, found, prefix.model(job))
-        except FAILURES as error:
-            obstacle = first_line(error)
-    if not obstacle and min(half.rows for half in halves) < FEW // 2:
-        obstacle = f"the data gives it fewer than {FEW} finite positions"
-    if obstacle:
-        logger.info("%s is factorised by its weight alone: %s", site.name, obstacle)
-        return decomposed(site, candidate)
-    weight, bias, known = site.read(), site.bias, halves[0] + halves[1]
-    strength = ridge(*halves, weight, bias=bias)
+class Trust(NamedTuple):
+    """How far the data of a node is trusted.
 
-    def chain_of(rows: Statistics, shrink: float | None) -> Chain:
-        goals = rows.goals(weight, strength, bias=bias, shrink=shrink)
-        return fit(METHODS[candidate.method or ""], site.stage, candidate.ranks or (), goals)
+    Attributes:
+        ridge: how strongly its trained weight draws.
+        shrink: the share of the identity in the second moment of its inputs; None for what their number says.
+    """
 
-    def held_out(shrink: float | None) -> float:
-        """The loss of a chain that is fitted to one half of the samples, on the other."""
-        pairs = (halves, halves[::-1])
-        return sum(b.loss(np.split(reconstruct(chain_of(a, shrink)), site.stage.groups), bias=bias) for a, b in pairs)
+    ridge: float
+    shrink: float | None
 
-    assert job.inputs is not None
-    few = job.inputs.samples < FEW or known.rows < 4 * site.stage.inp * site.stage.window.volume
-    shrink = min(SHRINKS, key=held_out) if few else None
-    chain = chain_of(known, shrink)
-    logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, strength, shrink)
-    return replace(chain, bias=_bias(job, found, halves, known, reconstruct(chain))) if bias else chain
+
+class _Original:
+    """The model itself."""
+
+    def __init__(self, job: Job) -> None:
+        assert job.inputs is not None
+        self._walk = Walk(job, job.inputs.fit.feeds)
+
+    def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
+        """See `rows.Source`."""
+        x, y = layer.activations(found), found.place.node.output[0]
+        return ((values[x], values[y]) for values in self._walk.read([x, y]))
+
+
+class Fitting:
+    """One pass over the nodes of a model, each fitted behind those before it.
+
+    Where a node's output is added to something else, it makes up for what that has lost too: it is fitted to the
+    original's sum less what the factorised nodes add (He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep
+    Neural Networks", ICCV 2017, section 3.2).
+
+    Args:
+        job: the run, with data.
+        planned: what nodes become, by label.
+        trust: makes it a rough pass: how far the data of a node is trusted is looked up here, and put here.
+    """
+
+    def __init__(self, job: Job, planned: Mapping[str, Candidate], trust: dict[str, Trust] | None = None) -> None:
+        self._job, self._planned, self._trust = job, planned, trust
+        assert job.inputs is not None
+        feeds = job.inputs.fit.feeds
+        self._original, self._factorised, self._names = Walk(job, feeds), Walk(job, feeds), Names(job.model)
+        self._nodes = list(job.model.graph.node)
+        self._sums = sums(self._nodes)
+        self._ahead = {f.place.node.output[0] for f in job.found if planned.get(f.place.label)}
+
+    def chain(self, found: Found) -> Chain:
+        """The chain of the next node that is planned, in the order of the graph; of a shared weight, the first."""
+        candidate = self._planned[found.place.label]
+        if candidate.method is None:
+            return decomposed(found.site, candidate)
+        chain = self._fitted(found, candidate)
+        direct = replace(candidate, form="direct")
+        stored = store(found, direct, chain, self._names)
+        for one in self._job.found:
+            if one.group == found.group:
+                self._factorised.replace(one, direct, stored, self._names)
+                self._ahead.discard(one.place.node.output[0])
+        return chain
+
+    def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
+        """See `rows.Source`."""
+        x, y = layer.activations(found), found.place.node.output[0]
+        total, other = self._sum(y)
+        taken = self._factorised.read([x, other] if other else [x])
+        for now, original in zip(taken, self._original.read([total]), strict=True):
+            yield now[x], original[total] - now[other] if other else original[total]
+
+    def _sum(self, y: str) -> tuple[str, str]:
+        """The sum that an output goes into, and the other part of it, if nothing of that is still to be factorised."""
+        total, other = self._sums.get(y, (y, ""))
+        shapes = [self._job.context.shapes.get(name) for name in (total, other, y)]
+        made = between(self._nodes, (), [other]) if other else []
+        open_ = any(not self._ahead.isdisjoint(node.output) for node in made)
+        return (y, "") if open_ or shapes[0] is None or shapes != shapes[:1] * 3 else (total, other)
+
+    def _fitted(self, found: Found, candidate: Candidate) -> Chain:
+        job, site = self._job, found.site
+        halves = known_rows(job, found, self, ROWS if self._trust is None else ROUGH_ROWS)
+        if not isinstance(halves, str) and min(half.rows for half in halves) < FEW // 2:
+            halves = f"the data gives it fewer than {FEW} finite positions"
+        if isinstance(halves, str):
+            logger.info("%s is factorised by its weight alone: %s", site.name, halves)
+            return decomposed(site, candidate)
+        bias, known = site.bias, halves[0] + halves[1]
+        trust = (self._trust or {}).get(site.name) or self._trusted(found, candidate, halves)
+        if self._trust is not None:
+            self._trust[site.name] = trust
+        chain = self._chain(found, candidate, known, trust)
+        logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust)
+        return replace(chain, bias=_bias(job, found, halves, known, reconstruct(chain))) if bias else chain
+
+    def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
+        """What each half of the samples predicts the other best with."""
+        stage, bias, rows = found.site.stage, found.site.bias, sum(half.rows for half in halves)
+        strength = ridge(*halves, found.site.read(), bias=bias)
+
+        def held_out(shrink: float | None) -> float:
+            trust, pairs = Trust(strength, shrink), (halves, halves[::-1])
+            chains = ((reconstruct(self._chain(found, candidate, a, trust)), b) for a, b in pairs)
+            return sum(b.loss(np.split(weight, stage.groups), bias=bias) for weight, b in chains)
+
+        assert self._job.inputs is not None
+        few = self._job.inputs.fit.samples < FEW or rows < 4 * stage.inp * stage.window.volume
+        return Trust(strength, min(SHRINKS, key=held_out) if few else None)
+
+    def _chain(self, found: Found, candidate: Candidate, known: Statistics, trust: Trust) -> Chain:
+        site, method = found.site, METHODS[candidate.method or ""]
+        goals = known.goals(site.read(), trust.ridge, bias=site.bias, shrink=trust.shrink)
+        return fit(method, site.stage, candidate.ranks or (), goals, ROUNDS if self._trust is None else ROUGH_ROUNDS)
 
 
 def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
@@ -153,75 +207,3 @@ def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: 
     sizes = float(one @ one + other @ other)
     agreed = float(np.clip(2 * (one @ other) / sizes, 0.0, 1.0)) if sizes else 0.0
     return own + agreed * (known.bias(weight) - own)
-
-
-def _obstacle(job: Job, found: Found) -> str:
-    """Why a node cannot be fitted to data; empty where it can be."""
-    site, window = found.site, found.site.stage.window
-    if not is_main(found.place):
-        return "it is in a body, or fused"
-    if len(members(job, found)) > 1:
-        return "its weight is that of several nodes"
-    added = job.context.constant(found.place, 2) if site.bias else None
-    if site.bias and (added is None or math.prod(added.shape[:-1]) != 1):
-        return "what it adds is no constant vector"
-    if site.scalings:
-        return "it scales its output"
-    if window.transposed and (window.auto_pad != "NOTSET" or window.output_shape):
-        return "its pads depend on the size of the output"
-    if site.stage.groups > 1 and not window.kernel:
-        return "its weight is a batch of matrices"
-    return ""
-
-
-def _halves(job: Job, found: Found, prefix: onnx.ModelProto) -> tuple[Statistics, Statistics]:
-    """What is known of a node's rows on two halves of the samples."""
-    assert job.inputs is not None
-    stage, feeds, samples = found.site.stage, job.inputs.feeds, job.inputs.samples
-    taken = _reader(job, prefix, layer.activations(found))
-    given = _reader(job, job.model, found.place.node.output[0])
-    rng, left_out, before = np.random.default_rng(job.settings.seed), 0, 0
-    halves: list[Statistics] = []
-    for feed in feeds:
-        x, y = found.seat.inputs(taken(feed)), found.seat.outputs(given(feed))
-        window = stage.window if stage.window.transposed else stage.window.explicit(x.shape[2:])
-        if not halves:
-            kind, limit = _kind(stage, len(feeds) * count(y))
-            halves = [kind.none(stage) for _ in range(2)]
-        rows = rng.permutation(count(y))[: max(1, limit // len(feeds))]
-        batch = job.inputs.batch(feed)
-        sample = before + rows * batch // count(y) if samples > 1 else rng.integers(2, size=len(rows))
-        before += batch
-        for half, known in enumerate(halves):
-            left_out += _add(known, replace(stage, window=window), x, y, np.sort(rows[sample % 2 == half]))
-    if left_out:
-        logger.warning("%s: %d positions of the data are not finite and are left out.", found.place.label, left_out)
-    return halves[0], halves[1]
-
-
-def _kind(stage: Stage, available: int) -> tuple[type[Moments] | type[Samples], int]:
-    """What is kept of rows, and of how many."""
-    width = stage.inp * stage.window.volume
-    rows = min(ROWS, available, int(VALUES / (stage.groups * width)))
-    if rows >= width:
-        return Moments, rows
-    return Samples, min(WIDE_ROWS, available, int(WIDE_VALUES / (stage.groups * width)))
-
-
-def _reader(job: Job, model: onnx.ModelProto, name: str) -> Callable[[Feed], Array]:
-    """Reads one value off a model."""
-    assert job.inputs is not None
-    if name in job.inputs.feeds[0]:
-        return lambda feed: feed[name]
-    session = job.stopwatch.machine.session(layer.probe(model, [name]), job.folder)
-    options = ort.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return lambda feed: np.asarray(session.run([name], dict(feed), options)[0])
-
-
-def _add(known: Statistics, stage: Stage, x: Array, y: Array, rows: NDArray[np.int64]) -> int:
-    left_out, step = 0, max(1, CHUNK // (stage.groups * stage.inp * stage.window.volume))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        left_out += known.add(patches(stage, x, part), outputs(stage, y, part))
-    return left_out

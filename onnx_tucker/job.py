@@ -57,7 +57,7 @@ class Job:
         session: a session on it, or None where onnxruntime cannot run it.
         context: shapes, uses and constants of the main graph.
         found: all weight-bearing nodes.
-        inputs: what outputs are compared on, or None where nothing can be run.
+        inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
         memory: of what this run and earlier ones have measured.
         stopwatch: times models.
@@ -211,7 +211,7 @@ def _runnable(
         return None
     try:
         chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
-        run_within(session, chosen.feeds[0], _patience(found) if data is None else None)
+        run_within(session, chosen.fit.feeds[0], _patience(found) if data is None else None)
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
         return None
@@ -229,10 +229,10 @@ def _timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shap
     """An input of the shape that is counted, from the data where it has enough samples, if the model runs on it."""
     if session is None or ran is None:
         return None
-    first = ran.feeds[0]
+    first = ran.fit.feeds[0]
     part = {name: array[: known[name][0]] if known.get(name) else array for name, array in first.items()}
     if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
-        part = dict(inputs.random(session, known, seed, 1).feeds[0])
+        part = dict(inputs.random(session, known, seed, 1).fit.feeds[0])
     if all(part[name].shape == first[name].shape for name in first):
         return part  # on which it has run already
     try:

@@ -149,7 +149,7 @@ def _time(before: Timing | None, after: Timing | None, name: str) -> Time:
 def _fidelity(job: Job, closeness: Sequence[Closeness] | None) -> Fidelity | None:
     if closeness is None or job.inputs is None:
         return None
-    return Fidelity(job.inputs.kind, job.inputs.samples, tuple(closeness))
+    return Fidelity(job.inputs.kind, job.inputs.check.samples, tuple(closeness))
 
 
 def in_situ(job: Job, model: onnx.ModelProto) -> dict[str, float] | None:

@@ -67,8 +67,8 @@ def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] 
         return None
     comparison = fidelity.Comparison()
     names = [value.name for value in job.session.get_outputs()]
-    for i, feed in enumerate(job.inputs.feeds):
-        job.progress("comparing outputs", i, len(job.inputs.feeds))
+    for i, feed in enumerate(job.inputs.check.feeds):
+        job.progress("comparing outputs", i, len(job.inputs.check.feeds))
         try:
             expected = job.session.run(names, dict(feed))
         except FAILURES as error:  # it ran on the first of them
@@ -84,7 +84,7 @@ def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] 
             if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (fixed and a.shape != b.shape)):
                 raise TuckerError(f"The output {name} of the result has another shape or type, please report this.")
         comparison.add(names, expected, computed)
-    job.progress("comparing outputs", len(job.inputs.feeds), len(job.inputs.feeds))
+    job.progress("comparing outputs", len(job.inputs.check.feeds), len(job.inputs.check.feeds))
     return comparison.results()
 
 

@@ -24,7 +24,7 @@ from onnx_tucker.factor.metric import FLOOR, Metric, Product, roots
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
-"""How often every factor is refitted at most."""
+"""How often every factor is refitted at most, unless less is asked for."""
 STEPS = 20
 """Steps of conjugate gradients for one factor."""
 ENOUGH = 1e-3
@@ -49,7 +49,7 @@ class Goal:
         return float(np.einsum("od,od->", self.metric.times(missed), missed))
 
 
-def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal]) -> Chain:
+def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal], rounds: int = ROUNDS) -> Chain:
     """The chain of `stage` at `ranks` whose outputs miss the goals of its groups least, up to a local optimum.
 
     Args:
@@ -57,16 +57,17 @@ def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal]) -> Ch
         stage: the site as the only stage of a chain.
         ranks: one for each of the method's modes.
         goals: of each group.
+        rounds: how often every factor is refitted at most.
     """
-    by_group = [_fitted(_Factors(method, replace(stage, groups=1), ranks, goal)) for goal in goals]
+    by_group = [_fitted(_Factors(method, replace(stage, groups=1), ranks, goal), rounds) for goal in goals]
     return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
 
 
-def _fitted(factors: _Factors) -> tuple[Array, ...]:
+def _fitted(factors: _Factors, rounds: int) -> tuple[Array, ...]:
     if factors.closed:
         return factors.shaped(factors.close([]))
     found, before = factors.close(factors.start()), np.inf
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         loss = factors.goal.loss(factors.weight(found))
         if before - loss <= ENOUGH * loss:
             break

@@ -39,23 +39,45 @@ NOISE_VALUES = 2**28
 """Values that a random input may have; none that is meant to be run on a CPU has more."""
 
 
+HELD_OUT = 5
+"""One of so many samples is kept apart for checks, if there are as many."""
+
+
 @dataclass(frozen=True)
-class Inputs:
-    """Feeds for a model, and where they come from.
+class Batches:
+    """Feeds for a model.
 
     Attributes:
-        kind: "data" for the user's, "random" for seeded noise.
         samples: how many samples all feeds hold together.
         feeds: what to run, in order.
     """
 
-    kind: str
     samples: int
     feeds: Sequence[Feed]
 
     def batch(self, feed: Feed) -> int:
         """How many samples one of the feeds holds."""
         return len(next(iter(feed.values()))) if self.samples > 1 else 1
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is run on, and where it comes from.
+
+    Attributes:
+        kind: "data" for the user's, "random" for seeded noise.
+        fit: what factors are fitted to.
+        check: what results are compared on, and no factor is fitted to; the same where there are too few samples.
+    """
+
+    kind: str
+    fit: Batches
+    check: Batches
+
+    @property
+    def held_out(self) -> bool:
+        """Whether checks have samples of their own."""
+        return self.check is not self.fit
 
 
 def read_data(paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
@@ -118,7 +140,7 @@ def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession)
         )
     fitted = {name: _fit(array, inputs[name]) for name, array in arrays.items()}
     if len({array.shape[:1] for array in fitted.values()}) != 1 or () in {array.shape for array in fitted.values()}:
-        return Inputs("data", 1, [fitted])  # the inputs share no batch axis: this is one sample
+        return _same("data", 1, [fitted])  # the inputs share no batch axis: this is one sample
     samples = len(next(iter(fitted.values())))
     fixed = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
     sample_bytes = sum(array.nbytes for array in fitted.values()) // samples
@@ -127,8 +149,25 @@ def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession)
         samples -= samples % size  # a last batch that is not full cannot be run
         if not samples:
             raise DataError(f"The model takes batches of {size}, but the data has fewer samples.")
-    feeds = [{n: a[i : i + size] for n, a in fitted.items()} for i in range(0, samples, size)]
-    return Inputs("data", samples, feeds)
+    unit = size if fixed else 1
+    number = np.arange(samples) // unit
+    apart = number % HELD_OUT == HELD_OUT - 1
+    if not apart.any():
+        return _same("data", samples, _feeds(fitted, np.arange(samples), size))
+    parts = (Batches(int(part.sum()), _feeds(fitted, np.flatnonzero(part), size)) for part in (~apart, apart))
+    return Inputs("data", *parts)
+
+
+def _feeds(arrays: Mapping[str, NDArray[Any]], samples: NDArray[np.int64], size: int) -> list[Feed]:
+    """Some of the samples, in batches."""
+    batches = [samples[i : i + size] for i in range(0, len(samples), size)]
+    return [{name: array[batch] for name, array in arrays.items()} for batch in batches]
+
+
+def _same(kind: str, samples: int, feeds: Sequence[Feed]) -> Inputs:
+    """All samples for all purposes."""
+    both = Batches(samples, feeds)
+    return Inputs(kind, both, both)
 
 
 def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]], seed: int, feeds: int) -> Inputs:
@@ -165,15 +204,15 @@ def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]],
         raise UsageError(f"Random inputs cannot be made: {error}.") from error
     batches = {array.shape[:1] for array in made[0].values()}
     batch = next(iter(batches)) if len(batches) == 1 else ()
-    return Inputs("random", feeds * (batch[0] if batch else 1), made)
+    return _same("random", feeds * (batch[0] if batch else 1), made)
 
 
 def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
     """Shapes of a single sample of the data, or of the batch that the model is fixed to."""
     shapes = {}
     for value in session.get_inputs():
-        array = data.feeds[0][value.name]
-        shapes[value.name] = (1, *array.shape[1:]) if data.samples > 1 and array.ndim else array.shape
+        array = data.fit.feeds[0][value.name]
+        shapes[value.name] = (1, *array.shape[1:]) if data.fit.samples > 1 and array.ndim else array.shape
     return shapes
 
 

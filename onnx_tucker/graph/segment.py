@@ -1,0 +1,77 @@
+"""A part of the main graph as a model of its own: the nodes between known values and wanted ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnx_tucker.graph.nodes import STANDARD, bodies
+
+
+def uses(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node takes, and those in the graphs that it holds."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in bodies(attribute):
+            yield from (value.name for value in body.output)
+            for inner in body.node:
+                yield from uses(inner)
+
+
+def between(nodes: Sequence[onnx.NodeProto], known: Collection[str], wanted: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes, in order, that make the wanted values from the known ones."""
+    needed, result = set(wanted) - set(known), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            result.append(node)
+            needed |= set(uses(node)) - set(known)
+    return result[::-1]
+
+
+def sums(nodes: Sequence[onnx.NodeProto]) -> dict[str, tuple[str, str]]:
+    """The values that an Add alone takes: the sum, and what else goes into it."""
+    taken = Counter(name for node in nodes for name in uses(node))
+    found = {}
+    for node in nodes:
+        if node.op_type == "Add" and node.domain in STANDARD:
+            for one, other in (node.input, reversed(node.input)):
+                if taken[one] == 1:
+                    found[one] = (node.output[0], other)
+    return found
+
+
+def model_of(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    tensors: Mapping[str, onnx.TensorProto],
+    known: Mapping[str, NDArray[Any]],
+    wanted: Iterable[str],
+) -> bytes:
+    """A model of some nodes.
+
+    Args:
+        model: the one that they are of.
+        nodes: in order.
+        tensors: initializers by name; those that the nodes use are taken.
+        known: values that may go in; those that the nodes use do.
+        wanted: the names of what comes out.
+    """
+    used = {name for node in nodes for name in uses(node)}
+    takes = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
+        for name, array in known.items()
+        if name in used
+    ]
+    gives = [onnx.ValueInfoProto(name=name) for name in wanted]
+    held = [tensor for name, tensor in tensors.items() if name in used and name not in known]
+    graph = helper.make_graph(nodes, "segment", takes, gives, held)
+    sparse = [tensor for tensor in model.graph.sparse_initializer if tensor.values.name in used]
+    graph.sparse_initializer.extend(sparse)
+    made = helper.make_model(graph, ir_version=max(model.ir_version, 4), opset_imports=list(model.opset_import))
+    made.functions.extend(model.functions)
+    return made.SerializeToString(deterministic=True)

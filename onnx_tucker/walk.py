@@ -1,0 +1,110 @@
+"""Runs a model piece by piece on all of the data, so that the values of all nodes take one run in all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.segment import between, model_of, uses
+from onnx_tucker.graph.splice import build
+from onnx_tucker.job import Job
+from onnx_tucker.runtime.session import FAILURES, Feed, first_line
+from onnx_tucker.types import Candidate
+
+logger = logging.getLogger(__name__)
+
+HELD = 2**29
+"""Bytes of values that are held for later nodes; where there are more, those nodes start from further ahead."""
+
+
+class Walk:
+    """A model whose values are read in the order of its nodes, which may be replaced before they are reached.
+
+    Args:
+        job: the run, with data.
+        feeds: what to run it on.
+    """
+
+    def __init__(self, job: Job, feeds: Sequence[Feed]) -> None:
+        self._job, self._feeds = job, feeds
+        self._nodes = list(job.model.graph.node)
+        self._tensors = {tensor.name: tensor for tensor in job.model.graph.initializer}
+        self._start()
+
+    def _start(self) -> None:
+        self._held: list[dict[str, NDArray[Any]]] = [dict(feed) for feed in self._feeds]
+        self._made = set(self._feeds[0])
+
+    def replace(self, found: Found, candidate: Candidate, weights: list[onnx.TensorProto], names: Names) -> None:
+        """Puts a chain in the place of a node of the main graph; in bodies and functions nothing is changed."""
+        if found.place.scope.outer is not None or found.place.scope.function:
+            return
+        piece = build(found, candidate, weights, self._job.context, names)
+        output = found.place.node.output[0]
+        index = next(i for i, node in enumerate(self._nodes) if output in node.output)
+        self._nodes[index : index + 1] = piece.nodes
+        self._tensors |= {tensor.name: tensor for tensor in (*weights, *piece.constants)}
+
+    def read(self, names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """The values of these names, for one feed after another.
+
+        Raises:
+            FAILURES: onnxruntime cannot run what they need.
+        """
+        nodes = between(self._nodes, self._held[0], names)
+        needed = {*names, *(name for node in nodes for name in uses(node))}
+        if (needed & self._made) - self._held[0].keys():
+            self._start()  # something was passed by and let go
+            nodes = between(self._nodes, self._held[0], names)
+        made = self._made | {output for node in nodes for output in node.output}
+        later = {name for node in self._nodes if made.isdisjoint(node.output) for name in uses(node)}
+        kept = [name for name in (*self._held[0], *sorted(made - self._made)) if name in later]
+        fresh = [name for name in kept if name not in self._held[0]]
+        wanted = [name for name in names if name not in self._held[0]]
+        session = self._session(nodes, [*wanted, *(name for name in fresh if name not in wanted)]) if nodes else None
+        holding: list[dict[str, NDArray[Any]]] | None = []
+        for known in self._held:
+            values = dict(known)
+            if session is not None:
+                taken = {value.name: known[value.name] for value in session.get_inputs()}
+                values |= self._run(session, taken, wanted, fresh if holding is not None else [])
+            if holding is not None:
+                holding.append({name: values[name] for name in kept if name in values})
+                if len(holding[-1]) < len(kept) or _size(holding[0]) * len(self._held) > HELD:
+                    holding = None
+            yield {name: values[name] for name in names}
+        if holding is not None:
+            self._held, self._made = holding, made
+
+    def _session(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> ort.InferenceSession:
+        content = model_of(self._job.model, nodes, self._tensors, self._held[0], wanted)
+        return self._job.stopwatch.machine.session(content, self._job.folder)
+
+    @staticmethod
+    def _run(
+        session: ort.InferenceSession, feed: Feed, wanted: Sequence[str], further: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Values of a piece; the further ones are left out where they are no arrays."""
+        options = ort.RunOptions()
+        options.only_execute_path_to_fetches = True
+        names = list(dict.fromkeys((*wanted, *further)))
+        try:
+            values = dict(zip(names, session.run(names, dict(feed), options), strict=True))
+        except FAILURES as error:
+            if not further:
+                raise
+            logger.info("a piece is run again for each node behind it: %s", first_line(error))
+            values = dict(zip(wanted, session.run(list(wanted), dict(feed), options), strict=True))
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def _size(values: Mapping[str, NDArray[Any]]) -> int:
+    return sum(array.nbytes for array in values.values())
