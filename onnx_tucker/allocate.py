@@ -1,73 +1,39 @@
 """Ranks for a budget: how much each node may lose so that the model loses least.
 
-Every node has a curve of error over cost, of all methods at many ranks. With data the errors are those of its outputs,
-times how much the model's outputs feel them, both measured; without, those of its weight. One price of cost, the same
-for all nodes, picks a point on every curve (Lagrange), and what is left of the budget goes to where it helps most.
+One price of cost, the same for all nodes, picks a point on the curve of each (Lagrange), and what is left of the budget
+goes to where it helps most. How errors of nodes add up to one of the model is not known. With data, allocations by
+several laws are carried out roughly, and the one whose model comes closest to the original is taken.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import repeat
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_tucker import calibrate
-from onnx_tucker.cost import FLOPS, chain_cost
+from onnx_tucker.curves import Curve, Point, curves, whole
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.factor import METHODS, Method, Spectra, reconstruct
-from onnx_tucker.factor.fit import Goal, fit
-from onnx_tucker.factor.unfold import lost_share
-from onnx_tucker.factor.weighted import Weighted
-from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.factor import METHODS
 from onnx_tucker.job import Job
-from onnx_tucker.menu import excluded, members, sharing
+from onnx_tucker.menu import sharing
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
 from onnx_tucker.rank.given import Given
-from onnx_tucker.runtime.fidelity import relative_l2
-from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.types import Array, Candidate, Chain, Ranks, Skip
+from onnx_tucker.runtime.fidelity import Comparison
+from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
 
-LEVELS = 32
-"""Points of a curve for each method."""
-LOSSES = (1e-5, 0.8)
-"""Shares of the energy that the modes of a method with several may lose."""
-PROBED = 0.25
-"""The relative error of a node's output at which it is tried what that does to the model's outputs."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One way to compute a node: what it costs, and the square of its relative error; no method keeps the node."""
-
-    cost: float
-    error: float
-    method: str | None = None
-    ranks: Ranks | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """The points of nodes that share a weight, and how much their error counts."""
-
-    group: list[Found]
-    points: list[Point]
-    weight: float = 1.0
-
-    def loss(self, point: Point, price: float) -> float:
-        """Weighted error and cost in one, at a price of cost."""
-        return self.weight * point.error + price * point.cost
+POWERS = (0.0, 0.5, 1.0)
+"""How far it counts in an allocation what a node's error alone does to the model's outputs."""
+MOST = 0.999
+"""The largest share of a node's output that counts as lost."""
 
 
 def allocate(job: Job, budget: Budget) -> Rules:
@@ -77,26 +43,83 @@ def allocate(job: Job, budget: Budget) -> Rules:
         PromiseError: the budget cannot be reached.
     """
     groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
-    expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session is not None else None
-    known = calibrate.goals(job, [group[0] for group in groups]) if expected is not None else repeat(None)
-    curves = []
-    for i, (group, goals) in enumerate(zip(groups, known, strict=False)):
-        job.progress("measuring errors of nodes", i, len(groups))
-        curves.append(_curve(job, budget, group, goals, expected))
-    job.progress("measuring errors of nodes", len(groups), len(groups))
-    whole = sum(_whole(job, budget, [found]) for found in job.found)
-    fixed = whole - sum(curve.points[0].cost for curve in curves)
-    chosen = choose(curves, budget.share * whole - fixed)
+    found = []
+    for i, curve in enumerate(curves(job, budget, groups)):
+        job.progress("measuring errors of nodes", i + 1, len(groups))
+        found.append(curve)
+    total = sum(whole(job, budget, [found]) for found in job.found)
+    fixed = total - sum(curve.points[0].cost for curve in found)
+    chosen = _best(job, found, budget.share * total - fixed)
     if chosen is None:
-        least = fixed + sum(min(p.cost for p in curve.points) for curve in curves)
+        least = fixed + sum(min(p.cost for p in curve.points) for curve in found)
         raise PromiseError(
-            f"The budget {budget} cannot be reached: at least the share {least / whole:.3g} would remain."
+            f"The budget {budget} cannot be reached: at least the share {least / total:.3g} would remain."
         )
     rules: dict[str, Rule] = {}
-    for curve, point in zip(curves, chosen, strict=True):
+    for curve, point in zip(found, chosen, strict=True):
         rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full())
-        rules |= {found.place.label: rule for found in curve.group}
+        rules |= {one.place.label: rule for one in curve.group}
     return Rules(rules)
+
+
+def _best(job: Job, found: Sequence[Curve], limit: float) -> list[Point] | None:
+    """The allocation within a limit of cost whose model comes closest to the original; None where there is none."""
+    laws = list(_laws(found)) if calibrate.usable(job) else [found]
+    choices = [choose(law, limit) for law in laws]
+    if choices[0] is None:
+        return None
+    allocations = {tuple((p.method, p.ranks) for p in points): points for points in choices if points}
+    if len(allocations) == 1:
+        return choices[0]
+    trusts: calibrate.Trusts = {}
+    errors = []
+    for i, points in enumerate(allocations.values()):
+        job.progress("trying allocations", i, len(allocations))
+        errors.append(_error(job, found, points, trusts))
+        logger.info("allocation %d: error %.4g", i, errors[-1])
+    job.progress("trying allocations", len(allocations), len(allocations))
+    return list(allocations.values())[int(np.argmin(errors))]
+
+
+def _laws(found: Sequence[Curve]) -> Iterator[list[Curve]]:
+    """The curves as the ways say in which errors of nodes may add up.
+
+    Squared errors as they are, or as what they leave: a chain of layers that each keep the share 1 - e of the signal
+    keeps the product of those. Each counts as much as it alone does to the model's outputs, half of that in decibels,
+    or all alike.
+    """
+    for logarithmic in (False, True):
+        for power in POWERS:
+            yield [
+                Curve(
+                    curve.group,
+                    [
+                        replace(p, error=-math.log1p(-min(p.error, MOST)) if logarithmic else p.error)
+                        for p in curve.points
+                    ],
+                    curve.weight**power,
+                )
+                for curve in found
+            ]
+
+
+def _error(job: Job, found: Sequence[Curve], points: Sequence[Point], trusts: calibrate.Trusts) -> float:
+    """The squared error of the outputs on the samples kept for checks, of a model fitted roughly; their mean."""
+    planned: dict[str, Candidate] = {}
+    for curve, point in zip(found, points, strict=True):
+        if point.method and point.ranks:
+            stages = METHODS[point.method].stages(curve.group[0].site.stage, point.ranks)
+            candidate = Candidate(point.method, point.ranks, stages, 0.0)
+            planned |= dict.fromkeys((one.place.label for one in curve.group), candidate)
+    model = calibrate.model_of(job, planned, trusts)
+    assert job.session is not None
+    assert job.inputs is not None
+    session = job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
+    names, comparison = [value.name for value in job.session.get_outputs()], Comparison()
+    for feed in job.inputs.check.feeds:
+        comparison.add(names, job.session.run(names, dict(feed)), session.run(names, dict(feed)))
+    errors = [output.relative_l2 for output in comparison.results()]
+    return float(np.mean([error**2 if error is not None and np.isfinite(error) else np.inf for error in errors]))
 
 
 def choose(curves: Sequence[Curve], limit: float) -> list[Point] | None:
@@ -139,105 +162,3 @@ def _improved(curves: Sequence[Curve], points: list[Point], limit: float) -> lis
             return points
         _, i, better = max(steps, key=lambda step: step[0])
         points[i] = better
-
-
-def _curve(
-    job: Job, budget: Budget, group: list[Found], goals: list[Goal] | None, expected: Sequence[Any] | None
-) -> Curve:
-    found = group[0]
-    site, kept = found.site, Point(_whole(job, budget, group), 0.0)
-    if excluded(job.settings, group):
-        return Curve(group, [kept])
-    weight = site.read()
-    spectra = Weighted(weight, [goal.metric for goal in goals]) if goals else Spectra(weight, site.stage.groups)
-    points = [kept]
-    for method in METHODS.values():
-        if method.applies(site.stage):
-            points += [
-                Point(_cost(job, budget, group, method, r), method.error_bound(spectra, r) ** 2, method.name, r)
-                for r in _grid(method, found, spectra)
-            ]
-    points = _hull(points)
-    if goals is None or expected is None:
-        return Curve(group, points)
-    return Curve(group, points, _sensitivity(job, found, goals, points, expected))
-
-
-def _grid(method: Method, found: Found, spectra: Spectra) -> list[Ranks]:
-    """Ranks of a method, from very small to nearly full; where it has several modes, all lose the same share."""
-    sizes = method.dimensions(found.site.stage)
-    if len(sizes) == 1:
-        return sorted({(max(1, round(sizes[0] * (i + 1) / LEVELS)),) for i in range(LEVELS)} - {sizes})
-    values = [spectra.of(mode) for mode in method.modes]
-    losses = np.geomspace(*LOSSES, LEVELS)
-    tried = [tuple(_rank(v, n, loss) for v, n in zip(values, sizes, strict=True)) for loss in losses]
-    return sorted(set(tried) - {sizes})
-
-
-def _rank(values: Array, full: int, loss: float) -> int:
-    return next(rank for rank in range(1, full + 1) if rank == full or lost_share(values, rank) <= loss)
-
-
-def _hull(points: list[Point]) -> list[Point]:
-    """The node as it is, and the points that no other beats in cost and in error."""
-    kept, least = [], np.inf
-    for point in sorted(points[1:], key=lambda p: (p.cost, p.error)):
-        if point.error < least and point.cost < points[0].cost:
-            kept.append(point)
-            least = point.error
-    return [points[0], *kept]
-
-
-def _probe(job: Job) -> dict[str, NDArray[Any]]:
-    """The input on which it is tried how far errors carry."""
-    assert job.inputs is not None
-    return dict(job.inputs.fit.feeds[0])
-
-
-def _sensitivity(
-    job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], expected: Sequence[Any]
-) -> float:
-    """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
-    if len(points) < 2:
-        return 1.0
-    point = min(points[1:], key=lambda p: abs(p.error - PROBED**2))
-    method, ranks, stage = METHODS[point.method or ""], point.ranks or (), found.site.stage
-    chain = fit(method, stage, ranks, goals)
-    parts = np.split(reconstruct(chain), stage.groups)
-    lost = sum(g.loss(part.reshape(g.target.shape)) for g, part in zip(goals, parts, strict=True))
-    whole = sum(g.loss(np.zeros_like(g.target)) for g in goals)
-    candidate = Candidate(method.name, ranks, chain.stages, 0.0)
-    try:
-        session = job.stopwatch.machine.session(_alone(job, found, candidate, chain), job.folder)
-        other = session.run(None, _probe(job))
-    except FAILURES as error:
-        logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
-        return 1.0
-    pairs = zip(expected, other, strict=True)
-    errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
-    arrived = float(np.mean([error**2 for error in errors if error is not None] or [0.0]))
-    logger.info("%s: an error of %.3g becomes %.3g", found.place.label, (lost / whole) ** 0.5, arrived**0.5)
-    return arrived * whole / lost if lost > 0 else 1.0
-
-
-def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain) -> bytes:
-    """The model with one chain in it."""
-    labels = members(job, found)
-    stored = store(found, candidate, chain, Names(job.model))
-    planned, weights = dict.fromkeys(labels, candidate), dict.fromkeys(labels, stored)
-    return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)
-
-
-def _whole(job: Job, budget: Budget, group: Sequence[Found]) -> float:
-    """What nodes cost as they are; of those that share a weight, its parameters once."""
-    if budget.of == "params":
-        return float(group[0].reading.params or 0) if group[0].group == group[0].place.label else 0.0
-    convention = FLOPS[job.settings.flops]
-    return sum(convention(f.reading.layer) for f in group if f.reading.layer)
-
-
-def _cost(job: Job, budget: Budget, group: Sequence[Found], method: Method, ranks: Ranks) -> float:
-    costs = [chain_cost(f.site, method.stages(f.site.stage, ranks), job.settings.flops) for f in group]
-    if budget.of == "params":
-        return float(costs[0].params)
-    return float(sum(cost.flops or 0 for cost in costs))

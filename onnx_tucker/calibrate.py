@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal, fit
@@ -22,9 +23,10 @@ from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.segment import between, sums
-from onnx_tucker.graph.splice import store
+from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
-from onnx_tucker.rows import known_rows
+from onnx_tucker.menu import excluded, members
+from onnx_tucker.rows import known_rows, obstacle
 from onnx_tucker.types import Array, Candidate, Chain, Site
 from onnx_tucker.walk import Walk
 
@@ -46,16 +48,16 @@ def usable(job: Job) -> bool:
     return job.inputs is not None and job.inputs.kind == "data" and job.session is not None
 
 
-def fitted(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterator[Chain]:
-    """The chains of nodes, fitted to the data where that is possible, else decomposed by their weights alone.
-
-    Args:
-        job: the run, with data.
-        leaders: the nodes in the order of the graph; of those that share a weight, the first.
-        planned: what nodes become, by label.
-    """
-    fitting = Fitting(job, planned)
-    return (fitting.chain(found) for found in leaders)
+def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """The nodes that stay, whose weights may make up for what the chains of others lose; those left out never do."""
+    if not usable(job) or not any(candidate.method for candidate in planned.values()):
+        return {}
+    kept = [f for f in job.found if f.place.label not in planned and isinstance(f.reading.found, Site)]
+    return {
+        f.place.label: Candidate(None, None, (f.site.stage,), 0.0)
+        for f in kept
+        if not excluded(job.settings, [f]) and not obstacle(job, f)
+    }
 
 
 def decomposed(site: Site, candidate: Candidate) -> Chain:
@@ -94,6 +96,10 @@ class Trust(NamedTuple):
     shrink: float | None
 
 
+Trusts = dict[tuple[str, bool], Trust]
+"""That of nodes, by label and whether they only stay."""
+
+
 class _Original:
     """The model itself."""
 
@@ -116,31 +122,35 @@ class Fitting:
 
     Args:
         job: the run, with data.
-        planned: what nodes become, by label.
+        planned: what nodes become, by label; those that only stay or change their form may be refitted.
         trust: makes it a rough pass: how far the data of a node is trusted is looked up here, and put here.
     """
 
-    def __init__(self, job: Job, planned: Mapping[str, Candidate], trust: dict[str, Trust] | None = None) -> None:
+    def __init__(self, job: Job, planned: Mapping[str, Candidate], trust: Trusts | None = None) -> None:
         self._job, self._planned, self._trust = job, planned, trust
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
         self._original, self._factorised, self._names = Walk(job, feeds), Walk(job, feeds), Names(job.model)
-        self._nodes = list(job.model.graph.node)
+        self._nodes, self._changed = list(job.model.graph.node), False
         self._sums = sums(self._nodes)
-        self._ahead = {f.place.node.output[0] for f in job.found if planned.get(f.place.label)}
+        self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
-    def chain(self, found: Found) -> Chain:
-        """The chain of the next node that is planned, in the order of the graph; of a shared weight, the first."""
+    def chain(self, found: Found) -> Chain | None:
+        """The chain of the next node that is planned, in the order of the graph; of a shared weight, the first.
+
+        None where a node stays as it is, as nothing before it is changed or its weight cannot make up for that.
+        """
         candidate = self._planned[found.place.label]
-        if candidate.method is None:
-            return decomposed(found.site, candidate)
+        group = [one for one in self._job.found if one.group == found.group]
+        self._ahead -= {one.place.node.output[0] for one in group}
         chain = self._fitted(found, candidate)
+        if chain is None:
+            return decomposed(found.site, candidate) if candidate.changes else None
         direct = replace(candidate, form="direct")
         stored = store(found, direct, chain, self._names)
-        for one in self._job.found:
-            if one.group == found.group:
-                self._factorised.replace(one, direct, stored, self._names)
-                self._ahead.discard(one.place.node.output[0])
+        for one in group:
+            self._factorised.replace(one, direct, stored, self._names)
+        self._changed = True
         return chain
 
     def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
@@ -159,21 +169,27 @@ class Fitting:
         open_ = any(not self._ahead.isdisjoint(node.output) for node in made)
         return (y, "") if open_ or shapes[0] is None or shapes != shapes[:1] * 3 else (total, other)
 
-    def _fitted(self, found: Found, candidate: Candidate) -> Chain:
-        job, site = self._job, found.site
-        halves = known_rows(job, found, self, ROWS if self._trust is None else ROUGH_ROWS)
+    def _fitted(self, found: Found, candidate: Candidate) -> Chain | None:
+        """A node's chain, by its weight alone where it cannot be fitted; None where its weight is to stay."""
+        site = found.site
+        if candidate.method is None and not self._changed:
+            return None
+        halves = known_rows(self._job, found, self, ROWS if self._trust is None else ROUGH_ROWS)
         if not isinstance(halves, str) and min(half.rows for half in halves) < FEW // 2:
             halves = f"the data gives it fewer than {FEW} finite positions"
         if isinstance(halves, str):
-            logger.info("%s is factorised by its weight alone: %s", site.name, halves)
-            return decomposed(site, candidate)
-        bias, known = site.bias, halves[0] + halves[1]
-        trust = (self._trust or {}).get(site.name) or self._trusted(found, candidate, halves)
+            logger.info("%s is not fitted: %s", site.name, halves)
+            return decomposed(site, candidate) if candidate.method else None
+        known = halves[0] + halves[1]
+        key = site.name, candidate.method is None
+        trust = (self._trust or {}).get(key) or self._trusted(found, candidate, halves)
         if self._trust is not None:
-            self._trust[site.name] = trust
-        chain = self._chain(found, candidate, known, trust)
+            self._trust[key] = trust
+        if candidate.method is None and trust.ridge == RIDGES[0]:
+            return None
+        chain = _chain(site, candidate, known, trust, ROUNDS if self._trust is None else ROUGH_ROUNDS)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust)
-        return replace(chain, bias=_bias(job, found, halves, known, reconstruct(chain))) if bias else chain
+        return replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain))) if site.bias else chain
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""
@@ -182,17 +198,20 @@ class Fitting:
 
         def held_out(shrink: float | None) -> float:
             trust, pairs = Trust(strength, shrink), (halves, halves[::-1])
-            chains = ((reconstruct(self._chain(found, candidate, a, trust)), b) for a, b in pairs)
+            chains = ((reconstruct(_chain(found.site, candidate, a, trust, ROUGH_ROUNDS)), b) for a, b in pairs)
             return sum(b.loss(np.split(weight, stage.groups), bias=bias) for weight, b in chains)
 
         assert self._job.inputs is not None
         few = self._job.inputs.fit.samples < FEW or rows < 4 * stage.inp * stage.window.volume
-        return Trust(strength, min(SHRINKS, key=held_out) if few else None)
+        return Trust(strength, min(SHRINKS, key=held_out) if few and candidate.method else None)
 
-    def _chain(self, found: Found, candidate: Candidate, known: Statistics, trust: Trust) -> Chain:
-        site, method = found.site, METHODS[candidate.method or ""]
-        goals = known.goals(site.read(), trust.ridge, bias=site.bias, shrink=trust.shrink)
-        return fit(method, site.stage, candidate.ranks or (), goals, ROUNDS if self._trust is None else ROUGH_ROUNDS)
+
+def _chain(site: Site, candidate: Candidate, known: Statistics, trust: Trust, rounds: int) -> Chain:
+    """The chain of a candidate that does best on some rows; without a method, the weight that does."""
+    goals = known.goals(site.read(), trust.ridge, bias=site.bias, shrink=trust.shrink)
+    if candidate.method is None:
+        return Chain(candidate.stages, (np.concatenate([goal.target for goal in goals]).reshape(site.stage.shape),))
+    return fit(METHODS[candidate.method], site.stage, candidate.ranks or (), goals, rounds)
 
 
 def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
@@ -207,3 +226,22 @@ def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: 
     sizes = float(one @ one + other @ other)
     agreed = float(np.clip(2 * (one @ other) / sizes, 0.0, 1.0)) if sizes else 0.0
     return own + agreed * (known.bias(weight) - own)
+
+
+def model_of(job: Job, planned: Mapping[str, Candidate], trust: Trusts) -> onnx.ModelProto:
+    """The model with chains in it that are fitted roughly.
+
+    Args:
+        job: the run, with data.
+        planned: what nodes become, by label.
+        trust: as in `Fitting`.
+    """
+    planned = {**planned, **refits(job, planned)}
+    fitting, names, weights = Fitting(job, planned, trust), Names(job.model), dict[str, list[onnx.TensorProto]]()
+    for found in job.found:
+        if found.place.label in planned and found.group == found.place.label:
+            chain = fitting.chain(found)
+            if chain is not None:
+                stored = store(found, planned[found.group], chain, names)
+                weights |= dict.fromkeys(members(job, found), stored)
+    return splice(job.model, {label: planned[label] for label in weights}, weights, job.found, job.context)

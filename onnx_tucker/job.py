@@ -184,7 +184,14 @@ def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | 
         return None
     if session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
-    return inputs.from_data(arrays, session)
+    data = inputs.from_data(arrays, session)
+    try:
+        if data.held_out:
+            session.run(None, dict(data.check.feeds[0]))
+    except FAILURES as error:
+        logger.info("no samples are kept apart, as the model does not run on those: %s", first_line(error))
+        return inputs.from_data(arrays, session, apart=False)
+    return data
 
 
 def _patience(found: list[Found]) -> float:

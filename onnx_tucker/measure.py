@@ -115,7 +115,7 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         op=choice.op,
         shape=choice.shape,
         status=choice.status,
-        reason=choice.reason,
+        reason=_reason(choice, outcome),
         method=choice.method,
         form=choice.form,
         ranks=choice.ranks,
@@ -133,6 +133,12 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         time_share=first.ms / whole if first and whole else None,
         error=NodeError(outcome.weight_errors.get(choice.name), outcome.output_errors.get(choice.name)),
     )
+
+
+def _reason(choice: Choice, outcome: Outcome) -> str:
+    """Why a node is what it is; one that only has new weights is not factorised either."""
+    refitted = choice.form is None and choice.name in outcome.weight_errors
+    return "; ".join(filter(None, (choice.reason, "weights refitted to what comes before" if refitted else "")))
 
 
 def _times(price: Price | None, choice: Choice) -> tuple[Timing | None, Timing | None]:

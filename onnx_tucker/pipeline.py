@@ -97,7 +97,7 @@ def compress(
         decision = replay(job, plan)
     else:
         decision = decide(job, rules or allocate(job, Budget.parse(settings.budget or "")))
-    made = _Made(job.model, decision, {}, {})
+    made = _Made(job.model, decision, {}, {}, {})
     if settings.dry_run:
         outcome = _outcome(job, made, _time(job, made), None)
     else:
@@ -136,12 +136,14 @@ class _Made:
     Attributes:
         model: the model; the job's own where nothing was changed.
         decision: what became of its nodes.
-        weights: the stored weights of each changed node; nodes that share them share the list.
+        planned: what the nodes with new weights are, by label.
+        weights: the stored weights of each of them; nodes that share them share the list.
         errors: relative error of the weight of each.
     """
 
     model: onnx.ModelProto
     decision: Decision
+    planned: Mapping[str, Candidate]
     weights: Mapping[str, list[onnx.TensorProto]]
     errors: Mapping[str, float]
 
@@ -168,8 +170,7 @@ def _make(job: Job, decision: Decision) -> tuple[_Made, list[Timing] | None]:
         weak = _weaker_half(made)
         reason = f"given back, the whole model measured x{timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
-        decision = give_back(job, made.decision, dict.fromkeys(weak, reason))
-        made = _splice(job, decision, _kept(made, decision), made.errors)
+        made = _with_less(job, made, dict.fromkeys(weak, reason))
         timings = _time(job, made)
     return made, timings
 
@@ -179,14 +180,12 @@ def _without_slow(job: Job, made: _Made, timings: list[Timing]) -> tuple[_Made, 
     before, after = in_situ(job, job.model), in_situ(job, made.model)
     if not before or not after:
         return made, timings
-    slow = {
-        name: before[name] / after[name] for name in made.weights if after.get(name, 0) > before.get(name, math.inf)
-    }
+    changed = [label for label, candidate in made.planned.items() if candidate.changes]
+    slow = {name: before[name] / after[name] for name in changed if after.get(name, 0) > before.get(name, math.inf)}
     if not slow:
         return made, timings
     reasons = {name: f"measured x{speedup:.2f} within the model" for name, speedup in slow.items()}
-    decision = give_back(job, made.decision, reasons)
-    other = _splice(job, decision, _kept(made, decision), made.errors)
+    other = _with_less(job, made, reasons)
     if not other.weights:
         return made, timings
     models = [model.SerializeToString(deterministic=True) for model in (made.model, other.model)]
@@ -197,9 +196,13 @@ def _without_slow(job: Job, made: _Made, timings: list[Timing]) -> tuple[_Made, 
     return other, _time(job, other) or timings
 
 
-def _kept(made: _Made, decision: Decision) -> dict[str, list[onnx.TensorProto]]:
-    """The weights of the nodes that a later decision still changes."""
-    return {choice.name: made.weights[choice.name] for choice in decision.plan.choices if choice.form}
+def _with_less(job: Job, made: _Made, reasons: Mapping[str, str]) -> _Made:
+    """The model without some of its chains. Those that were fitted behind others are fitted anew."""
+    decision = give_back(job, made.decision, reasons)
+    if calibrate.usable(job):
+        return _factorise(job, decision)
+    planned = _planned(job, decision)
+    return _splice(job, decision, planned, {label: made.weights[label] for label in planned}, made.errors)
 
 
 def _weaker_half(made: _Made) -> set[str]:
@@ -209,39 +212,48 @@ def _weaker_half(made: _Made) -> set[str]:
         price = made.decision.prices.get(name)
         return price.before.ms - price.after.ms if price and price.after else 0.0
 
-    ordered = sorted(made.weights, key=saved)
+    changed = [label for label, candidate in made.planned.items() if candidate.changes]
+    ordered = sorted(changed, key=saved)
     return set(ordered[: -(-len(ordered) // 2)])
 
 
 def _factorise(job: Job, decision: Decision) -> _Made:
     planned = _planned(job, decision)
+    planned |= calibrate.refits(job, planned)
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
     for i, (leader, (chain, error)) in enumerate(zip(leaders, _chains(job, leaders, planned), strict=True)):
         job.progress("factorising", i, len(leaders))
+        if chain is None:
+            del planned[leader.place.label]
+            continue
         stored = store(leader, planned[leader.place.label], chain, names)
         group = members(job, leader)
         weights |= dict.fromkeys(group, stored)
         errors |= dict.fromkeys(group, error)
     job.progress("factorising", len(leaders), len(leaders))
-    return _splice(job, decision, weights, errors)
+    return _splice(job, decision, planned, weights, errors)
 
 
-def _chains(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterable[tuple[Chain, float]]:
+def _chains(
+    job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]
+) -> Iterable[tuple[Chain | None, float]]:
     """The chains of nodes with the errors of their weights: one after another with data, else side by side."""
     if calibrate.usable(job):
-        fitted = calibrate.fitted(job, leaders, planned)
-        return (_rounded(f.site, chain) for f, chain in zip(leaders, fitted, strict=True))
+        fitting = calibrate.Fitting(job, planned)
+        return (_rounded(found.site, fitting.chain(found)) for found in leaders)
     return Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(  # type: ignore[no-any-return]
         delayed(lambda f: _rounded(f.site, calibrate.decomposed(f.site, planned[f.place.label])))(f) for f in leaders
     )
 
 
-def _rounded(site: Site, chain: Chain) -> tuple[Chain, float]:
+def _rounded(site: Site, chain: Chain | None) -> tuple[Chain | None, float]:
     """A chain in the weight's own type, and its relative error."""
+    if chain is None:
+        return None, 0.0
     weight = site.read()
     chain = replace(chain, factors=tuple(factor.astype(site.dtype, copy=False) for factor in chain.factors))
-    return chain, weight_error(weight, chain) if len(chain.factors) > 1 else 0.0
+    return chain, weight_error(weight, chain)
 
 
 def _planned(job: Job, decision: Decision) -> dict[str, Candidate]:
@@ -251,12 +263,15 @@ def _planned(job: Job, decision: Decision) -> dict[str, Candidate]:
 
 
 def _splice(
-    job: Job, decision: Decision, weights: Mapping[str, list[onnx.TensorProto]], errors: Mapping[str, float]
+    job: Job,
+    decision: Decision,
+    planned: Mapping[str, Candidate],
+    weights: Mapping[str, list[onnx.TensorProto]],
+    errors: Mapping[str, float],
 ) -> _Made:
     if not weights:
-        return _Made(job.model, decision, {}, {})
-    model = splice(job.model, _planned(job, decision), weights, job.found, job.context)
-    return _Made(model, decision, weights, errors)
+        return _Made(job.model, decision, {}, {}, {})
+    return _Made(splice(job.model, planned, weights, job.found, job.context), decision, planned, weights, errors)
 
 
 def _time(job: Job, made: _Made) -> list[Timing] | None:
@@ -280,8 +295,7 @@ def _time(job: Job, made: _Made) -> list[Timing] | None:
 
 def _outcome(job: Job, made: _Made, timings: list[Timing] | None, closeness: list[Closeness] | None) -> Outcome:
     errors = {name: made.errors[name] for name in made.weights}
-    planned = _planned(job, made.decision) if made.weights else {}
-    measured = output_errors(job, made.model, planned, made.weights)
+    measured = output_errors(job, made.model, made.planned, made.weights)
     before = in_situ(job, job.model)
     profiled = Change(before, in_situ(job, made.model) if made.weights else before)
     return Outcome(made.decision, errors, measured, profiled, timings, closeness, Change(job.size, None))

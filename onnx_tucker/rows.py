@@ -47,9 +47,9 @@ def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Stati
         source: where its rows come from.
         most: rows that are taken.
     """
-    obstacle = _obstacle(job, found)
-    if obstacle:
-        return obstacle
+    reason = obstacle(job, found)
+    if reason:
+        return reason
     try:
         return _halves(job, found, source, most)
     except FAILURES as error:
@@ -95,7 +95,7 @@ def _add(known: Statistics, stage: Stage, x: Array, y: Array, rows: NDArray[np.i
     return left_out
 
 
-def _obstacle(job: Job, found: Found) -> str:
+def obstacle(job: Job, found: Found) -> str:
     """Why a node cannot be fitted to data; empty where it can be."""
     site, window = found.site, found.site.stage.window
     if not is_main(found.place):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnx_tucker import compress
-from onnx_tucker.allocate import Curve, Point, choose
+from onnx_tucker.allocate import choose
+from onnx_tucker.curves import Curve, Point
 from onnx_tucker.errors import PromiseError, UsageError
 from tests.helpers import Array, model, relative, run, two_layers
 

@@ -70,8 +70,8 @@ def test_the_main_job(source: Path, tmp_path: Path) -> None:
     assert report.totals.params.after == sum(n.params.after or 0 for n in report.nodes)
     assert report.totals.file_bytes.after == target.stat().st_size < source.stat().st_size
     assert report.fidelity is not None
-    assert (report.fidelity.inputs, report.fidelity.samples) == ("data", 8)
-    error = relative(run(two_layers(), x=X)[0], run(written, x=X)[0])
+    assert (report.fidelity.inputs, report.fidelity.samples) == ("data", 1)  # one of five is kept for this
+    error = relative(run(two_layers(), x=X[4:5])[0], run(written, x=X[4:5])[0])
     assert report.fidelity.outputs[0].relative_l2 == pytest.approx(error, rel=1e-3)
     for node in report.nodes:
         assert node.time_ms.before

@@ -25,8 +25,10 @@ from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
 """How often every factor is refitted at most, unless less is asked for."""
-STEPS = 20
-"""Steps of conjugate gradients for one factor."""
+STEPS, LEAST_STEPS = 20, 3
+"""Steps of conjugate gradients for one factor, at most and at least."""
+WORK = 1e11
+"""Multiplications from which on there are fewer of them."""
 ENOUGH = 1e-3
 """Rounds end when one lowers the loss by less than this share."""
 
@@ -63,8 +65,13 @@ def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal], round
     return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
 
 
+def step_work(shape: tuple[int, ...]) -> int:
+    """Multiplications of a step of conjugate gradients for a weight (out, in * volume)."""
+    return shape[0] * shape[1] ** 2
+
+
 def _fitted(factors: _Factors, rounds: int) -> tuple[Array, ...]:
-    if factors.closed:
+    if factors.method.closed:
         return factors.shaped(factors.close([]))
     found, before = factors.close(factors.start()), np.inf
     for _ in range(rounds):
@@ -86,10 +93,7 @@ class _Factors:
         self.sizes |= dict(zip(method.letters, ranks, strict=True))
         self.terms = method.terms
         self.whole = "oitl" if any("t" in term for term in self.terms) else "oik"
-        basis = self.terms[-1][1:]
-        # A basis of the output, and one factor before it that has a coordinate for each of its vectors.
-        self.merged = len(basis) == 1 and sum(basis in term for term in self.terms) == 2
-        self.closed = len(self.terms) == 1 + self.merged
+        self.merged = method.ends_in_basis
 
     def start(self) -> list[Array]:
         """The decomposition of the weight by its values, its input channels whitened."""
@@ -155,7 +159,8 @@ class _Factors:
             return back(self.goal.metric.times(weight))
 
         operator = scipy.sparse.linalg.LinearOperator((found[i].size,) * 2, matvec=normal, dtype=np.float64)
-        solved, _ = scipy.sparse.linalg.cg(operator, back(wanted), x0=found[i].ravel(), rtol=1e-8, maxiter=STEPS)
+        steps = int(np.clip(WORK / step_work(wanted.shape), LEAST_STEPS, STEPS))
+        solved, _ = scipy.sparse.linalg.cg(operator, back(wanted), x0=found[i].ravel(), rtol=1e-8, maxiter=steps)
         return np.asarray(solved).reshape(shape)
 
     def shaped(self, found: Sequence[Array]) -> tuple[Array, ...]:

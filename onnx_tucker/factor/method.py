@@ -48,6 +48,17 @@ class Method:
         """Whether each of its modes has singular values to take a rank from."""
         return all(mode in UNFOLDINGS for mode in self.modes)
 
+    @property
+    def ends_in_basis(self) -> bool:
+        """Whether it ends with a basis of the output, and one factor before that has a coordinate for each vector."""
+        basis = self.terms[-1][1:]
+        return len(basis) == 1 and sum(basis in term for term in self.terms) == 2
+
+    @property
+    def closed(self) -> bool:
+        """Whether the factors that do least harm to the outputs are known in closed form, and their error with them."""
+        return len(self.terms) == 1 + self.ends_in_basis
+
     def applies(self, stage: Stage, by_name: bool = False) -> bool:
         """Whether the method can factorise `stage`, and unless it is asked for `by_name`, is tried on it."""
         matrix = stage.window.volume == 1

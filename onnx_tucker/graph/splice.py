@@ -97,6 +97,8 @@ def build(
         ends: where the form is on frames, what it takes and makes.
     """
     node = found.place.node
+    if not candidate.changes:
+        return Piece([_with_weights(found, weights)], weights)
     if FORMS[candidate.form] == DIRECT:
         nodes, constants = _direct(found, candidate, weights, context, names)
     else:
@@ -107,8 +109,18 @@ def build(
     return Piece(nodes, weights, constants)
 
 
+def _with_weights(found: Found, weights: Sequence[onnx.TensorProto]) -> onnx.NodeProto:
+    """The node with another weight, and another bias if there is one."""
+    node = onnx.NodeProto()
+    node.CopyFrom(found.place.node)
+    node.input[found.seat.index] = weights[0].name
+    if len(weights) > 1:
+        node.input[2] = weights[1].name
+    return node
+
+
 def _prefix(found: Found, candidate: Candidate) -> str:
-    return f"{found.place.label}/{candidate.method or candidate.form}"
+    return f"{found.place.label}/{candidate.method or (candidate.form if candidate.changes else 'refitted')}"
 
 
 def _direct(
@@ -221,7 +233,8 @@ def _made(
     values = {label: {node.output[0] for node in nodes} - known for label, nodes in chains.items()}
     direct = {label for label, candidate in planned.items() if FORMS[candidate.form] == DIRECT}
     lowered = [name for label, names in values.items() if label not in direct for name in (label, *names)]
-    return provenance.Chains(frozenset(planned), frozenset().union(*values.values()), frozenset(lowered))
+    changed = frozenset(label for label, candidate in planned.items() if candidate.changes)
+    return provenance.Chains(changed, frozenset().union(*values.values()), frozenset(lowered))
 
 
 def layout_of(context: Context, planned: Mapping[str, Candidate], names: Names) -> Layout:

@@ -124,8 +124,13 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"The data file {path} cannot be read as .npz or .npy: {error}") from error
 
 
-def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession) -> Inputs:
+def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession, *, apart: bool = True) -> Inputs:
     """The user's samples as feeds of a model, in batches where its first dimension is free.
+
+    Args:
+        arrays: samples by input name; a single one may have the empty name.
+        session: the model.
+        apart: whether some are kept for checks, if there are enough.
 
     Raises:
         DataError: a name, shape, type or number of samples does not fit.
@@ -151,10 +156,10 @@ def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession)
             raise DataError(f"The model takes batches of {size}, but the data has fewer samples.")
     unit = size if fixed else 1
     number = np.arange(samples) // unit
-    apart = number % HELD_OUT == HELD_OUT - 1
-    if not apart.any():
+    kept = (number % HELD_OUT == HELD_OUT - 1) & apart
+    if not kept.any():
         return _same("data", samples, _feeds(fitted, np.arange(samples), size))
-    parts = (Batches(int(part.sum()), _feeds(fitted, np.flatnonzero(part), size)) for part in (~apart, apart))
+    parts = (Batches(int(part.sum()), _feeds(fitted, np.flatnonzero(part), size)) for part in (~kept, kept))
     return Inputs("data", *parts)
 
 

@@ -1,0 +1,206 @@
+"""The error of a node over its cost, for all methods at many ranks.
+
+With data the errors are those of its outputs, and how much of them arrives at the model's outputs is tried; without,
+they are those of its weight.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tucker import calibrate
+from onnx_tucker.cost import FLOPS, chain_cost
+from onnx_tucker.factor import METHODS, Method, Spectra, reconstruct
+from onnx_tucker.factor.fit import STEPS, Goal, fit, step_work
+from onnx_tucker.factor.metric import Dense
+from onnx_tucker.factor.unfold import lost_share
+from onnx_tucker.factor.weighted import Weighted
+from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.job import Job
+from onnx_tucker.menu import excluded, members
+from onnx_tucker.rank.budget import Budget
+from onnx_tucker.runtime.fidelity import relative_l2
+from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.types import Array, Candidate, Chain, Ranks, Stage
+
+logger = logging.getLogger(__name__)
+
+LEVELS = 32
+"""Points of a curve for each method."""
+LOSSES = (1e-5, 0.8)
+"""Shares of the energy that the modes of a method with several may lose."""
+FITS, FITTING = 8, 1e11
+"""Points of a method, at most, whose error is that of a fit, and the multiplications that they may take together."""
+PROBED = 0.25
+"""The relative error of a node's output at which it is tried what that does to the model's outputs."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to compute a node: what it costs, and the square of its relative error; no method keeps the node."""
+
+    cost: float
+    error: float
+    method: str | None = None
+    ranks: Ranks | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The points of nodes that share a weight, and how much their error counts."""
+
+    group: list[Found]
+    points: list[Point]
+    weight: float = 1.0
+
+    def loss(self, point: Point, price: float) -> float:
+        """Weighted error and cost in one, at a price of cost."""
+        return self.weight * point.error + price * point.cost
+
+
+def curves(job: Job, budget: Budget, groups: Sequence[list[Found]]) -> Iterator[Curve]:
+    """The curves of nodes in the order of the graph, together those that share a weight."""
+    if not calibrate.usable(job) or job.session is None:
+        known: Iterator[list[Goal] | None] = repeat(None)
+        expected = None
+    else:
+        known = calibrate.goals(job, [group[0] for group in groups])
+        expected = job.session.run(None, _probe(job))
+    for group, goals in zip(groups, known, strict=False):
+        yield _curve(job, budget, group, goals, expected)
+
+
+def whole(job: Job, budget: Budget, group: Sequence[Found]) -> float:
+    """What nodes cost as they are; of those that share a weight, its parameters once."""
+    if budget.of == "params":
+        return float(group[0].reading.params or 0) if group[0].group == group[0].place.label else 0.0
+    convention = FLOPS[job.settings.flops]
+    return sum(convention(f.reading.layer) for f in group if f.reading.layer)
+
+
+def _curve(
+    job: Job, budget: Budget, group: list[Found], goals: list[Goal] | None, expected: Sequence[Any] | None
+) -> Curve:
+    found = group[0]
+    site, kept = found.site, Point(whole(job, budget, group), 0.0)
+    if excluded(job.settings, group):
+        return Curve(group, [kept])
+    weight = site.read()
+    spectra = Weighted(weight, [goal.metric for goal in goals]) if goals else Spectra(weight, site.stage.groups)
+    points = [kept]
+    for method in METHODS.values():
+        if method.applies(site.stage):
+            grid = _grid(method, found, spectra)
+            errors = [method.error_bound(spectra, ranks) ** 2 for ranks in grid]
+            if goals and all(isinstance(goal.metric, Dense) for goal in goals) and not method.closed and grid:
+                errors = _corrected(method, site.stage, grid, errors, goals)
+            costs = [_cost(job, budget, group, method, ranks) for ranks in grid]
+            points += [Point(cost, e, method.name, r) for cost, e, r in zip(costs, errors, grid, strict=True)]
+    points = _hull(points)
+    if goals is None or expected is None:
+        return Curve(group, points)
+    return Curve(group, points, _sensitivity(job, found, goals, points, expected))
+
+
+def _grid(method: Method, found: Found, spectra: Spectra) -> list[Ranks]:
+    """Ranks of a method, from very small to nearly full; where it has several modes, all lose the same share."""
+    sizes = method.dimensions(found.site.stage)
+    if len(sizes) == 1:
+        return sorted({(max(1, round(sizes[0] * (i + 1) / LEVELS)),) for i in range(LEVELS)} - {sizes})
+    values = [spectra.of(mode) for mode in method.modes]
+    losses = np.geomspace(*LOSSES, LEVELS)
+    tried = [tuple(_rank(v, n, loss) for v, n in zip(values, sizes, strict=True)) for loss in losses]
+    return sorted(set(tried) - {sizes})
+
+
+def _corrected(
+    method: Method, stage: Stage, grid: Sequence[Ranks], bounds: Sequence[float], goals: Sequence[Goal]
+) -> list[float]:
+    """The squared errors at all ranks: of fits at some of them, and between those as far below the bound.
+
+    Not for goals of few rows, to which a fit comes closer than to others.
+    """
+    work = len(goals) * len(method.terms) * STEPS * step_work((stage.out, stage.inp * stage.window.volume))
+    number = int(np.clip(FITTING / work, 1, min(FITS, len(grid))))
+    tried = sorted({int(i) for i in (np.arange(number) + 0.5) * len(grid) / number})
+    ratios = []
+    for i in tried:
+        lost, total = missed(goals, fit(method, stage, grid[i], goals, 1))
+        ratios.append(lost / total / max(bounds[i], 1e-12) if total else 1.0)
+    between = np.exp(np.interp(range(len(grid)), tried, np.log(np.maximum(ratios, 1e-12))))
+    return [float(bound * ratio) for bound, ratio in zip(bounds, between, strict=True)]
+
+
+def missed(goals: Sequence[Goal], chain: Chain) -> tuple[float, float]:
+    """The squared error of a chain's outputs, and the mean square of the outputs themselves."""
+    parts = np.split(reconstruct(chain), len(goals))
+    lost = sum(g.loss(part.reshape(g.target.shape)) for g, part in zip(goals, parts, strict=True))
+    return lost, sum(g.loss(np.zeros_like(g.target)) for g in goals)
+
+
+def _rank(values: Array, full: int, loss: float) -> int:
+    return next(rank for rank in range(1, full + 1) if rank == full or lost_share(values, rank) <= loss)
+
+
+def _hull(points: list[Point]) -> list[Point]:
+    """The node as it is, and the points that no other beats in cost and in error."""
+    kept, least = [], np.inf
+    for point in sorted(points[1:], key=lambda p: (p.cost, p.error)):
+        if point.error < least and point.cost < points[0].cost:
+            kept.append(point)
+            least = point.error
+    return [points[0], *kept]
+
+
+def _probe(job: Job) -> dict[str, NDArray[Any]]:
+    """The input on which it is tried how far errors carry."""
+    assert job.inputs is not None
+    return dict(job.inputs.fit.feeds[0])
+
+
+def _sensitivity(
+    job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], expected: Sequence[Any]
+) -> float:
+    """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
+    if len(points) < 2:
+        return 1.0
+    point = min(points[1:], key=lambda p: abs(p.error - PROBED**2))
+    method, ranks, stage = METHODS[point.method or ""], point.ranks or (), found.site.stage
+    chain = fit(method, stage, ranks, goals, 1)
+    lost, total = missed(goals, chain)
+    candidate = Candidate(method.name, ranks, chain.stages, 0.0)
+    try:
+        session = job.stopwatch.machine.session(_alone(job, found, candidate, chain), job.folder)
+        other = session.run(None, _probe(job))
+    except FAILURES as error:
+        logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
+        return 1.0
+    pairs = zip(expected, other, strict=True)
+    errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+    arrived = float(np.mean([error**2 for error in errors if error is not None] or [0.0]))
+    logger.info("%s: an error of %.3g becomes %.3g", found.place.label, (lost / total) ** 0.5, arrived**0.5)
+    return arrived * total / lost if lost > 0 else 1.0
+
+
+def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain) -> bytes:
+    """The model with one chain in it."""
+    labels = members(job, found)
+    stored = store(found, candidate, chain, Names(job.model))
+    planned, weights = dict.fromkeys(labels, candidate), dict.fromkeys(labels, stored)
+    return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)
+
+
+def _cost(job: Job, budget: Budget, group: Sequence[Found], method: Method, ranks: Ranks) -> float:
+    costs = [chain_cost(f.site, method.stages(f.site.stage, ranks), job.settings.flops) for f in group]
+    if budget.of == "params":
+        return float(costs[0].params)
+    return float(sum(cost.flops or 0 for cost in costs))
