@@ -58,23 +58,30 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
 
 def test_data_becomes_batches() -> None:
     made = inputs.from_data({"x": X.astype(np.float64)}, session(CONV))
-    assert (made.kind, made.samples) == ("data", 5)
-    assert np.concatenate([f["x"] for f in made.feeds]).dtype == np.float32
+    assert (made.kind, made.fit.samples, made.check.samples, made.held_out) == ("data", 4, 1, True)
+    assert np.array_equal(np.concatenate([f["x"] for f in (*made.fit.feeds, *made.check.feeds)]), X)
+    assert np.concatenate([f["x"] for f in made.fit.feeds]).dtype == np.float32
+    together = inputs.from_data({"x": X}, session(CONV), apart=False)
+    assert (together.fit.samples, together.check.samples, together.held_out) == (5, 5, False)
+    assert not inputs.from_data({"x": X[:4]}, session(CONV)).held_out
     nameless = inputs.from_data({"": X}, session(CONV))
-    assert list(nameless.feeds[0]) == ["x"]
+    assert list(nameless.fit.feeds[0]) == ["x"]
 
 
 def test_large_samples_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "BATCH_BYTES", 200)
-    assert [len(f["x"]) for f in inputs.from_data({"x": X}, session(CONV)).feeds] == [2, 2, 1]
+    made = inputs.from_data({"x": X}, session(CONV), apart=False)
+    assert [len(f["x"]) for f in made.fit.feeds] == [2, 2, 1]
 
 
 def test_a_fixed_batch_is_respected() -> None:
     fixed = session(two_inputs(2))
     five = np.ones((5, 4), np.float32)
     made = inputs.from_data({"a": five, "b": five}, fixed)
-    assert [len(f["a"]) for f in made.feeds] == [2, 2]
-    assert made.samples == 4
+    assert [len(f["a"]) for f in made.fit.feeds] == [2, 2]
+    assert made.fit.samples == 4
+    ten = np.ones((10, 4), np.float32)
+    assert inputs.from_data({"a": ten, "b": ten}, fixed).check.samples == 2
     with pytest.raises(DataError, match="batches of 2"):
         inputs.from_data({"a": five[:1], "b": five[:1]}, fixed)
 
@@ -97,7 +104,7 @@ def test_data_that_does_not_fit(arrays: dict[str, Array], words: str) -> None:
 
 def test_inputs_without_a_common_batch_are_one_sample() -> None:
     made = inputs.from_data({"a": np.ones((2, 4)), "b": np.ones((3, 4))}, session(two_inputs()))
-    assert (made.samples, len(made.feeds)) == (1, 1)
+    assert (made.fit.samples, len(made.fit.feeds)) == (1, 1)
     with pytest.raises(DataError, match="keys"):
         inputs.from_data({"": X}, session(two_inputs()))
 
@@ -106,13 +113,13 @@ def test_noise_is_seeded_and_of_the_inputs_types() -> None:
     made = model([helper.make_node("Gather", ["t", "i"], ["y"])], {"t": np.ones((5, 2), np.float32)}, {}, {"y": 2})
     made.graph.input.add().CopyFrom(helper.make_tensor_value_info("i", TensorProto.INT64, ["n"]))
     first, again, other = (inputs.random(session(made), {"i": (6,)}, seed, 2) for seed in (0, 0, 1))
-    assert first.feeds[0]["i"].dtype == np.int64
-    assert set(first.feeds[0]["i"]) <= {0, 1}
-    assert np.array_equal(first.feeds[1]["i"], again.feeds[1]["i"])
+    assert first.fit.feeds[0]["i"].dtype == np.int64
+    assert set(first.fit.feeds[0]["i"]) <= {0, 1}
+    assert np.array_equal(first.fit.feeds[1]["i"], again.fit.feeds[1]["i"])
     noise = [inputs.random(session(CONV), {"x": (1, 3, 8)}, seed, 2) for seed in (0, 1)]
-    assert not np.array_equal(noise[0].feeds[0]["x"], noise[1].feeds[0]["x"])
-    assert not np.array_equal(noise[0].feeds[0]["x"], noise[0].feeds[1]["x"])
-    assert other.samples == 12
+    assert not np.array_equal(noise[0].fit.feeds[0]["x"], noise[1].fit.feeds[0]["x"])
+    assert not np.array_equal(noise[0].fit.feeds[0]["x"], noise[0].fit.feeds[1]["x"])
+    assert other.fit.samples == 12
 
 
 def test_what_cannot_be_made_up() -> None:
@@ -134,5 +141,5 @@ def test_noise_has_its_limits() -> None:
     with pytest.raises(UsageError, match="smaller ones"):
         inputs.random(session(made), {"x": (2**20, 2**20)}, 0, 1)
     scalar = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": []}, {"y": 0})
-    [feed] = inputs.random(session(scalar), {"x": ()}, 0, 1).feeds
+    [feed] = inputs.random(session(scalar), {"x": ()}, 0, 1).fit.feeds
     session(scalar).run(None, dict(feed))
