@@ -19,13 +19,14 @@ from onnx_tucker import calibrate
 from onnx_tucker.curves import Curve, Point, curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
+from onnx_tucker.factorise import factorise
 from onnx_tucker.job import Job
 from onnx_tucker.menu import sharing
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
 from onnx_tucker.rank.given import Given
-from onnx_tucker.runtime.fidelity import Comparison
+from onnx_tucker.runtime.fidelity import Comparison, mean_error
 from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
@@ -104,22 +105,21 @@ def _laws(found: Sequence[Curve]) -> Iterator[list[Curve]]:
 
 
 def _error(job: Job, found: Sequence[Curve], points: Sequence[Point], trusts: calibrate.Trusts) -> float:
-    """The squared error of the outputs on the samples kept for checks, of a model fitted roughly; their mean."""
+    """The mean error of the outputs on the samples kept for checks, of a model fitted roughly."""
     planned: dict[str, Candidate] = {}
     for curve, point in zip(found, points, strict=True):
         if point.method and point.ranks:
             stages = METHODS[point.method].stages(curve.group[0].site.stage, point.ranks)
             candidate = Candidate(point.method, point.ranks, stages, 0.0)
             planned |= dict.fromkeys((one.place.label for one in curve.group), candidate)
-    model = calibrate.model_of(job, planned, trusts)
+    model = factorise(job, planned, trusts).model
     assert job.session is not None
     assert job.inputs is not None
     session = job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
     names, comparison = [value.name for value in job.session.get_outputs()], Comparison()
     for feed in job.inputs.check.feeds:
         comparison.add(names, job.session.run(names, dict(feed)), session.run(names, dict(feed)))
-    errors = [output.relative_l2 for output in comparison.results()]
-    return float(np.mean([error**2 if error is not None and np.isfinite(error) else np.inf for error in errors]))
+    return mean_error(comparison.results())
 
 
 def choose(curves: Sequence[Curve], limit: float) -> list[Point] | None:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import onnx
 
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal, fit
@@ -23,9 +22,9 @@ from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.segment import between, sums
-from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
-from onnx_tucker.menu import excluded, members
+from onnx_tucker.menu import excluded
 from onnx_tucker.rows import known_rows, obstacle
 from onnx_tucker.types import Array, Candidate, Chain, Site
 from onnx_tucker.walk import Walk
@@ -226,22 +225,3 @@ def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: 
     sizes = float(one @ one + other @ other)
     agreed = float(np.clip(2 * (one @ other) / sizes, 0.0, 1.0)) if sizes else 0.0
     return own + agreed * (known.bias(weight) - own)
-
-
-def model_of(job: Job, planned: Mapping[str, Candidate], trust: Trusts) -> onnx.ModelProto:
-    """The model with chains in it that are fitted roughly.
-
-    Args:
-        job: the run, with data.
-        planned: what nodes become, by label.
-        trust: as in `Fitting`.
-    """
-    planned = {**planned, **refits(job, planned)}
-    fitting, names, weights = Fitting(job, planned, trust), Names(job.model), dict[str, list[onnx.TensorProto]]()
-    for found in job.found:
-        if found.place.label in planned and found.group == found.place.label:
-            chain = fitting.chain(found)
-            if chain is not None:
-                stored = store(found, planned[found.group], chain, names)
-                weights |= dict.fromkeys(members(job, found), stored)
-    return splice(job.model, {label: planned[label] for label in weights}, weights, job.found, job.context)

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from onnx_tucker.errors import DataError, PromiseError, TuckerError
+from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.job import Job
 from onnx_tucker.rank.budget import Budget
@@ -22,27 +23,42 @@ from onnx_tucker.types import Closeness
 logger = logging.getLogger(__name__)
 
 
-def verify(job: Job, model: onnx.ModelProto, evaluate: Evaluate | None, *, changed: bool) -> list[Closeness] | None:
-    """Checks the result as a model and against the promises on its outputs, and compares them.
+class Promises:
+    """What the user was promised of the outputs.
 
     Args:
         job: the run.
-        model: the result; the job's own where nothing was changed.
         evaluate: scores a model.
-        changed: whether anything was.
-
-    Raises:
-        PromiseError: a promise is broken.
-        TuckerError: the result is not as good a model as the input.
     """
-    session = _checked_session(job, model)
-    closeness = _compare(job, session)
-    _require(job, closeness, changed=changed)
-    if evaluate is not None:
-        if session is None or job.session is None:
-            raise PromiseError("--max-drop cannot be checked, because the model cannot be run; see the reason above.")
-        _require_score(job.settings, score(evaluate, job.session), score(evaluate, session))
-    return closeness
+
+    def __init__(self, job: Job, evaluate: Evaluate | None) -> None:
+        self._job, self._evaluate = job, evaluate
+        self._before: float | None = None
+
+    def verify(self, result: Factorised) -> list[Closeness] | None:
+        """Checks the result as a model and against the promises on its outputs, and compares them.
+
+        Raises:
+            PromiseError: a promise is broken.
+            TuckerError: the result is not as good a model as the input.
+        """
+        job = self._job
+        session = _checked_session(job, result.model)
+        closeness = _compare(job, session)
+        _require(job, closeness, changed=bool(result.weights))
+        if self._evaluate is not None:
+            if session is None or job.session is None:
+                raise PromiseError(
+                    "--max-drop cannot be checked, because the model cannot be run; see the reason above."
+                )
+            if self._before is None:
+                self._before = score(self._evaluate, job.session)
+            _require_score(job.settings, self._before, score(self._evaluate, session))
+        return closeness
+
+    def error(self, result: Factorised) -> float:
+        """The mean of the relative errors of the outputs; infinite where one is not known."""
+        return fidelity.mean_error(_compare(self._job, _checked_session(self._job, result.model)) or [])
 
 
 def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession | None:

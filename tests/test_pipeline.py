@@ -415,7 +415,7 @@ def test_outputs_whose_shape_depends_on_the_data_break_the_promise_but_not_the_r
     assert report.fidelity is not None
     assert report.fidelity.outputs[0].relative_l2 is None
     with pytest.raises(PromiseError, match="not defined"):
-        compress(made, ranks="1", data={"x": X}, benchmark=False, max_error=1.0)
+        compress(made, ranks="1", data={"x": X}, benchmark=False, max_error=1.0, include="fc")
 
 
 def test_weights_can_go_to_a_file_of_their_own(source: Path, tmp_path: Path) -> None:

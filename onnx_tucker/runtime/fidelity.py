@@ -98,3 +98,9 @@ def relative_l2(a: NDArray[Any], b: NDArray[Any]) -> float | None:
     sums = _Sums()
     sums.add_values(a, b)
     return sums.closeness("").relative_l2
+
+
+def mean_error(outputs: Sequence[Closeness]) -> float:
+    """The mean of the relative errors of outputs that are numbers; infinite where one of those is not known."""
+    errors = [math.inf if o.relative_l2 is None else o.relative_l2 for o in outputs if o.max_abs is not None]
+    return sum(errors) / len(errors) if errors else math.inf

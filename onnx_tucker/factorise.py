@@ -1,0 +1,103 @@
+"""Carries out what is planned: makes the chains of all nodes and puts them into the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+from joblib import Parallel, delayed
+
+from onnx_tucker import calibrate
+from onnx_tucker.factor import weight_error
+from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.job import Job
+from onnx_tucker.menu import members
+from onnx_tucker.types import Candidate, Chain, Site
+
+
+@dataclass(frozen=True, eq=False)
+class Factorised:
+    """A model with chains in it.
+
+    Attributes:
+        model: the model; the job's own where nothing was changed.
+        planned: what the nodes with new weights are, by label.
+        weights: the stored weights of each of them; nodes that share them share the list.
+        errors: relative error of the weight of each.
+    """
+
+    model: onnx.ModelProto
+    planned: Mapping[str, Candidate]
+    weights: Mapping[str, list[onnx.TensorProto]]
+    errors: Mapping[str, float]
+
+    @property
+    def changed(self) -> list[str]:
+        """Labels of the nodes that are computed otherwise than they were, not only with other weights."""
+        return [label for label, candidate in self.planned.items() if candidate.changes]
+
+    def only(self, job: Job, labels: Iterable[str]) -> Factorised:
+        """The model with the chains of some of its nodes, as they are."""
+        planned = {label: self.planned[label] for label in labels}
+        return _spliced(job, planned, {label: list(self.weights[label]) for label in planned}, self.errors)
+
+
+def factorise(job: Job, planned: Mapping[str, Candidate], trusts: calibrate.Trusts | None = None) -> Factorised:
+    """The model with nodes as they are planned, and with data, others refitted to that.
+
+    Args:
+        job: the run.
+        planned: what nodes become, by label.
+        trusts: makes it rough; see `calibrate.Fitting`.
+    """
+    planned = {**planned, **calibrate.refits(job, planned)}
+    leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
+    names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
+    for i, (leader, (chain, error)) in enumerate(zip(leaders, _chains(job, leaders, planned, trusts), strict=True)):
+        if trusts is None:
+            job.progress("factorising", i, len(leaders))
+        if chain is None:
+            del planned[leader.place.label]
+            continue
+        stored = store(leader, planned[leader.place.label], chain, names)
+        group = members(job, leader)
+        weights |= dict.fromkeys(group, stored)
+        errors |= dict.fromkeys(group, error)
+    if trusts is None:
+        job.progress("factorising", len(leaders), len(leaders))
+    return _spliced(job, planned, weights, errors)
+
+
+def _chains(
+    job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate], trusts: calibrate.Trusts | None
+) -> Iterable[tuple[Chain | None, float]]:
+    """The chains of nodes with the errors of their weights: one after another with data, else side by side."""
+    if calibrate.usable(job):
+        fitting = calibrate.Fitting(job, planned, trusts)
+        return (_rounded(found.site, fitting.chain(found)) for found in leaders)
+    return Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(  # type: ignore[no-any-return]
+        delayed(lambda f: _rounded(f.site, calibrate.decomposed(f.site, planned[f.place.label])))(f) for f in leaders
+    )
+
+
+def _rounded(site: Site, chain: Chain | None) -> tuple[Chain | None, float]:
+    """A chain in the weight's own type, and its relative error."""
+    if chain is None:
+        return None, 0.0
+    weight = site.read()
+    chain = replace(chain, factors=tuple(factor.astype(site.dtype, copy=False) for factor in chain.factors))
+    return chain, weight_error(weight, chain)
+
+
+def _spliced(
+    job: Job,
+    planned: Mapping[str, Candidate],
+    weights: Mapping[str, list[onnx.TensorProto]],
+    errors: Mapping[str, float],
+) -> Factorised:
+    if not weights:
+        return Factorised(job.model, {}, {}, {})
+    return Factorised(splice(job.model, planned, weights, job.found, job.context), planned, weights, errors)

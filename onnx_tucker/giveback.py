@@ -1,0 +1,182 @@
+"""What is given back of a decision that was carried out: what does not pay in time, and what breaks a promise."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from onnx_tucker import calibrate
+from onnx_tucker.errors import PromiseError, TuckerError
+from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.job import Job
+from onnx_tucker.measure import in_situ
+from onnx_tucker.pricing import Decision
+from onnx_tucker.promises import Promises
+from onnx_tucker.replay import give_back, planned_candidate
+from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.runtime.timing import NOISY, Timing
+from onnx_tucker.types import Candidate, Closeness
+
+logger = logging.getLogger(__name__)
+
+MODEL_SECONDS = 3.0
+"""Time spent at most on comparing the whole model before and after."""
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A decision and the model that it gives.
+
+    Attributes:
+        decision: what became of the nodes.
+        result: the model.
+        timings: of the whole model before and after, or None.
+    """
+
+    decision: Decision
+    result: Factorised
+    timings: list[Timing] | None = None
+
+
+def make(job: Job, decision: Decision) -> Made:
+    """Carries a decision out; gives back the weaker half of the chains while the whole model measures slower."""
+    made = _timed(job, _carried_out(job, decision))
+    if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
+        made = _without_slow(job, made, made.timings)
+    return _not_slower(job, made)
+
+
+def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, list[Closeness] | None]:
+    """Gives chains back until the promises on the outputs hold.
+
+    Those come first that cost most of the outputs for the time that they save; as many as it takes.
+
+    Raises:
+        PromiseError: they hold with none of the chains.
+    """
+    try:
+        return made, promises.verify(made.result)
+    except PromiseError as error:
+        if job.settings.plan is not None:
+            raise
+        broken = error
+    order = _costliest(job, made, promises)
+    logger.info("%s Chains are given back.", broken)
+    tried: dict[int, tuple[Made, list[Closeness] | None]] = {}
+    low, high = 0, len(order)
+    while high - low > 1:
+        number = (low + high) // 2
+        job.progress("giving chains back", len(tried), math.ceil(math.log2(len(order) + 1)))
+        less = _with_less(job, made, dict.fromkeys(order[:number], "given back, as a promise would not hold"))
+        try:
+            tried[number] = less, promises.verify(less.result)
+            high = number
+        except PromiseError:
+            low = number
+    if high not in tried:
+        raise broken
+    held, closeness = tried[high]
+    held = _timed(job, held)
+    final = _not_slower(job, held)
+    return final, closeness if final is held else promises.verify(final.result)
+
+
+def _costliest(job: Job, made: Made, promises: Promises) -> list[str]:
+    """The first of the nodes of each chain, those first that cost most of the outputs for the time that they save."""
+    leaders = [label for label in made.result.changed if made.result.planned[label].method]
+    leaders = [
+        found.place.label for found in job.found if found.place.label in leaders and found.group == found.place.label
+    ]
+    lost = {label: promises.error(made.result.only(job, _group(job, label))) for label in leaders}
+    return sorted(leaders, key=lambda label: -lost[label] / max(_saved(job, made, label), 1e-9))
+
+
+def _group(job: Job, label: str) -> list[str]:
+    return [found.place.label for found in job.found if found.group == label]
+
+
+def _saved(job: Job, made: Made, label: str) -> float:
+    """Milliseconds that a chain saves by itself; where it was not timed, its multiplications."""
+    price = made.decision.prices.get(label)
+    if price and price.after:
+        return price.before.ms - price.after.ms
+    found = next(found for found in job.found if found.place.label == label)
+    return float(found.reading.layer.macs if found.reading.layer else found.reading.params or 0)
+
+
+def _not_slower(job: Job, made: Made) -> Made:
+    """Gives back the weaker half of the chains while the whole model measures slower."""
+    while made.result.weights and made.timings and made.timings[1].speedup < 1:
+        if job.settings.keep_slower or job.settings.plan is not None:
+            logger.warning("The result is slower than the input, as asked: x%.2f.", made.timings[1].speedup)
+            break
+        ordered = sorted(made.result.changed, key=lambda label: _saved(job, made, label))
+        weak = ordered[: -(-len(ordered) // 2)]
+        reason = f"given back, the whole model measured x{made.timings[1].speedup:.2f}"
+        logger.info("%s: %s", ", ".join(sorted(weak)), reason)
+        made = _timed(job, _with_less(job, made, dict.fromkeys(weak, reason)))
+    return made
+
+
+def _without_slow(job: Job, made: Made, timings: list[Timing]) -> Made:
+    """Gives back the nodes that are slower within the model than they were, if it is faster without them."""
+    before, after = in_situ(job, job.model), in_situ(job, made.result.model)
+    if not before or not after:
+        return made
+    slow = {n: before[n] / after[n] for n in made.result.changed if after.get(n, 0) > before.get(n, math.inf)}
+    if not slow:
+        return made
+    reasons = {name: f"measured x{speedup:.2f} within the model" for name, speedup in slow.items()}
+    other = _with_less(job, made, reasons)
+    if not other.result.weights:
+        return made
+    models = [one.result.model.SerializeToString(deterministic=True) for one in (made, other)]
+    [_, with_less] = job.stopwatch.compare(models, job.timed_feed or {}, MODEL_SECONDS, job.folder)
+    if with_less.speedup_ci[0] <= 1:
+        return made
+    logger.info("%s: slower within the model", ", ".join(sorted(slow)))
+    return _timed(job, other)
+
+
+def _with_less(job: Job, made: Made, reasons: Mapping[str, str]) -> Made:
+    """The model without some of its chains. Those that were fitted behind others are fitted anew."""
+    decision = give_back(job, made.decision, reasons)
+    if calibrate.usable(job):
+        return _carried_out(job, decision)
+    return Made(decision, made.result.only(job, _planned(job, decision)))
+
+
+def _carried_out(job: Job, decision: Decision) -> Made:
+    return Made(decision, factorise(job, _planned(job, decision)))
+
+
+def _planned(job: Job, decision: Decision) -> dict[str, Candidate]:
+    """The candidates of a decision, by node."""
+    pairs = zip(job.found, decision.plan.choices, strict=True)
+    return {f.place.label: planned_candidate(job.context, f, choice) for f, choice in pairs if choice.form}
+
+
+def _timed(job: Job, made: Made) -> Made:
+    return replace(made, timings=time(job, made.result))
+
+
+def time(job: Job, made: Factorised) -> list[Timing] | None:
+    """Times of the whole model before and after; None where it is not timed."""
+    feed = job.timed_feed
+    if not job.settings.benchmark or feed is None:
+        return None
+    job.progress("timing the whole model", 0, 1)
+    contents = [job.content]
+    if made.weights:
+        contents.append(made.model.SerializeToString(deterministic=True))
+    try:
+        timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
+    except FAILURES as error:
+        raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
+    if any(timing.noisy for timing in timings):
+        logger.warning("The machine is busy: times of the whole model differ by more than %.0f %%.", 100 * NOISY)
+    job.progress("timing the whole model", 1, 1)
+    unchanged = not made.weights and not job.settings.dry_run
+    return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise

@@ -1,0 +1,68 @@
+"""Chains that are given back so that a promise holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from onnx_tucker.errors import PromiseError
+from tests.helpers import model, relative, run
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((200, 24)).astype(np.float32)
+
+
+def low(out: int, inp: int, rank: int) -> np.ndarray[Any, Any]:
+    return (RNG.standard_normal((out, rank)) @ RNG.standard_normal((rank, inp))).astype(np.float32)
+
+
+TENSORS = {"a": low(24, 24, 3), "b": low(24, 24, 24), "c": low(24, 24, 3)}
+MADE = model(
+    [
+        helper.make_node("Gemm", ["x", "a"], ["h"], "first", transB=1),
+        helper.make_node("Gemm", ["h", "b"], ["g"], "full", transB=1),
+        helper.make_node("Gemm", ["x", "c"], ["f"], "second", transB=1),
+        helper.make_node("Add", ["f", "g"], ["y"], "add"),
+    ],
+    TENSORS,
+    {"x": ["n", 24]},
+    {"y": 2},
+)
+
+
+def statuses(**options: Any) -> dict[str, str]:
+    report = compress(MADE, ranks="3", benchmark=False, keep_slower=True, **options).report
+    return {node.name: node.status for node in report.nodes}
+
+
+@pytest.mark.parametrize("data", [{}, {"data": {"x": X}}])
+def test_what_costs_most_is_given_back_first(data: dict[str, Any]) -> None:
+    """The second matrix has a high rank, but only three directions of its input are used: with data it may stay."""
+    found = statuses(max_error=0.01, **data)
+    assert found == {"first": "factorized", "full": "factorized" if data else "kept", "second": "factorized"}
+
+
+@pytest.mark.parametrize("data", [{}, {"data": {"x": X}}])
+def test_the_users_score_decides_too(data: dict[str, Any]) -> None:
+    exact = run(MADE, x=X)[0]
+
+    def score(runs: Any) -> float:
+        return -relative(exact, runs({"x": X})["y"])
+
+    assert statuses(eval=score, max_drop=0.01, **data)["first"] == "factorized"
+    with pytest.raises(PromiseError, match="max-drop 0"):
+        statuses(eval=lambda runs: -float(np.abs(exact - runs({"x": X})["y"]).max() > 0), max_drop=0, **data)
+
+
+def test_nothing_is_written_if_no_chain_can_stay() -> None:
+    with pytest.raises(PromiseError, match="above --max-error 1e-09"):
+        statuses(max_error=1e-9)
+
+
+def test_the_reason_is_said() -> None:
+    report = compress(MADE, ranks="3", benchmark=False, keep_slower=True, max_error=0.01).report
+    assert next(node.reason for node in report.nodes if node.name == "full").startswith("given back")
