@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
 from onnx_tucker.menu import members
 from onnx_tucker.types import Candidate, Chain, Site
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,8 @@ def factorise(job: Job, planned: Mapping[str, Candidate], trusts: calibrate.Trus
         planned: what nodes become, by label.
         trusts: makes it rough; see `calibrate.Fitting`.
     """
+    if any(candidate.method for candidate in planned.values()) and not calibrate.usable(job):
+        logger.warning("Without --data nothing guards the accuracy: factors are made from the weights alone.")
     planned = {**planned, **calibrate.refits(job, planned)}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx.inliner
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.graph import io, shapes
@@ -176,10 +174,8 @@ def _session(
 
 
 def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | None:
-    if isinstance(settings.data, Mapping):
-        arrays: Mapping[str, NDArray[Any]] = settings.data
-    else:
-        arrays = inputs.read_data(settings.data_paths) if settings.data_paths else {}
+    batches = [inputs.read_data(settings.data_paths)] if settings.data_paths else settings.data_arrays
+    arrays = inputs.joined(batches)
     if not arrays:
         return None
     if session is None:

@@ -24,7 +24,8 @@ class Settings:
         ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full", "auto"), a rank, a pair (in, out), or the
             path of a TOML or JSON file with one of these for each node.
         budget: what "auto" may leave of the original's cost: "flops:S" or "params:S".
-        data: `.npz` or `.npy` files or folders of them, or arrays by input name.
+        data: `.npz` or `.npy` files or folders of them, arrays by input name, batches of those, or an object whose
+            `get_next()` gives one batch after another and None at the end (onnxruntime's CalibrationDataReader).
         max_error: the largest relative L2 error of any output that is accepted.
         eval: "FILE.py:FUNC", or a function; FUNC(run) returns a score, higher is better.
         max_drop: the largest loss of that score that is accepted.
@@ -59,7 +60,7 @@ class Settings:
 
     ranks: str | int | tuple[int, int] = "vbmf"
     budget: str | None = None
-    data: PathLike | Sequence[PathLike] | Mapping[str, Any] = ()
+    data: Any = ()
     max_error: float | None = None
     eval: Any = None
     max_drop: float | None = None
@@ -100,6 +101,7 @@ class Settings:
         for name in ("include", "exclude", "op_types", "report"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str | Path) else tuple(value))
+        object.__setattr__(self, "data", _data(self.data))
         if isinstance(self.ranks, list):
             object.__setattr__(self, "ranks", tuple(self.ranks))
         if self.flops not in FLOPS:
@@ -143,13 +145,34 @@ class Settings:
     @property
     def data_paths(self) -> list[Path]:
         """The data files and folders; none where arrays were given."""
-        if isinstance(self.data, Mapping):
-            return []
-        return [Path(p) for p in ([self.data] if isinstance(self.data, str | Path) else self.data)]
+        return [Path(part) for part in self.data if not isinstance(part, Mapping)]
+
+    @property
+    def data_arrays(self) -> list[Mapping[str, Any]]:
+        """The batches of arrays; none where files were given."""
+        return [part for part in self.data if isinstance(part, Mapping)]
 
     def as_dict(self) -> dict[str, Any]:
         """The settings for the report: arrays, functions and plans by kind, paths as text."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        plain = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return plain | {"data": _plain(self.data_paths or self.data_arrays[:1])}  # the other batches look the same
+
+
+def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
+    """Paths or batches of arrays, however they were given.
+
+    Raises:
+        UsageError: they are neither, or both.
+    """
+    if callable(getattr(given, "get_next", None)):
+        given = iter(given.get_next, None)
+    try:
+        parts = (given,) if isinstance(given, str | Path | Mapping) else tuple(given)
+    except TypeError:
+        parts = (given,)
+    if not any(all(isinstance(part, kinds) for part in parts) for kinds in (str | Path, Mapping)):
+        raise UsageError("The data is neither paths of .npz or .npy files nor arrays by input name.")
+    return parts
 
 
 def _plain(value: Any) -> Any:

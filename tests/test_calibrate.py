@@ -10,6 +10,8 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import compress
+from onnx_tucker.errors import TuckerError
+from onnx_tucker.types import Choice, Plan
 from tests.helpers import Array, conv_model, model, relative, run
 
 RNG = np.random.default_rng(0)
@@ -121,3 +123,92 @@ def test_lowered_forms_take_the_bias_too() -> None:
     x = correlated(32, 8, 6, 8, 8)
     result = compress(made, ranks="4", data={"x": x}, keep_slower=True)
     assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 1
+
+
+class Reader:
+    """As onnxruntime's CalibrationDataReader."""
+
+    def __init__(self, batches: list[dict[str, Array]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._batches, None)
+
+
+def test_data_may_come_in_batches() -> None:
+    made, x = CASES["conv"]
+    batches = [{"x": part} for part in np.split(x, 8)]
+    whole = slim(made, x)
+    for data in (batches, iter(batches), Reader(batches)):
+        assert compress(made, ranks="4", benchmark=False, data=data).model == whole
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (3, "neither paths"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, "x.npz"], "neither paths"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, {"z": np.zeros(1)}], "same keys"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, {"x": np.zeros((1, 10, 8, 9))}], "cannot be joined"),
+    ],
+)
+def test_what_is_no_data(data: Any, words: str) -> None:
+    with pytest.raises(TuckerError, match=words):
+        compress(CASES["conv"][0], ranks="4", benchmark=False, data=data)
+
+
+def test_without_data_it_is_said_that_accuracy_is_unguarded(caplog: pytest.LogCaptureFixture) -> None:
+    made, x = CASES["conv"]
+    slim(made, x)
+    assert "accuracy" not in caplog.text
+    slim(made, None)
+    assert caplog.text.count("nothing guards the accuracy") == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_full_rank_with_data_changes_nothing(name: str) -> None:
+    made, x = CASES[name]
+    for ranks in ("full", "energy:1.0", "1000"):
+        assert relative(run(made, x=x)[0], run(slim(made, x, ranks), x=x)[0]) < 1e-4
+
+
+def test_a_node_that_stays_makes_up_for_those_before_it() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "p"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "b", "q"], ["y"], "second", pads=[1] * 4),
+    ]
+    tensors = {"a": noise(16, 10, 3, 3), "p": noise(16), "b": noise(16, 16, 3, 3), "q": noise(16)}
+    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    x = correlated(96, 10, 8, 8)
+    exact = run(made, x=x[:16])[0]
+    with_data = compress(made, ranks="4", op_types=["Conv"], benchmark=False, data={"x": x[16:]}, include="first")
+    assert [node.reason for node in with_data.report.nodes] == ["", "left out by --include"]
+    kept = compress(made, ranks="4", benchmark=False, data={"x": x[16:]}, plan=_only_first(made, x))
+    assert "weights refitted" in kept.report.nodes[1].reason
+    assert kept.report.nodes[1].status == "kept"
+    errors = [relative(exact, run(result.model, x=x[:16])[0]) for result in (kept, with_data)]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def _only_first(made: onnx.ModelProto, x: Array) -> Plan:
+    """A plan that factorises the first node and keeps the second, which nobody asked to leave out."""
+    both = compress(made, ranks="4", benchmark=False, dry_run=True).plan.choices
+    return Plan((both[0], Choice("second", "Conv", both[1].shape, "kept", "for a test")))
+
+
+def test_what_is_added_to_a_node_is_made_up_for() -> None:
+    """Two branches of a sum: the second one is fitted to what the first one has lost too."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["f"], "first", pads=[1] * 4),
+        helper.make_node("Conv", ["x", "b"], ["g"], "second", pads=[1] * 4),
+        helper.make_node("Add", ["f", "g"], ["y"]),
+    ]
+    tensors = {"a": noise(16, 10, 3, 3), "b": noise(16, 10, 3, 3)}
+    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    x = correlated(96, 10, 8, 8)
+    exact = run(made, x=x[:16])[0]
+    together = slim(made, x[16:], "6")
+    alone = [slim(made, x[16:], "6", include=name) for name in ("first", "second")]
+    apart = exact + sum(run(one, x=x[:16])[0] - exact for one in alone)
+    assert relative(exact, run(together, x=x[:16])[0]) < 0.95 * relative(exact, apart)

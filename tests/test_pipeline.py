@@ -82,7 +82,7 @@ def test_the_main_job(source: Path, tmp_path: Path) -> None:
         assert 0 < node.error.weight < 0.1
         assert node.error.output is not None
         assert 0 < node.error.output < 0.2
-    assert report.settings["data"] == {"x": "ndarray"}
+    assert report.settings["data"] == [{"x": "ndarray"}]
 
 
 def test_a_model_in_memory_is_enough_and_is_not_changed() -> None:

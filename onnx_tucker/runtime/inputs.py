@@ -89,16 +89,23 @@ def read_data(paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
         DataError: a file cannot be read, or files do not have the same keys and sample shapes.
     """
     files = [file for path in paths for file in _files(path)]
-    parts: dict[str, list[NDArray[Any]]] = {}
-    for file in files:
-        for name, array in _load(file).items():
-            parts.setdefault(name, []).append(array)
-    if {len(arrays) for arrays in parts.values()} != {len(files)}:
-        raise DataError(f"The files of --data do not all have the same keys; seen: {', '.join(sorted(parts))}.")
+    return joined([_load(file) for file in files])
+
+
+def joined(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Batches of samples as one.
+
+    Raises:
+        DataError: they do not have the same keys and sample shapes.
+    """
+    if len({frozenset(batch) for batch in batches}) > 1:
+        seen = ", ".join(sorted({name or "none (.npy)" for batch in batches for name in batch}))
+        raise DataError(f"The parts of the data do not all have the same keys; seen: {seen}.")
+    parts = {name: [np.asarray(batch[name]) for batch in batches] for name in (batches[0] if batches else ())}
     try:
         return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in parts.items()}
     except ValueError as error:
-        raise DataError(f"The files of --data cannot be joined into one set of samples: {error}.") from error
+        raise DataError(f"The parts of the data cannot be joined into one set of samples: {error}.") from error
 
 
 def _files(path: Path) -> list[Path]:
