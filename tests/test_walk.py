@@ -1,0 +1,102 @@
+"""Values of all nodes in one run of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_tucker import walk
+from onnx_tucker.job import Job, prepare
+from onnx_tucker.settings import Settings
+from onnx_tucker.walk import Walk
+from tests.helpers import model, run
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((10, 4)).astype(np.float32)
+
+
+def branched() -> onnx.ModelProto:
+    """A residual block, a value that is needed much later, and a body that sees values from outside."""
+    rng, bodies = np.random.default_rng(1), []
+    for op, name in (("Neg", "b"), ("Abs", "c")):
+        out = helper.make_tensor_value_info(f"{op}_out", 1, None)
+        bodies.append(helper.make_graph([helper.make_node(op, [name], [out.name])], op, [], [out]))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "v"], ["c"], "second"),
+        helper.make_node("Add", ["c", "x"], ["d"]),
+        helper.make_node("ReduceSum", ["d"], ["s"], keepdims=0),
+        helper.make_node("Greater", ["s", "zero"], ["positive"]),
+        helper.make_node("If", ["positive"], ["e"], then_branch=bodies[0], else_branch=bodies[1]),
+        helper.make_node("Add", ["e", "a"], ["y"]),
+    ]
+    tensors = {
+        "w": rng.standard_normal((4, 4)).astype(np.float32),
+        "v": rng.standard_normal((4, 4)).astype(np.float32),
+        "zero": np.zeros((), np.float32),
+    }
+    return model(nodes, tensors, {"x": ["n", 4]}, {"y": 2})
+
+
+NAMES = ("x", "a", "b", "c", "d", "e", "y")
+
+
+def expected() -> dict[str, Any]:
+    made = branched()
+    for name in NAMES[1:-1]:
+        made.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return dict(zip(("y", *NAMES[1:-1]), run(made, x=X), strict=True)) | {"x": X}
+
+
+def job() -> Job:
+    return prepare_(branched())
+
+
+def prepare_(made: onnx.ModelProto) -> Job:
+    return prepare(made, Settings(data={"x": X}), lambda *_: None)
+
+
+@pytest.mark.parametrize("held", [walk.HELD, 100, 0])
+@pytest.mark.parametrize("order", [NAMES, NAMES[::-1], ("c", "a", "y", "x", "b")])
+def test_values_are_those_of_the_model(held: int, order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order, however little may be held."""
+    monkeypatch.setattr(walk, "HELD", held)
+    exact, walked = expected(), Walk(job(), [{"x": X}, {"x": X[:3]}])
+    for name in order:
+        first, second = (values[name] for values in walked.read([name]))
+        assert np.allclose(first, exact[name], atol=1e-6)
+        assert len(second) == 3
+
+
+def test_every_node_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    build = walk.model_of
+
+    def spy(made: Any, nodes: Any, *rest: Any) -> bytes:
+        ran.extend(node.output[0] for node in nodes)
+        return build(made, nodes, *rest)
+
+    monkeypatch.setattr(walk, "model_of", spy)
+    walked = Walk(job(), [{"x": X}])
+    for names in (["x", "a"], ["b", "c"], ["d"], ["y"]):
+        list(walked.read(names))
+    assert sorted(ran) == sorted(output for node in branched().graph.node for output in node.output)
+
+
+def test_it_starts_again_if_it_was_left_midway() -> None:
+    exact, walked = expected(), Walk(job(), [{"x": X}, {"x": X}])
+    next(iter(walked.read(["c"])))
+    assert all(np.allclose(values["d"], exact["d"], atol=1e-6) for values in walked.read(["d"]))
+
+
+def test_bytes_of_external_data_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(branched(), path, save_as_external_data=True, size_threshold=0)
+    made = prepare(path, Settings(data={"x": X}), lambda *_: None)
+    assert all(np.allclose(v["y"], expected()["y"], atol=1e-6) for v in Walk(made, [{"x": X}]).read(["y"]))
