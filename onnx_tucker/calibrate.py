@@ -25,7 +25,7 @@ from onnx_tucker.graph.segment import between, sums
 from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded
-from onnx_tucker.rows import known_rows, obstacle
+from onnx_tucker.rows import known_rows, obstacle, own_bias
 from onnx_tucker.types import Array, Candidate, Chain, Site
 from onnx_tucker.walk import Walk
 
@@ -38,7 +38,8 @@ ROUGH_ROWS, ROUGH_ROUNDS = 10_000, 1
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
 """Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
 
-A node that sees fewer positions than that is not fitted: 16 rows misled the first matrix of the thesis network.
+For a node that sees fewer positions than that they only say which directions count: its weight is not moved towards
+what they suggest, nor its bias, by which 16 rows misled the first matrix of the thesis network.
 """
 
 
@@ -89,10 +90,12 @@ class Trust(NamedTuple):
     Attributes:
         ridge: how strongly its trained weight draws.
         shrink: the share of the identity in the second moment of its inputs; None for what their number says.
+        means: whether its bias takes what is changed in the mean.
     """
 
     ridge: float
     shrink: float | None
+    means: bool
 
 
 Trusts = dict[tuple[str, bool], Trust]
@@ -174,8 +177,8 @@ class Fitting:
         if candidate.method is None and not self._changed:
             return None
         halves = known_rows(self._job, found, self, ROWS if self._trust is None else ROUGH_ROWS)
-        if not isinstance(halves, str) and min(half.rows for half in halves) < FEW // 2:
-            halves = f"the data gives it fewer than {FEW} finite positions"
+        if not isinstance(halves, str) and not min(half.rows for half in halves):
+            halves = "half of the data gives it no finite position"
         if isinstance(halves, str):
             logger.info("%s is not fitted: %s", site.name, halves)
             return decomposed(site, candidate) if candidate.method else None
@@ -187,27 +190,29 @@ class Fitting:
         if candidate.method is None and trust.ridge == RIDGES[0]:
             return None
         chain = _chain(site, candidate, known, trust, ROUNDS if self._trust is None else ROUGH_ROUNDS)
-        logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust)
-        return replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain))) if site.bias else chain
+        logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
+        return replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain))) if trust.means else chain
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""
-        stage, bias, rows = found.site.stage, found.site.bias, sum(half.rows for half in halves)
-        strength = ridge(*halves, found.site.read(), bias=bias)
+        stage, rows = found.site.stage, sum(half.rows for half in halves)
+        enough = min(half.rows for half in halves) >= FEW // 2
+        means = found.site.bias and enough
+        strength = ridge(*halves, found.site.read(), bias=means) if enough else RIDGES[0]
 
         def held_out(shrink: float | None) -> float:
-            trust, pairs = Trust(strength, shrink), (halves, halves[::-1])
+            trust, pairs = Trust(strength, shrink, means), (halves, halves[::-1])
             chains = ((reconstruct(_chain(found.site, candidate, a, trust, ROUGH_ROUNDS)), b) for a, b in pairs)
-            return sum(b.loss(np.split(weight, stage.groups), bias=bias) for weight, b in chains)
+            return sum(b.loss(np.split(weight, stage.groups), bias=means) for weight, b in chains)
 
         assert self._job.inputs is not None
         few = self._job.inputs.fit.samples < FEW or rows < 4 * stage.inp * stage.window.volume
-        return Trust(strength, min(SHRINKS, key=held_out) if few and candidate.method else None)
+        return Trust(strength, min(SHRINKS, key=held_out) if few and candidate.method else None, means)
 
 
 def _chain(site: Site, candidate: Candidate, known: Statistics, trust: Trust, rounds: int) -> Chain:
     """The chain of a candidate that does best on some rows; without a method, the weight that does."""
-    goals = known.goals(site.read(), trust.ridge, bias=site.bias, shrink=trust.shrink)
+    goals = known.goals(site.read(), trust.ridge, bias=trust.means, shrink=trust.shrink)
     if candidate.method is None:
         return Chain(candidate.stages, (np.concatenate([goal.target for goal in goals]).reshape(site.stage.shape),))
     return fit(METHODS[candidate.method], site.stage, candidate.ranks or (), goals, rounds)
@@ -218,10 +223,9 @@ def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: 
 
     The part that is taken of it is the one at which each half predicts the other best.
     """
-    stage, constant = found.site.stage, job.context.constant(found.place, 2)
-    assert constant is not None
-    own = np.broadcast_to(constant.read().astype(np.float64).ravel(), stage.groups * stage.out)
-    one, other = (half.bias(weight) - own for half in halves)
+    own = own_bias(job, found)
+    assert own is not None
+    one, other = (half.bias(weight) for half in halves)
     sizes = float(one @ one + other @ other)
     agreed = float(np.clip(2 * (one @ other) / sizes, 0.0, 1.0)) if sizes else 0.0
-    return own + agreed * (known.bias(weight) - own)
+    return np.asarray(own + agreed * known.bias(weight))

@@ -61,8 +61,11 @@ def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statisti
     stage, data = found.site.stage, job.inputs.fit
     rng, left_out, before = np.random.default_rng(job.settings.seed), 0, 0
     halves: list[Statistics] = []
+    own = own_bias(job, found)
     for feed, values in zip(data.feeds, source.rows(found), strict=True):
         x, y = found.seat.inputs(values[0]), found.seat.outputs(values[1])
+        if own is not None:
+            y = y - own.astype(y.dtype).reshape(-1, *(1,) * (y.ndim - 2))
         window = stage.window if stage.window.transposed else stage.window.explicit(x.shape[2:])
         if not halves:
             kind, limit = _kind(stage, min(most, len(data.feeds) * count(y)))
@@ -76,6 +79,14 @@ def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statisti
     if left_out:
         logger.warning("%s: %d positions of the data are not finite and are left out.", found.place.label, left_out)
     return halves[0], halves[1]
+
+
+def own_bias(job: Job, found: Found) -> Array | None:
+    """What a node without obstacles adds to its output, (groups * out,), in float64; None where it adds nothing."""
+    constant = job.context.constant(found.place, 2) if found.site.bias else None
+    if constant is None:
+        return None
+    return np.broadcast_to(constant.read().astype(np.float64).ravel(), found.site.stage.groups * found.site.stage.out)
 
 
 def _kind(stage: Stage, available: int) -> tuple[type[Moments] | type[Samples], int]:
