@@ -121,7 +121,7 @@ class Samples:
             gram = p @ p.T / len(p)
             mean = np.trace(gram) / p.shape[1] or 1.0
             pulled = gram + ridge * mean * np.eye(len(p))
-            missed = scipy.linalg.solve(pulled, y - p @ own.T, assume_a="pos")
+            missed = _solved(pulled, y - p @ own.T)
             shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], len(p))
             metric = Sampled(np.sqrt(1 - shrunk) * p, shrunk * mean)
             found.append(Goal((own + missed.T @ p / len(p)).reshape(out, weight.shape[1], -1), metric))
@@ -198,7 +198,7 @@ class Moments:
             width = len(squared)
             mean = np.trace(squared) / width or 1.0
             pull = ridge * mean
-            target = scipy.linalg.solve(squared + pull * np.eye(width), (crossed + pull * own).T, assume_a="pos").T
+            target = _solved(squared + pull * np.eye(width), (crossed + pull * own).T).T
             shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
             metric = Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))
             found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
@@ -226,6 +226,12 @@ class Moments:
             squared = squared - mean[:, :, None] * mean[:, None, :]
             crossed = crossed - self.output[:, :, None] / rows * mean[:, None, :]
         return squared, crossed
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """The solution of `matrix @ x = right` for a positive definite matrix, which is overwritten."""
+    factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
+    return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
 
 
 def _shrinkage(mean: float, squared: float, width: int, rows: int) -> float:
