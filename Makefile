@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint lowest tables speed clean
+.PHONY: demo test lint lowest tables speed fidelity clean
 
 demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
 	mkdir -p build
@@ -37,6 +37,11 @@ speed: $(VENV)/bench  ## measure docs/speed.md; REAL=FOLDER adds models
 	mkdir -p build
 	$(BIN)/python benchmarks/speed.py $(if $(REAL),--real $(REAL)) --out build/speed.md --plot docs/speed.svg
 	$(BIN)/python benchmarks/update_docs.py docs/speed.md
+
+fidelity: $(VENV)/run  ## measure docs/fidelity.md; REAL=FOLDER adds models
+	mkdir -p build
+	$(BIN)/python benchmarks/fidelity.py $(if $(REAL),--real $(REAL)) --out build/fidelity.md --plot docs/fidelity.svg
+	$(BIN)/python benchmarks/update_docs.py docs/fidelity.md
 
 clean:
 	rm -rf .venv .venv-lowest build dist

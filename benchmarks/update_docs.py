@@ -16,6 +16,7 @@ TABLES = {
     "docs/thesis.md": ("thesis_table.md",),
     "docs/models.md": ("large_model.md",),
     "docs/speed.md": ("speed.md",),
+    "docs/fidelity.md": ("fidelity.md",),
 }
 BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
 
