@@ -45,7 +45,8 @@ class Factorised:
     def only(self, job: Job, labels: Iterable[str]) -> Factorised:
         """The model with the chains of some of its nodes, as they are."""
         planned = {label: self.planned[label] for label in labels}
-        return _spliced(job, planned, {label: list(self.weights[label]) for label in planned}, self.errors)
+        weights = {label: list(self.weights[label]) for label in planned}
+        return _spliced(job, planned, weights, {label: self.errors[label] for label in planned})
 
 
 def factorise(job: Job, planned: Mapping[str, Candidate], trusts: calibrate.Trusts | None = None) -> Factorised:
