@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnx_tucker import statistics
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal, fit
 from onnx_tucker.factor.moments import RIDGES, Statistics, ridge
@@ -31,8 +32,6 @@ from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
 
-ROWS = 40_000
-"""Output positions that a node is fitted to at most."""
 ROUGH_ROWS, ROUGH_ROUNDS = 10_000, 1
 """The positions in a rough pass, and how often its factors are refitted."""
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
@@ -72,16 +71,33 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
     """What the weights of nodes do on the original's inputs; None where that is not known.
 
     Args:
-        job: the run, with data.
+        job: the run, with data or statistics.
         leaders: nodes in the order of the graph.
+
+    Raises:
+        DataError: see `statistics.of_model`.
     """
-    source = _Original(job)
-    for found in leaders:
-        halves = known_rows(job, found, source, ROWS)
-        if isinstance(halves, str) or not (known := halves[0] + halves[1]).rows:
-            yield None
-        else:
-            yield known.goals(found.site.read(), RIDGES[-1], bias=found.site.bias)
+    for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
+        yield None if known is None else known.goals(found.site.read(), RIDGES[-1], bias=found.site.bias)
+
+
+def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterator[Chain]:
+    """Chains that are each fitted to what the original gives their node, where that is known.
+
+    Args:
+        job: the run, with statistics.
+        leaders: nodes in the order of the graph.
+        planned: what nodes become, by label.
+    """
+    for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
+        candidate = planned[found.place.label]
+        if known is None or candidate.method is None:
+            yield decomposed(found.site, candidate)
+            continue
+        means = found.site.bias and known.rows >= FEW
+        chain = _chain(found.site, candidate, known, Trust(RIDGES[0], None, means), ROUNDS)
+        bias = own_bias(job, found) if means else None
+        yield chain if bias is None else replace(chain, bias=bias + known.bias(reconstruct(chain)))
 
 
 class Trust(NamedTuple):
@@ -100,19 +116,6 @@ class Trust(NamedTuple):
 
 Trusts = dict[tuple[str, bool], Trust]
 """That of nodes, by label and whether they only stay."""
-
-
-class _Original:
-    """The model itself."""
-
-    def __init__(self, job: Job) -> None:
-        assert job.inputs is not None
-        self._walk = Walk(job, job.inputs.fit.feeds)
-
-    def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
-        """See `rows.Source`."""
-        x, y = layer.activations(found), found.place.node.output[0]
-        return ((values[x], values[y]) for values in self._walk.read([x, y]))
 
 
 class Fitting:
@@ -176,7 +179,7 @@ class Fitting:
         site = found.site
         if candidate.method is None and not self._changed:
             return None
-        halves = known_rows(self._job, found, self, ROWS if self._trust is None else ROUGH_ROWS)
+        halves = known_rows(self._job, found, self, statistics.ROWS if self._trust is None else ROUGH_ROWS)
         if not isinstance(halves, str) and not min(half.rows for half in halves):
             halves = "half of the data gives it no finite position"
         if isinstance(halves, str):

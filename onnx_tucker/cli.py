@@ -203,6 +203,7 @@ def _compress_parser() -> argparse.ArgumentParser:
     what.add_argument("--inline-functions", action="store_true", help="also nodes in model-local functions")
     what.add_argument("--dequantize", action="store_true", help="also weights stored as integers; they become floats")
     what.add_argument("--refactorize", action="store_true", help="also chains that an earlier run has made")
+    what.add_argument("--statistics", metavar="S.npz", help="fit to what an earlier run has kept, in place of --data")
     promises = parser.add_argument_group("promises: if one is broken, the exit code is 3 and nothing is written")
     promises.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
     promises.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
@@ -219,6 +220,7 @@ def _compress_parser() -> argparse.ArgumentParser:
     speed.add_argument("--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time")
     out = parser.add_argument_group("output")
     out.add_argument("--plan-out", metavar="P.json", help="write the plan")
+    out.add_argument("--statistics-out", metavar="S.npz", help="write what the nodes see on --data, for --statistics")
     out.add_argument("--dry-run", action="store_true", help="choose and report, write no model")
     out.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     out.add_argument(

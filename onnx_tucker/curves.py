@@ -69,12 +69,10 @@ class Curve:
 
 def curves(job: Job, budget: Budget, groups: Sequence[list[Found]]) -> Iterator[Curve]:
     """The curves of nodes in the order of the graph, together those that share a weight."""
-    if not calibrate.usable(job) or job.session is None:
-        known: Iterator[list[Goal] | None] = repeat(None)
-        expected = None
-    else:
+    known: Iterator[list[Goal] | None] = repeat(None)
+    expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session else None
+    if expected is not None or job.settings.statistics is not None:
         known = calibrate.goals(job, [group[0] for group in groups])
-        expected = job.session.run(None, _probe(job))
     for group, goals in zip(groups, known, strict=False):
         yield _curve(job, budget, group, goals, expected)
 

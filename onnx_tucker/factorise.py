@@ -58,7 +58,8 @@ def factorise(job: Job, planned: Mapping[str, Candidate], trusts: calibrate.Trus
         trusts: makes it rough; see `calibrate.Fitting`.
     """
     if any(candidate.method for candidate in planned.values()) and not calibrate.usable(job):
-        logger.warning("Without --data nothing guards the accuracy: factors are made from the weights alone.")
+        basis = "each node's statistics" if job.settings.statistics else "the weights"
+        logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", basis)
     planned = {**planned, **calibrate.refits(job, planned)}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
@@ -80,10 +81,12 @@ def factorise(job: Job, planned: Mapping[str, Candidate], trusts: calibrate.Trus
 def _chains(
     job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate], trusts: calibrate.Trusts | None
 ) -> Iterable[tuple[Chain | None, float]]:
-    """The chains of nodes with the errors of their weights: one after another with data, else side by side."""
+    """The chains of nodes with the errors of their weights: one after another with data, else each by itself."""
     if calibrate.usable(job):
         fitting = calibrate.Fitting(job, planned, trusts)
         return (_rounded(found.site, fitting.chain(found)) for found in leaders)
+    if job.settings.statistics is not None:
+        return map(_rounded, [found.site for found in leaders], calibrate.alone(job, leaders, planned))
     return Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(  # type: ignore[no-any-return]
         delayed(lambda f: _rounded(f.site, calibrate.decomposed(f.site, planned[f.place.label])))(f) for f in leaders
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from onnx_tucker import rank
+from onnx_tucker import rank, statistics
 from onnx_tucker.errors import OutputError, UsageError
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job
@@ -25,7 +25,7 @@ def targets(target: Path | None, settings: Settings) -> list[Path]:
     """All files that are going to be written, but for a data file, whose name is chosen when it is."""
     for path in settings.report:
         writer(Path(path))
-    paths = [Path(p) for p in (settings.plan_out, *settings.report) if p is not None]
+    paths = [Path(p) for p in (settings.plan_out, settings.statistics_out, *settings.report) if p is not None]
     if target is not None and not settings.dry_run:
         paths.append(target)
     return paths
@@ -33,7 +33,7 @@ def targets(target: Path | None, settings: Settings) -> list[Path]:
 
 def sources(source: Source, settings: Settings) -> set[Path]:
     """All files that the options name as inputs."""
-    named = [source, settings.plan, *settings.data_paths, settings.custom_op_lib]
+    named = [source, settings.plan, settings.statistics, *settings.data_paths, settings.custom_op_lib]
     if settings.ranks_text.endswith(rank.FILE_ENDINGS):
         named.append(settings.ranks_text)
     if isinstance(settings.eval, str):
@@ -100,9 +100,12 @@ def stage_model(
     return model, size + staging.write(target, model.SerializeToString(deterministic=True))
 
 
-def stage_sides(report: Report, plan: Plan, settings: Settings, staging: io.Staging) -> None:
-    """Stages the reports and the plan."""
+def stage_sides(job: Job, report: Report, plan: Plan, staging: io.Staging) -> None:
+    """Stages the reports, the plan and the statistics."""
+    settings = job.settings
     for path in settings.report:
         staging.write(Path(path), render(report, Path(path)).encode())
     if settings.plan_out is not None:
         staging.write(Path(settings.plan_out), plan.to_json().encode())
+    if settings.statistics_out is not None:
+        staging.write(Path(settings.statistics_out), partial(statistics.save, job))

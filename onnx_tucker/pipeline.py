@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from onnx_tucker import outputs
+from onnx_tucker import outputs, statistics
 from onnx_tucker.allocate import allocate
 from onnx_tucker.errors import PlanError, UsageError
 from onnx_tucker.factorise import Factorised
@@ -86,6 +86,7 @@ def compress(
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
+    statistics.check(job)
     if plan is not None:
         decision = replay(job, plan)
     else:
@@ -103,7 +104,7 @@ def compress(
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
         result = Result(final, report(job, outcome), plan)
         require_budget(settings, result.report)
-        outputs.stage_sides(result.report, plan, settings, staging)
+        outputs.stage_sides(job, result.report, plan, staging)
         staging.commit(target, job.data_files)
     return result
 

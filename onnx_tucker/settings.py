@@ -26,6 +26,8 @@ class Settings:
         budget: what "auto" may leave of the original's cost: "flops:S" or "params:S".
         data: `.npz` or `.npy` files or folders of them, arrays by input name, batches of those, or an object whose
             `get_next()` gives one batch after another and None at the end (onnxruntime's CalibrationDataReader).
+        statistics: file of `statistics_out` of an earlier run, in place of data: nodes are fitted one by one to that.
+        statistics_out: where to write what the nodes see on the data.
         max_error: the largest relative L2 error of any output that is accepted.
         eval: "FILE.py:FUNC", or a function; FUNC(run) returns a score, higher is better.
         max_drop: the largest loss of that score that is accepted.
@@ -61,6 +63,8 @@ class Settings:
     ranks: str | int | tuple[int, int] = "vbmf"
     budget: str | None = None
     data: Any = ()
+    statistics: PathLike | None = None
+    statistics_out: PathLike | None = None
     max_error: float | None = None
     eval: Any = None
     max_drop: float | None = None
@@ -113,6 +117,10 @@ class Settings:
             raise UsageError("--ranks auto and --budget go together.")
         if self.budget is not None:
             Budget.parse(self.budget)
+        if self.statistics is not None and self.data:
+            raise UsageError("--statistics takes the place of --data; give one of them.")
+        if self.statistics_out is not None and not self.data:
+            raise UsageError("--statistics-out needs --data, of which they are.")
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
         for name, least, most in (

@@ -12,12 +12,13 @@ number of rows tells it to be.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
 from onnx_tucker.factor.fit import Goal
 from onnx_tucker.factor.metric import Dense, Sampled
@@ -75,6 +76,10 @@ class Statistics(Protocol):
 
     def loss(self, targets: Sequence[Array], *, bias: bool) -> float:
         """Squared error of predictions by a weight of each group, up to a constant."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that is known, as `restored` takes it."""
         ...
 
 
@@ -137,6 +142,10 @@ class Samples:
         shaped = np.stack([target.reshape(len(target), -1) for target in targets])
         p, y = self._about(bias)
         return float(np.square(y - p @ shaped.swapaxes(1, 2)).sum() / max(self.rows, 1))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `Statistics`."""
+        return {"patches": self.patches, "outputs": self.outputs}
 
     def _about(self, bias: bool) -> tuple[Array, Array]:
         if not bias:
@@ -217,6 +226,11 @@ class Moments:
             total += float(np.einsum("od,od->", weight @ squared - 2 * crossed, weight))
         return total
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `Statistics`."""
+        sums = {"patch": self.patch, "output": self.output, "squared": self.squared, "crossed": self.crossed}
+        return {"rows": np.array(self.rows), **sums}
+
     def _about(self, bias: bool) -> tuple[Array, Array]:
         """Mean outer products, about the means if there is a bias to take those."""
         rows = max(self.rows, 1)
@@ -226,6 +240,19 @@ class Moments:
             squared = squared - mean[:, :, None] * mean[:, None, :]
             crossed = crossed - self.output[:, :, None] / rows * mean[:, None, :]
         return squared, crossed
+
+
+def restored(stage: Stage, arrays: Mapping[str, NDArray[Any]]) -> Statistics:
+    """What is known of a site's rows, from its arrays.
+
+    Raises:
+        KeyError: some are missing.
+        ValueError: their shapes are not those of the site.
+    """
+    if "patches" in arrays:
+        return Samples.none(stage) + Samples(arrays["patches"], arrays["outputs"])
+    sums = (arrays[name] for name in ("patch", "output", "squared", "crossed"))
+    return Moments.none(stage) + Moments(int(arrays["rows"]), *sums)
 
 
 def _solved(matrix: Array, right: Array) -> Array:

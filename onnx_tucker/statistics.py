@@ -1,0 +1,166 @@
+"""What is known of the inputs of all nodes, and the file that keeps it, so that later runs need no data.
+
+The file is an `.npz`: the model's fingerprint, the labels of the nodes, and for each the arrays of its `Moments`, or of
+its `Samples` where it sees more values than there are rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tucker.errors import DataError
+from onnx_tucker.factor.moments import Statistics, restored
+from onnx_tucker.graph import layer
+from onnx_tucker.graph.find import Found
+from onnx_tucker.job import Job
+from onnx_tucker.menu import sharing
+from onnx_tucker.rows import known_rows
+from onnx_tucker.types import Array, Site
+from onnx_tucker.walk import Walk
+
+ROWS = 40_000
+"""Output positions of a node that are read at most."""
+MODEL, NODES = "model", "nodes"
+"""The entries of the file that are no node's."""
+
+
+class Original:
+    """The model itself, as where rows come from."""
+
+    def __init__(self, job: Job) -> None:
+        assert job.inputs is not None
+        self._walk = Walk(job, job.inputs.fit.feeds)
+
+    def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
+        """See `rows.Source`."""
+        x, y = layer.activations(found), found.place.node.output[0]
+        return ((values[x], values[y]) for values in self._walk.read([x, y]))
+
+
+def of_model(job: Job, nodes: Sequence[Found]) -> Iterator[Statistics | None]:
+    """What the original's nodes see and give; None where that is not known.
+
+    Args:
+        job: the run, with data or with the file of an earlier one.
+        nodes: some of the nodes, in the order of the graph.
+
+    Raises:
+        DataError: the file cannot be read, or it is of another model.
+    """
+    if job.settings.statistics is not None:
+        with _Stored(job) as stored:
+            yield from map(stored.of, nodes)
+        return
+    source = Original(job)
+    for found in nodes:
+        halves = known_rows(job, found, source, ROWS)
+        known = None if isinstance(halves, str) else halves[0] + halves[1]
+        yield known if known is not None and known.rows else None
+
+
+def check(job: Job) -> None:
+    """Makes sure that the file of an earlier run, if one is given, can be used.
+
+    Raises:
+        DataError: see `of_model`.
+    """
+    if job.settings.statistics is not None:
+        _Stored(job).close()
+
+
+def save(job: Job, file: IO[bytes]) -> None:
+    """Writes what the original's nodes see and give, one after another.
+
+    Args:
+        job: the run, with data.
+        file: where to.
+    """
+    nodes = [group[0] for group in sharing(job).values() if isinstance(group[0].reading.found, Site)]
+    with zipfile.ZipFile(file, "w") as archive:
+        _write(archive, MODEL, np.array(_fingerprint(job)))
+        kept: list[str] = []
+        for i, (found, known) in enumerate(zip(nodes, of_model(job, nodes), strict=True)):
+            job.progress("collecting statistics", i, len(nodes))
+            if known is not None:
+                for name, array in known.arrays().items():
+                    _write(archive, f"{len(kept)}/{name}", array)
+                kept.append(found.place.label)
+        _write(archive, NODES, np.array(kept, dtype=np.str_))
+        job.progress("collecting statistics", len(nodes), len(nodes))
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _fingerprint(job: Job) -> str:
+    return hashlib.sha256(job.content).hexdigest()
+
+
+class _Stored:
+    """The file of an earlier run; arrays are read when they are asked for."""
+
+    def __init__(self, job: Job) -> None:
+        self._path = Path(job.settings.statistics or "")
+        try:
+            self._file = self._path.open("rb")
+        except FileNotFoundError as error:
+            raise DataError(f"There is no file of statistics {self._path}.") from error
+        except OSError as error:
+            raise self._unreadable(error.strerror) from error
+        try:
+            self._open(job)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, job: Job) -> None:
+        try:
+            content = np.load(self._file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise self._unreadable(error) from error
+        if isinstance(content, np.ndarray):
+            raise self._unreadable("it is a single array")
+        self._content = content
+        if str(self._array(MODEL)) != _fingerprint(job):
+            raise DataError(f"The statistics in {self._path} are of another model; collect them anew with --data.")
+        self._numbers = {str(label): i for i, label in enumerate(self._array(NODES))}
+
+    def __enter__(self) -> _Stored:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()
+
+    def of(self, found: Found) -> Statistics | None:
+        """What is known of a node."""
+        number = self._numbers.get(found.place.label)
+        if number is None:
+            return None
+        names = [name for name in self._content.files if name.startswith(f"{number}/")]
+        try:
+            return restored(found.site.stage, {name.partition("/")[2]: self._array(name) for name in names})
+        except (KeyError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _array(self, name: str) -> NDArray[Any]:
+        try:
+            return np.asarray(self._content[name])
+        except (KeyError, OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, why: object) -> DataError:
+        return DataError(f"The statistics {self._path} cannot be read, collect them anew: {' '.join(str(why).split())}")
