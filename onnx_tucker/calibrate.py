@@ -15,18 +15,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnx_tucker import statistics
+from onnx_tucker import activation, statistics
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal, fit
 from onnx_tucker.factor.moments import RIDGES, Statistics, ridge
-from onnx_tucker.graph import layer
+from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.segment import between, sums
 from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded
-from onnx_tucker.rows import known_rows, obstacle, own_bias
+from onnx_tucker.rows import Flow, known_rows, obstacle, own_bias, seen_rows
+from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Array, Candidate, Chain, Site
 from onnx_tucker.walk import Walk
 
@@ -158,13 +159,13 @@ class Fitting:
         self._changed = True
         return chain
 
-    def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
+    def rows(self, found: Found) -> Iterator[Flow]:
         """See `rows.Source`."""
         x, y = layer.activations(found), found.place.node.output[0]
         total, other = self._sum(y)
         taken = self._factorised.read([x, other] if other else [x])
         for now, original in zip(taken, self._original.read([total]), strict=True):
-            yield now[x], original[total] - now[other] if other else original[total]
+            yield Flow(now[x], original[total], now[other] if other else None)
 
     def _sum(self, y: str) -> tuple[str, str]:
         """The sum that an output goes into, and the other part of it, if nothing of that is still to be factorised."""
@@ -194,7 +195,26 @@ class Fitting:
             return None
         chain = _chain(site, candidate, known, trust, ROUNDS if self._trust is None else ROUGH_ROUNDS)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
-        return replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain))) if trust.means else chain
+        if trust.means:
+            chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
+        return chain if self._trust is not None or candidate.method is None else self._refitted(found, candidate, chain)
+
+    def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
+        """A chain fitted to what is seen of its outputs, if that is not all of them."""
+        total, _ = self._sum(found.place.node.output[0])
+        sight = behind.sight(self._nodes, total, self._job.context, found.place.scope)
+        if sight is None:
+            return chain
+        try:
+            halves = seen_rows(self._job, found, self, sight.window, statistics.ROWS)
+        except FAILURES as error:
+            logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
+            return chain
+        if not min(half.known.rows for half in halves):
+            return chain
+        own = own_bias(self._job, found)
+        chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
+        return activation.refitted(activation.Task(found.site, candidate, sight), chain, *halves)
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""

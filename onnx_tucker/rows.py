@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.moments import Moments, Samples, Statistics
-from onnx_tucker.factor.patches import count, outputs, patches
+from onnx_tucker.factor.patches import count, draw, outputs, patches
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.job import Job
@@ -30,12 +30,49 @@ CHUNK = 2**22
 """Values of patches that are held at the same time."""
 
 
+class Flow(NamedTuple):
+    """What a node takes and is to give.
+
+    Attributes:
+        x: its input.
+        y: what is wanted where its output goes, alone or together with what is added there.
+        added: what is added; None for nothing.
+    """
+
+    x: Array
+    y: Array
+    added: Array | None = None
+
+
 class Source(Protocol):
     """Where the inputs of nodes come from, and what they are to give."""
 
-    def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
-        """Input and wanted output of a node, as the model has them, for one feed after another."""
+    def rows(self, found: Found) -> Iterator[Flow]:
+        """What a node takes and is to give, as the model has it, for one feed after another."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a node themselves, those of a window one after another.
+
+    Attributes:
+        patches: what they see, (groups, rows, in * volume), in the model's own type.
+        wanted: (groups, rows, out).
+        added: the part of it that does not come from the node, (groups, rows, out).
+        known: what is known of them, wanting nothing.
+    """
+
+    patches: Array
+    wanted: Array
+    added: Array
+    known: Statistics
+
+    def __add__(self, other: Rows) -> Rows:
+        """The rows of both."""
+        ours, theirs = (self.patches, self.wanted, self.added), (other.patches, other.wanted, other.added)
+        patches, wanted, added = (np.concatenate(pair, 1) for pair in zip(ours, theirs, strict=True))
+        return Rows(patches, wanted, added, self.known + other.known)
 
 
 def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics] | str:
@@ -56,29 +93,92 @@ def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Stati
         return first_line(error)
 
 
-def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:
-    assert job.inputs is not None
-    stage, data = found.site.stage, job.inputs.fit
-    rng, left_out, before = np.random.default_rng(job.settings.seed), 0, 0
+def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], most: int) -> tuple[Rows, Rows]:
+    """Finite rows of a node on two halves of the samples, in whole windows.
+
+    Args:
+        job: the run.
+        found: the node, without obstacles.
+        source: where its rows come from.
+        window: of how many positions along each axis one value is seen; empty where each is.
+        most: rows that are taken.
+
+    Raises:
+        FAILURES: onnxruntime cannot run what they need.
+    """
+    kept: tuple[list[list[Array]], list[list[Array]]] = ([], [])
     halves: list[Statistics] = []
-    own = own_bias(job, found)
-    for feed, values in zip(data.feeds, source.rows(found), strict=True):
-        x, y = found.seat.inputs(values[0]), found.seat.outputs(values[1])
+    for kind, stage, flow, drawn in _drawn(job, found, source, most, window):
+        halves = halves or [kind.none(stage) for _ in range(2)]
+        for half, known, positions in zip(kept, halves, drawn, strict=True):
+            rows = positions.ravel()
+            y = outputs(stage, flow.y, rows)
+            added = np.zeros_like(y) if flow.added is None else outputs(stage, flow.added, rows)
+            values = patches(stage, flow.x, rows), y, added
+            finite = np.all([np.isfinite(a).all((1, 2)) for a in values], 0).reshape(positions.shape).all(1)
+            whole = np.repeat(finite, positions.shape[1])
+            half.append([a[whole] for a in values])
+            for part in _chunks(stage, np.flatnonzero(whole)):
+                known.add(values[0][part], y[part])
+    joined = ([np.concatenate(parts).swapaxes(0, 1) for parts in zip(*half, strict=True)] for half in kept)
+    (p, y, added), (p_, y_, added_) = joined
+    return Rows(p, y, added, halves[0]), Rows(p_, y_, added_, halves[1])
+
+
+def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:
+    halves, left_out, own = list[Statistics](), 0, own_bias(job, found)
+    for kind, stage, flow, drawn in _drawn(job, found, source, most):
+        halves = halves or [kind.none(stage) for _ in range(2)]
+        y = flow.y if flow.added is None else flow.y - flow.added
         if own is not None:
             y = y - own.astype(y.dtype).reshape(-1, *(1,) * (y.ndim - 2))
-        window = stage.window if stage.window.transposed else stage.window.explicit(x.shape[2:])
-        if not halves:
-            kind, limit = _kind(stage, min(most, len(data.feeds) * count(y)))
-            halves = [kind.none(stage) for _ in range(2)]
-        rows = rng.permutation(count(y))[: max(1, limit // len(data.feeds))]
-        batch = data.batch(feed)
-        sample = before + rows * batch // count(y) if data.samples > 1 else rng.integers(2, size=len(rows))
-        before += batch
-        for half, known in enumerate(halves):
-            left_out += _add(known, replace(stage, window=window), x, y, np.sort(rows[sample % 2 == half]))
+        for known, rows in zip(halves, drawn, strict=True):
+            for part in _chunks(stage, np.sort(rows.ravel())):
+                left_out += known.add(patches(stage, flow.x, part), outputs(stage, y, part))
     if left_out:
         logger.warning("%s: %d positions of the data are not finite and are left out.", found.place.label, left_out)
     return halves[0], halves[1]
+
+
+def _drawn(
+    job: Job, found: Found, source: Source, most: int, window: tuple[int, ...] = ()
+) -> Iterator[tuple[type[Moments] | type[Samples], Stage, Flow, list[NDArray[np.int64]]]]:
+    """What is drawn from one feed after another.
+
+    Args:
+        job: the run.
+        found: the node.
+        source: where its rows come from.
+        most: positions that are drawn in all.
+        window: see `patches.draw`.
+
+    Yields:
+        What to keep of the rows, the layer with explicit pads, its values, and the positions in each half of the
+        samples, (windows, positions of one).
+    """
+    assert job.inputs is not None
+    data, rng, before = job.inputs.fit, np.random.default_rng(job.settings.seed), 0
+    kind: type[Moments] | type[Samples] = Samples
+    limit = 0
+    for feed, values in zip(data.feeds, source.rows(found), strict=True):
+        added = None if values.added is None else found.seat.outputs(values.added)
+        flow = Flow(found.seat.inputs(values.x), found.seat.outputs(values.y), added)
+        stage, positions, batch = found.site.stage, count(flow.y), data.batch(feed)
+        if not stage.window.transposed:
+            stage = replace(stage, window=stage.window.explicit(flow.x.shape[2:]))
+        if not limit:
+            kind, limit = _kind(stage, min(most, len(data.feeds) * positions))
+        number = limit // len(data.feeds) // math.prod(window)
+        drawn = draw(flow.y, window, max(1, number), rng)
+        sample = before + drawn[:, 0] * batch // positions if data.samples > 1 else rng.integers(2, size=len(drawn))
+        before += batch
+        yield kind, stage, flow, [drawn[sample % 2 == half] for half in range(2)]
+
+
+def _chunks(stage: Stage, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """So many rows at a time as may be held."""
+    step = max(1, CHUNK // (stage.groups * stage.inp * stage.window.volume))
+    return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
 def own_bias(job: Job, found: Found) -> Array | None:
@@ -96,14 +196,6 @@ def _kind(stage: Stage, available: int) -> tuple[type[Moments] | type[Samples], 
     if rows >= width:
         return Moments, rows
     return Samples, min(WIDE_ROWS, available, int(WIDE_VALUES / (stage.groups * width)))
-
-
-def _add(known: Statistics, stage: Stage, x: Array, y: Array, rows: NDArray[np.int64]) -> int:
-    left_out, step = 0, max(1, CHUNK // (stage.groups * stage.inp * stage.window.volume))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        left_out += known.add(patches(stage, x, part), outputs(stage, y, part))
-    return left_out
 
 
 def obstacle(job: Job, found: Found) -> str:

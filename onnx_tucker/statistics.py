@@ -22,8 +22,8 @@ from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import sharing
-from onnx_tucker.rows import known_rows
-from onnx_tucker.types import Array, Site
+from onnx_tucker.rows import Flow, known_rows
+from onnx_tucker.types import Site
 from onnx_tucker.walk import Walk
 
 ROWS = 40_000
@@ -39,10 +39,10 @@ class Original:
         assert job.inputs is not None
         self._walk = Walk(job, job.inputs.fit.feeds)
 
-    def rows(self, found: Found) -> Iterator[tuple[Array, Array]]:
+    def rows(self, found: Found) -> Iterator[Flow]:
         """See `rows.Source`."""
         x, y = layer.activations(found), found.place.node.output[0]
-        return ((values[x], values[y]) for values in self._walk.read([x, y]))
+        return (Flow(values[x], values[y]) for values in self._walk.read([x, y]))
 
 
 def of_model(job: Job, nodes: Sequence[Found]) -> Iterator[Statistics | None]:

@@ -408,7 +408,8 @@ def test_outputs_whose_shape_depends_on_the_data_break_the_promise_but_not_the_r
     made = two_layers()
     noise = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
     made.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(noise, "fc.weight"))
-    made.graph.node.append(onnx.helper.make_node("Relu", ["y"], ["positive"]))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
+    made.graph.node.append(onnx.helper.make_node("Greater", ["y", "zero"], ["positive"]))
     made.graph.node.append(onnx.helper.make_node("NonZero", ["positive"], ["where"]))
     made.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("where", 7, [2, None]))
     report = compress(made, ranks="1", data={"x": X}, benchmark=False).report

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 import scipy
@@ -51,7 +52,14 @@ class Goal:
         return float(np.einsum("od,od->", self.metric.times(missed), missed))
 
 
-def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal], rounds: int = ROUNDS) -> Chain:
+def fit(
+    method: Method,
+    stage: Stage,
+    ranks: Ranks,
+    goals: Sequence[Goal],
+    rounds: int = ROUNDS,
+    start: Chain | None = None,
+) -> Chain:
     """The chain of `stage` at `ranks` whose outputs miss the goals of its groups least, up to a local optimum.
 
     Args:
@@ -60,8 +68,13 @@ def fit(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal], round
         ranks: one for each of the method's modes.
         goals: of each group.
         rounds: how often every factor is refitted at most.
+        start: a chain of the same method and ranks to start from, instead of a decomposition.
     """
-    by_group = [_fitted(_Factors(method, replace(stage, groups=1), ranks, goal), rounds) for goal in goals]
+    starts = zip(*(np.split(factor, len(goals)) for factor in start.factors), strict=True) if start else repeat(None)
+    by_group = [
+        _fitted(_Factors(method, replace(stage, groups=1), ranks, goal), rounds, first)
+        for goal, first in zip(goals, starts, strict=False)
+    ]
     return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
 
 
@@ -70,10 +83,10 @@ def step_work(shape: tuple[int, ...]) -> int:
     return shape[0] * shape[1] ** 2
 
 
-def _fitted(factors: _Factors, rounds: int) -> tuple[Array, ...]:
+def _fitted(factors: _Factors, rounds: int, start: Sequence[Array] | None) -> tuple[Array, ...]:
     if factors.method.closed:
         return factors.shaped(factors.close([]))
-    found, before = factors.close(factors.start()), np.inf
+    found, before = factors.close(factors.start() if start is None else factors.named(start)), np.inf
     for _ in range(rounds):
         loss = factors.goal.loss(factors.weight(found))
         if before - loss <= ENOUGH * loss:
@@ -99,11 +112,14 @@ class _Factors:
         """The decomposition of the weight by its values, its input channels whitened."""
         half, inverse = roots(self.goal.metric.channels(self.stage.inp))
         target = np.einsum("oik,ij->ojk", self.goal.target, half)
-        factors = self.method.factors(target.reshape(self.stage.shape), self.ranks)
-        found = [f.reshape([self.sizes[c] for c in term]) for f, term in zip(factors, self.terms, strict=True)]
+        found = self.named(self.method.factors(target.reshape(self.stage.shape), self.ranks))
         first = self.terms[0]
         found[0] = np.einsum(f"{first},ij->{first.replace('i', 'j')}", found[0], inverse)
         return found
+
+    def named(self, factors: Sequence[Array]) -> list[Array]:
+        """Weights of the stages as tensors with the axes of the terms."""
+        return [f.reshape([self.sizes[c] for c in term]) for f, term in zip(factors, self.terms, strict=True)]
 
     def weight(self, found: Sequence[Array]) -> Array:
         """The weight (out, in, volume) that factors amount to."""

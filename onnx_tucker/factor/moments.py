@@ -13,7 +13,7 @@ number of rows tells it to be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -56,6 +56,15 @@ class Statistics(Protocol):
 
     def __add__(self, other: Self) -> Self:
         """What is known of the rows of both."""
+        ...
+
+    def wanting(self, patches: Array, outputs: Array) -> Self:
+        """The same with other outputs wanted.
+
+        Args:
+            patches: those that were taken in, (groups, rows, in * volume).
+            outputs: (groups, rows, out).
+        """
         ...
 
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
@@ -117,6 +126,10 @@ class Samples:
 
     def _both(self) -> tuple[Array, Array]:
         return self.patches, self.outputs
+
+    def wanting(self, patches: Array, outputs: Array) -> Samples:
+        """See `Statistics`."""
+        return Samples(self.patches, outputs.astype(np.float64))
 
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`; the equation of the module in the space of the rows."""
@@ -197,6 +210,11 @@ class Moments:
             self.squared + other.squared,
             self.crossed + other.crossed,
         )
+
+    def wanting(self, patches: Array, outputs: Array) -> Moments:
+        """See `Statistics`."""
+        crossed = outputs.astype(patches.dtype).swapaxes(1, 2) @ patches
+        return replace(self, output=outputs.sum(1, dtype=np.float64), crossed=crossed.astype(np.float64))
 
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`."""

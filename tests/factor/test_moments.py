@@ -91,3 +91,16 @@ def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
         zero, own = [np.zeros((4, 3, 2))] * 2, np.split(WEIGHT, 2)
         differences = [known.loss(own, bias=bias) - known.loss(zero, bias=bias) for known in (one, other)]
         assert differences[0] == pytest.approx(differences[1])
+
+
+@pytest.mark.parametrize("kind", [Moments, Samples])
+def test_other_outputs_can_be_wanted_of_the_same_rows(kind: type[Moments] | type[Samples]) -> None:
+    p, y = rows(50)
+    q, z = p.swapaxes(0, 1), rng_like(y)
+    changed, expected = moments(p, y, kind).wanting(q, z.swapaxes(0, 1)), moments(p, z, kind)
+    for name, array in expected.arrays().items():
+        assert np.allclose(changed.arrays()[name], array)
+
+
+def rng_like(array: Array) -> Array:
+    return RNG.standard_normal(array.shape)

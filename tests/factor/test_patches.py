@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnx_tucker.factor.patches import count, outputs, patches
+from onnx_tucker.factor.patches import count, draw, outputs, patches
 from onnx_tucker.types import Array, Stage, Window
 from tests.helpers import model, run
 
@@ -57,3 +57,17 @@ def test_a_matrix_product_sees_its_vectors() -> None:
     assert np.array_equal(patches(stage, x, np.array([3, 1])), x[[3, 1]][:, None])
     assert np.array_equal(outputs(Stage(3, 1, Window()), x, np.array([2])), x[[2]][:, None])
     assert count(x) == 5
+
+
+def test_whole_windows_are_drawn_and_none_twice() -> None:
+    y = np.arange(2 * 3 * 5 * 4).reshape(2, 3, 5, 4)
+    rows = draw(y, (2, 2), 100, np.random.default_rng(0))
+    assert rows.shape == (2 * 2 * 2, 4)
+    assert len(set(rows.ravel().tolist())) == rows.size
+    sample, i, j = np.unravel_index(rows, (2, 5, 4))
+    for position in (sample, i // 2, j // 2):
+        assert np.array_equal(position, np.broadcast_to(position[:, :1], position.shape))
+    assert i.max() == 3
+    assert draw(y, (), 7, np.random.default_rng(0)).shape == (7, 1)
+    assert draw(np.zeros((6, 3)), (), 7, np.random.default_rng(0)).shape == (6, 1)
+    assert draw(y, (6, 1), 7, np.random.default_rng(0)).shape == (0, 6)

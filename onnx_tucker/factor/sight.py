@@ -1,0 +1,48 @@
+"""What is seen of a layer's outputs from behind it: not all of them have to be right.
+
+A rectifier takes what is below its bound as the bound, and max pooling takes the largest value of a window. Outputs
+that they turn into the wanted values are as good as the wanted outputs themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_tucker.types import Array
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Bounds, and the largest of a window.
+
+    Attributes:
+        low: values below are seen as this.
+        high: values above are seen as this.
+        window: the lengths of windows side by side of which the largest value is seen; empty where each value is.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    window: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Values of a window."""
+        return math.prod(self.window)
+
+    def of(self, outputs: Array) -> Array:
+        """What is seen, (..., windows, out), of outputs (..., windows, values of a window, out)."""
+        return np.asarray(np.clip(outputs.max(axis=-2), self.low, self.high))
+
+    def nearest(self, outputs: Array, seen: Array) -> Array:
+        """The outputs closest to given ones of which just this is seen, both as in `of`."""
+        wanted = seen[..., None, :]
+        found = np.where(wanted >= self.high, outputs, np.minimum(outputs, wanted))
+        first = outputs.argmax(axis=-2)[..., None, :]
+        largest = np.take_along_axis(found, first, -2)
+        lifted = np.where(wanted <= self.low, largest, np.maximum(largest, wanted))
+        np.put_along_axis(found, first, lifted, -2)
+        return found

@@ -1,0 +1,62 @@
+"""What the nodes behind a value see of it, as far as that is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnx_tucker.factor.sight import Sight
+from onnx_tucker.graph.nodes import STANDARD, Scope, attributes
+from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.graph.segment import uses
+
+
+def sight(nodes: Sequence[onnx.NodeProto], value: str, context: Context, scope: Scope) -> Sight | None:
+    """What is seen of a value of the main graph; None where that is all of it.
+
+    Args:
+        nodes: of the main graph.
+        value: its name.
+        context: what is known of the model.
+        scope: the main graph.
+    """
+    found, outputs = Sight(), {output.name for output in getattr(scope.graph, "output", ())}
+    while value not in outputs:
+        users = [node for node in nodes if value in uses(node)]
+        further = _through(users[0], found, context, scope) if len(users) == 1 and users[0].domain in STANDARD else None
+        if further is None:
+            break
+        found, value = further, users[0].output[0]
+    return None if found == Sight() else found
+
+
+def _through(node: onnx.NodeProto, found: Sight, context: Context, scope: Scope) -> Sight | None:
+    """What is seen from behind a node too; None where it does something else."""
+    if node.op_type == "Relu":
+        return replace(found, low=max(found.low, 0.0)) if found.high > 0 else None
+    if node.op_type == "Clip":
+        low, high = (_bound(node, i, context, scope) for i in (1, 2))
+        if low is None or high is None or not max(low, found.low) < min(high, found.high):
+            return None
+        return replace(found, low=max(low, found.low), high=min(high, found.high))
+    if node.op_type == "MaxPool" and not found.window and len(node.output) == 1:
+        values = attributes(node)
+        window = values["kernel_shape"]
+        plain = not any(values.get("pads", ())) and values.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        apart = set(values.get("dilations", ())) <= {1} and not values.get("ceil_mode")
+        if plain and apart and list(values.get("strides", (1,) * len(window))) == list(window):
+            return replace(found, window=tuple(window))
+    return None
+
+
+def _bound(node: onnx.NodeProto, index: int, context: Context, scope: Scope) -> float | None:
+    """The lower (1) or upper (2) bound of a Clip; None where it is no constant number."""
+    sign = 1 if index == 2 else -1
+    name = node.input[index] if index < len(node.input) else ""
+    if not name:
+        return float(attributes(node).get("max" if index == 2 else "min", sign * math.inf))
+    constant = context.constants.find(name, scope)
+    return float(constant.read().item()) if constant is not None and math.prod(constant.shape) == 1 else None

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker.factor.sight import Sight
+from onnx_tucker.graph.behind import sight
+from onnx_tucker.job import prepare
+from onnx_tucker.settings import Settings
+from tests.helpers import model
+
+LOW, HIGH = np.array(-1, np.float32), np.array(6, np.float32)
+
+
+def seen(*steps: tuple[str, list[str], dict[str, Any]], opset: int = 18, also: bool = False) -> Sight | None:
+    """What is seen of a convolution's output from behind the given nodes."""
+    weight = np.ones((2, 2, 1, 1), np.float32)
+    nodes, value = [helper.make_node("Conv", ["x", "w"], ["v0"], "conv")], "v0"
+    for i, (op, further, attributes) in enumerate(steps):
+        nodes.append(helper.make_node(op, [value, *further], [f"v{i + 1}"], f"{op}{i}", **attributes))
+        value = f"v{i + 1}"
+    if also:
+        nodes.append(helper.make_node("Neg", ["v0"], ["other"], "neg"))
+    outputs = {value: 4} | ({"other": 4} if also else {})
+    tensors = {"w": weight, "low": LOW, "high": HIGH}
+    made = model(nodes, tensors, {"x": [1, 2, 8, 8]}, outputs, opset=opset)
+    job = prepare(made, Settings(), lambda *_: None)
+    return sight(list(job.model.graph.node), "v0", job.context, job.found[0].place.scope)
+
+
+RELU: tuple[str, list[str], dict[str, Any]] = ("Relu", [], {})
+
+
+def pool(**attributes: Any) -> tuple[str, list[str], dict[str, Any]]:
+    return "MaxPool", [], {"kernel_shape": [2, 2], "strides": [2, 2]} | attributes
+
+
+def test_rectifiers_clips_and_pools_are_seen_through() -> None:
+    assert seen(RELU) == Sight(0.0)
+    assert seen(RELU, pool()) == seen(pool(), RELU) == Sight(0.0, math.inf, (2, 2))
+    assert seen(("Clip", ["low", "high"], {})) == Sight(-1.0, 6.0)
+    assert seen(("Clip", ["", "high"], {}), RELU, pool()) == Sight(0.0, 6.0, (2, 2))
+    assert seen(("Clip", [], {"max": 6.0}), opset=10) == Sight(high=6.0)
+    assert seen(RELU, ("Sigmoid", [], {})) == Sight(0.0)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [],
+        [("Sigmoid", [], {})],
+        [("Abs", [], {}), RELU],
+        [pool(strides=[1, 1])],
+        [pool(pads=[0, 0, 1, 1])],
+        [pool(dilations=[2, 2])],
+        [pool(ceil_mode=1)],
+        [pool(auto_pad="SAME_UPPER")],
+    ],
+    ids=str,
+)
+def test_what_else_there_is_sees_everything(steps: list[tuple[str, list[str], dict[str, Any]]]) -> None:
+    assert seen(*steps) is None
+
+
+def test_everything_is_seen_where_something_else_takes_the_value() -> None:
+    assert seen(RELU, also=True) is None
+
+
+def test_nothing_is_pooled_twice_and_bounds_do_not_cross() -> None:
+    assert seen(RELU, pool(), pool()) == Sight(0.0, math.inf, (2, 2))
+    assert seen(("Clip", ["low", "high"], {}), ("Clip", ["high", ""], {})) == Sight(-1.0, 6.0)
+
+
+def test_an_output_of_the_model_is_seen_whole() -> None:
+    made = model(
+        [helper.make_node("Conv", ["x", "w"], ["v0"], "conv"), helper.make_node("Relu", ["v0"], ["y"], "relu")],
+        {"w": np.ones((2, 2, 1), np.float32)}, {"x": [1, 2, 8]}, {"y": 3, "v0": 3},
+    )  # fmt: skip
+    onnx.checker.check_model(made)
+    job = prepare(made, Settings(), lambda *_: None)
+    assert sight(list(job.model.graph.node), "v0", job.context, job.found[0].place.scope) is None

@@ -1,0 +1,89 @@
+"""Chains fitted to what an activation sees, from end to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from onnx_tucker.graph import behind
+from onnx_tucker.types import Choice, Plan
+from tests.helpers import Array, model, relative, run
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def behind_conv(weight: Array, size: int, *steps: tuple[str, dict[str, Any]], **attributes: Any) -> onnx.ModelProto:
+    """A convolution that mostly gives what a rectifier takes for zero, and nodes behind it."""
+    groups = attributes.get("group", 1)
+    bias = noise(len(weight)) - np.float32(weight[0].size ** 0.5)
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["v0"], "conv", **attributes)]
+    for i, (op, given) in enumerate(steps):
+        nodes.append(helper.make_node(op, [f"v{i}"], [f"v{i + 1}"], f"{op}{i}", **given))
+    axes = weight.ndim - 2
+    shape = ["n", weight.shape[1] * groups, *[size] * axes]
+    return model(nodes, {"w": weight, "b": bias}, {"x": shape}, {f"v{len(steps)}": axes + 2})
+
+
+def plan(made: onnx.ModelProto, method: str, *ranks: int) -> Plan:
+    shape = tuple(made.graph.initializer[0].dims)
+    return Plan((Choice("conv", "Conv", shape, "factorized", "", method, "direct", ranks),))
+
+
+RELU = ("Relu", dict[str, Any]())
+POOL = ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]})
+CASES = {
+    "rectified": (behind_conv(noise(12, 10, 3, 3), 8, RELU), noise(80, 10, 8, 8), ("tucker2", 4, 4)),
+    "pooled": (behind_conv(noise(12, 10, 3, 3), 9, RELU, POOL), noise(80, 10, 9, 9), ("tucker2", 4, 4)),
+    "closed form": (behind_conv(noise(12, 10, 3, 3), 8, POOL, RELU), noise(80, 10, 8, 8), ("tucker1_out", 4)),
+    "groups": (behind_conv(noise(12, 5, 3), 12, RELU, group=2), noise(80, 10, 12), ("tucker1_out", 3)),
+    "few rows": (behind_conv(noise(12, 40, 3), 3, RELU), noise(80, 40, 3), ("tucker1_out", 4)),
+}
+
+
+def error(made: onnx.ModelProto, x: Array, **options: Any) -> float:
+    """On samples that nothing is fitted to."""
+    slim = compress(made, data={"x": x[16:]}, benchmark=False, **options).model
+    return relative(run(made, x=x[:16])[0], run(slim, x=x[:16])[0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_less_is_missed_of_what_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, x, chosen = CASES[name]
+    with_sight = error(made, x, plan=plan(made, *chosen))
+    monkeypatch.setattr(behind, "sight", lambda *_: None)
+    without = error(made, x, plan=plan(made, *chosen))
+    assert with_sight < (without if name != "few rows" else without * 1.02)
+
+
+def test_full_rank_stays_exact() -> None:
+    made, x, _ = CASES["pooled"]
+    assert error(made, x, ranks="full") < 1e-4
+
+
+def test_windows_larger_than_the_output_are_no_obstacle() -> None:
+    wide = ("MaxPool", {"kernel_shape": [9, 1], "strides": [9, 1], "ceil_mode": 0})
+    made = behind_conv(noise(12, 10, 3, 3), 9, RELU, wide, pads=[1] * 4)
+    assert np.isfinite(error(made, noise(40, 10, 9, 9), ranks="4"))
+
+
+def test_an_addition_in_between_is_taken_into_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = noise(10, 10, 3, 3)
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1] * 4),
+        helper.make_node("Add", ["c", "x"], ["s"], "add"),
+        helper.make_node("Relu", ["s"], ["y"], "relu"),
+    ]
+    made = model(nodes, {"w": weight, "b": noise(10) - 9}, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    x = 3 * noise(80, 10, 8, 8)
+    with_sight = error(made, x, plan=plan(made, "tucker2", 4, 4))
+    monkeypatch.setattr(behind, "sight", lambda *_: None)
+    assert with_sight < error(made, x, plan=plan(made, "tucker2", 4, 4))
