@@ -93,7 +93,7 @@ def test_a_promised_score_holds_on_other_samples(task: str, tmp_path: Path) -> N
     single = task == "brain_meshnet"  # one scan only
     shown, hidden = (slice(None), slice(None)) if single else (slice(0, None, 2), slice(1, None, 2))
     with np.load(REAL / task / "calib.npz", allow_pickle=False) as data:
-        x = data["x"][:64]
+        x = data["x"][:32]
     options: dict[str, Any] = {"ranks": "vbmf", "data": {"x": x}, "benchmark": False}
     if TASKS[task]:
         options["input_shape"] = {"x": tuple(map(int, TASKS[task].split(":")[1].split(",")))}
