@@ -138,7 +138,7 @@ class Fitting:
         feeds = job.inputs.fit.feeds
         self._original, self._factorised, self._names = Walk(job, feeds), Walk(job, feeds), Names(job.model)
         self._nodes, self._changed = list(job.model.graph.node), False
-        self._sums = sums(self._nodes)
+        self._sums = sums(self._nodes, [output.name for output in job.model.graph.output])
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
     def chain(self, found: Found) -> Chain | None:

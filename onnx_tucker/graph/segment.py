@@ -33,9 +33,9 @@ def between(nodes: Sequence[onnx.NodeProto], known: Collection[str], wanted: Ite
     return result[::-1]
 
 
-def sums(nodes: Sequence[onnx.NodeProto]) -> dict[str, tuple[str, str]]:
-    """The values that an Add alone takes: the sum, and what else goes into it."""
-    taken = Counter(name for node in nodes for name in uses(node))
+def sums(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str] = ()) -> dict[str, tuple[str, str]]:
+    """The values that an Add alone takes, none of the model's outputs: the sum, and what else goes into it."""
+    taken = Counter([*outputs, *(name for node in nodes for name in uses(node))])
     found = {}
     for node in nodes:
         if node.op_type == "Add" and node.domain in STANDARD:

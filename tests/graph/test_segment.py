@@ -34,6 +34,7 @@ def test_what_bodies_use_counts() -> None:
 
 def test_sums_are_those_that_nothing_else_needs() -> None:
     assert sums(NODES) == {"b": ("y", "c"), "c": ("y", "b"), "y": ("z", "a")}
+    assert sums(NODES, ["y", "b"]) == {"c": ("y", "b")}
 
 
 def test_a_segment_computes_what_the_model_does() -> None:
