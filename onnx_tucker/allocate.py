@@ -2,7 +2,8 @@
 
 One price of cost, the same for all nodes, picks a point on the curve of each (Lagrange), and what is left of the budget
 goes to where it helps most. How errors of nodes add up to one of the model is not known. With data, allocations by
-several laws are carried out roughly, and the one whose model comes closest to the original is taken.
+several laws are carried out roughly, with few samples also one that leaves them out of it, and the one whose model
+comes closest to the original is taken.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
 from onnx_tucker.rank.given import Given
-from onnx_tucker.runtime.fidelity import Comparison, mean_error
+from onnx_tucker.trial import error
 from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def allocate(job: Job, budget: Budget) -> Rules:
         found.append(curve)
     total = sum(whole(job, budget, [found]) for found in job.found)
     fixed = total - sum(curve.points[0].cost for curve in found)
-    chosen = _best(job, found, budget.share * total - fixed)
+    chosen = _best(job, budget, found, budget.share * total - fixed)
     if chosen is None:
         least = fixed + sum(min(p.cost for p in curve.points) for curve in found)
         raise PromiseError(
@@ -63,9 +64,11 @@ def allocate(job: Job, budget: Budget) -> Rules:
     return Rules(rules)
 
 
-def _best(job: Job, found: Sequence[Curve], limit: float) -> list[Point] | None:
+def _best(job: Job, budget: Budget, found: Sequence[Curve], limit: float) -> list[Point] | None:
     """The allocation within a limit of cost whose model comes closest to the original; None where there is none."""
     laws = list(_laws(found)) if calibrate.usable(job) else [found]
+    if calibrate.few(job):
+        laws.append(list(curves(job, budget, [curve.group for curve in found], blind=True)))
     choices = [choose(law, limit) for law in laws]
     if choices[0] is None:
         return None
@@ -105,21 +108,17 @@ def _laws(found: Sequence[Curve]) -> Iterator[list[Curve]]:
 
 
 def _error(job: Job, found: Sequence[Curve], points: Sequence[Point], trusts: calibrate.Trusts) -> float:
-    """The mean error of the outputs on the samples kept for checks, of a model fitted roughly."""
+    """The error of the outputs of a model fitted roughly, or where there are few samples, made from its weights."""
     planned: dict[str, Candidate] = {}
     for curve, point in zip(found, points, strict=True):
         if point.method and point.ranks:
             stages = METHODS[point.method].stages(curve.group[0].site.stage, point.ranks)
             candidate = Candidate(point.method, point.ranks, stages, 0.0)
             planned |= dict.fromkeys((one.place.label for one in curve.group), candidate)
-    model = factorise(job, planned, trusts).model
-    assert job.session is not None
-    assert job.inputs is not None
-    session = job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
-    names, comparison = [value.name for value in job.session.get_outputs()], Comparison()
-    for feed in job.inputs.check.feeds:
-        comparison.add(names, job.session.run(names, dict(feed)), session.run(names, dict(feed)))
-    return mean_error(comparison.results())
+    models = [factorise(job, planned, "outputs", trusts).model]
+    if calibrate.few(job):
+        models.append(factorise(job, planned, "weights", {}).model)
+    return min(error(job, model) for model in models)
 
 
 def choose(curves: Sequence[Curve], limit: float) -> list[Point] | None:

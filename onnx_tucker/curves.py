@@ -67,8 +67,21 @@ class Curve:
         return self.weight * point.error + price * point.cost
 
 
-def curves(job: Job, budget: Budget, groups: Sequence[list[Found]]) -> Iterator[Curve]:
-    """The curves of nodes in the order of the graph, together those that share a weight."""
+def curves(job: Job, budget: Budget, groups: Sequence[list[Found]], *, blind: bool = False) -> Iterator[Curve]:
+    """The curves of nodes in the order of the graph, together those that share a weight.
+
+    Args:
+        job: the run.
+        budget: says what costs.
+        groups: nodes that share a weight.
+        blind: leaves the data out of it.
+    """
+    if blind:
+        return (_curve(job, budget, group, None, None) for group in groups)
+    return _measured(job, budget, groups)
+
+
+def _measured(job: Job, budget: Budget, groups: Sequence[list[Found]]) -> Iterator[Curve]:
     known: Iterator[list[Goal] | None] = repeat(None)
     expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session else None
     if expected is not None or job.settings.statistics is not None:

@@ -30,12 +30,14 @@ class Factorised:
         planned: what the nodes with new weights are, by label.
         weights: the stored weights of each of them; nodes that share them share the list.
         errors: relative error of the weight of each.
+        basis: what the chains are made from.
     """
 
     model: onnx.ModelProto
     planned: Mapping[str, Candidate]
     weights: Mapping[str, list[onnx.TensorProto]]
     errors: Mapping[str, float]
+    basis: calibrate.Basis = "weights"
 
     @property
     def changed(self) -> list[str]:
@@ -46,24 +48,29 @@ class Factorised:
         """The model with the chains of some of its nodes, as they are."""
         planned = {label: self.planned[label] for label in labels}
         weights = {label: list(self.weights[label]) for label in planned}
-        return _spliced(job, planned, weights, {label: self.errors[label] for label in planned})
+        return _spliced(job, planned, weights, {label: self.errors[label] for label in planned}, self.basis)
 
 
-def factorise(job: Job, planned: Mapping[str, Candidate], trusts: calibrate.Trusts | None = None) -> Factorised:
-    """The model with nodes as they are planned, and with data, others refitted to that.
+def factorise(
+    job: Job, planned: Mapping[str, Candidate], basis: calibrate.Basis, trusts: calibrate.Trusts | None = None
+) -> Factorised:
+    """The model with nodes as they are planned, and if they are fitted to data, others refitted to that.
 
     Args:
         job: the run.
         planned: what nodes become, by label.
+        basis: what their chains are made from; one of `calibrate.bases`.
         trusts: makes it rough; see `calibrate.Fitting`.
     """
     if any(candidate.method for candidate in planned.values()) and not calibrate.usable(job):
-        basis = "each node's statistics" if job.settings.statistics else "the weights"
-        logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", basis)
-    planned = {**planned, **calibrate.refits(job, planned)}
+        known = "each node's statistics" if job.settings.statistics else "the weights"
+        logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
+    planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
-    for i, (leader, (chain, error)) in enumerate(zip(leaders, _chains(job, leaders, planned, trusts), strict=True)):
+    for i, (leader, (chain, error)) in enumerate(
+        zip(leaders, _chains(job, leaders, planned, basis, trusts), strict=True)
+    ):
         if trusts is None:
             job.progress("factorising", i, len(leaders))
         if chain is None:
@@ -75,15 +82,19 @@ def factorise(job: Job, planned: Mapping[str, Candidate], trusts: calibrate.Trus
         errors |= dict.fromkeys(group, error)
     if trusts is None:
         job.progress("factorising", len(leaders), len(leaders))
-    return _spliced(job, planned, weights, errors)
+    return _spliced(job, planned, weights, errors, basis)
 
 
 def _chains(
-    job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate], trusts: calibrate.Trusts | None
+    job: Job,
+    leaders: Sequence[Found],
+    planned: Mapping[str, Candidate],
+    basis: calibrate.Basis,
+    trusts: calibrate.Trusts | None,
 ) -> Iterable[tuple[Chain | None, float]]:
     """The chains of nodes with the errors of their weights: one after another with data, else each by itself."""
-    if calibrate.usable(job):
-        fitting = calibrate.Fitting(job, planned, trusts)
+    if basis != "weights":
+        fitting = calibrate.Fitting(job, planned, seen=basis == "activations", trust=trusts)
         return (_rounded(found.site, fitting.chain(found)) for found in leaders)
     if job.settings.statistics is not None:
         return map(_rounded, [found.site for found in leaders], calibrate.alone(job, leaders, planned))
@@ -106,7 +117,8 @@ def _spliced(
     planned: Mapping[str, Candidate],
     weights: Mapping[str, list[onnx.TensorProto]],
     errors: Mapping[str, float],
+    basis: calibrate.Basis,
 ) -> Factorised:
     if not weights:
         return Factorised(job.model, {}, {}, {})
-    return Factorised(splice(job.model, planned, weights, job.found, job.context), planned, weights, errors)
+    return Factorised(splice(job.model, planned, weights, job.found, job.context), planned, weights, errors, basis)

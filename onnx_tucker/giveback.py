@@ -17,6 +17,7 @@ from onnx_tucker.promises import Promises
 from onnx_tucker.replay import give_back, planned_candidate
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import NOISY, Timing
+from onnx_tucker.trial import closest
 from onnx_tucker.types import Candidate, Closeness
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Made:
 
 def make(job: Job, decision: Decision) -> Made:
     """Carries a decision out; gives back the weaker half of the chains while the whole model measures slower."""
-    made = _timed(job, _carried_out(job, decision))
+    made = _timed(job, Made(decision, closest(job, _planned(job, decision))))
     if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
         made = _without_slow(job, made, made.timings)
     return _not_slower(job, made)
@@ -144,12 +145,8 @@ def _with_less(job: Job, made: Made, reasons: Mapping[str, str]) -> Made:
     """The model without some of its chains. Those that were fitted behind others are fitted anew."""
     decision = give_back(job, made.decision, reasons)
     if calibrate.usable(job):
-        return _carried_out(job, decision)
+        return Made(decision, factorise(job, _planned(job, decision), made.result.basis))
     return Made(decision, made.result.only(job, _planned(job, decision)))
-
-
-def _carried_out(job: Job, decision: Decision) -> Made:
-    return Made(decision, factorise(job, _planned(job, decision)))
 
 
 def _planned(job: Job, decision: Decision) -> dict[str, Candidate]:

@@ -79,6 +79,11 @@ class Inputs:
         """Whether checks have samples of their own."""
         return self.check is not self.fit
 
+    @property
+    def feeds(self) -> list[Feed]:
+        """All of them, those for checks first."""
+        return [*self.check.feeds, *(self.fit.feeds if self.held_out else ())]
+
 
 def read_data(paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
     """Reads `.npz` (keys are input names) and `.npy` files and folders of them; samples are joined in order.

@@ -1,0 +1,90 @@
+"""Models tried on samples, to choose how chains are made."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import calibrate
+from onnx_tucker.factorise import factorise
+from onnx_tucker.job import Job, prepare
+from onnx_tucker.pipeline import silent
+from onnx_tucker.settings import Settings
+from onnx_tucker.trial import closest, error
+from onnx_tucker.types import Candidate, Site
+from tests.helpers import Array, model
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def network(*, rectified: bool) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv"),
+        helper.make_node("Relu" if rectified else "Sigmoid", ["c"], ["y"]),
+    ]
+    tensors = {"w": noise(12, 10, 3, 3), "b": noise(12) - np.float32(5)}
+    return model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+
+
+def job_of(made: onnx.ModelProto, samples: int) -> Job:
+    data = {"data": {"x": noise(samples, 10, 8, 8)}} if samples else {}
+    return prepare(made, Settings(**data), silent)
+
+
+def planned(job: Job) -> dict[str, Candidate]:
+    found = job.found[0]
+    assert isinstance(found.reading.found, Site)
+    stages = calibrate.METHODS["tucker2"].stages(found.site.stage, (4, 4))
+    return {"conv": Candidate("tucker2", (4, 4), stages, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("rectified", "samples", "bases"),
+    [
+        (True, 0, ["weights"]),
+        (True, 8, ["weights", "outputs"]),
+        (True, 80, ["weights", "outputs", "activations"]),
+        (False, 80, ["weights", "outputs"]),
+    ],
+)
+def test_the_way_that_changes_the_outputs_least_is_taken(rectified: bool, samples: int, bases: list[str]) -> None:
+    job = job_of(network(rectified=rectified), samples)
+    ways = calibrate.bases(job, planned(job))
+    assert list(ways) == bases
+    errors = {way: error(job, factorise(job, planned(job), way).model) for way in ways}
+    made = closest(job, planned(job))
+    assert made.basis == min(errors, key=errors.__getitem__)
+    assert error(job, made.model) == errors[made.basis]
+    assert made.changed == ["conv"]
+
+
+def test_samples_that_say_nothing_leave_the_weights() -> None:
+    made = network(rectified=True)
+    job = prepare(made, Settings(data={"x": np.zeros((8, 10, 8, 8), np.float32)}), silent)
+    assert closest(job, planned(job)).basis == "weights"
+
+
+def test_nothing_planned_is_nothing_made() -> None:
+    job = job_of(network(rectified=True), 80)
+    assert closest(job, {}).model is job.model
+
+
+def test_a_model_that_does_not_run_is_infinitely_far() -> None:
+    job = job_of(network(rectified=True), 8)
+    broken = onnx.ModelProto()
+    broken.CopyFrom(job.model)
+    broken.graph.node[0].op_type = "Nonsense"
+    assert error(job, broken) == math.inf
+
+
+def test_a_model_is_no_distance_from_itself() -> None:
+    job = job_of(network(rectified=True), 80)
+    assert error(job, job.model) == 0.0
