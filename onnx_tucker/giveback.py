@@ -52,36 +52,47 @@ def make(job: Job, decision: Decision) -> Made:
 def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, list[Closeness] | None]:
     """Gives chains back until the promises on the outputs hold.
 
-    Those come first that cost most of the outputs for the time that they save; as many as it takes.
+    Those come first that cost most of the outputs for the time that they save; as many as it takes, and more where the
+    score held by chance.
 
     Raises:
         PromiseError: they hold with none of the chains.
     """
-    try:
-        return made, promises.verify(made.result)
-    except PromiseError as error:
-        if job.settings.plan is not None:
-            raise
-        broken = error
+    verdict = promises.verify(made.result)
+    if not verdict.broken:
+        return made, verdict.closeness
+    if job.settings.plan is not None:
+        raise PromiseError(verdict.broken)
     order = _costliest(job, made, promises)
-    logger.info("%s Chains are given back.", broken)
-    tried: dict[int, tuple[Made, list[Closeness] | None]] = {}
+    logger.info("%s Chains are given back.", verdict.broken)
+    tried = {0: (made, verdict)}
+
+    def holds(number: int) -> bool:
+        if number not in tried:
+            job.progress("giving chains back", len(tried) - 1, math.ceil(math.log2(len(order) + 1)))
+            less = _with_less(job, made, dict.fromkeys(order[:number], "given back, as a promise would not hold"))
+            tried[number] = less, promises.verify(less.result)
+        return not tried[number][1].broken
+
     low, high = 0, len(order)
     while high - low > 1:
-        number = (low + high) // 2
-        job.progress("giving chains back", len(tried), math.ceil(math.log2(len(order) + 1)))
-        less = _with_less(job, made, dict.fromkeys(order[:number], "given back, as a promise would not hold"))
-        try:
-            tried[number] = less, promises.verify(less.result)
-            high = number
-        except PromiseError:
-            low = number
-    if high not in tried:
-        raise broken
-    held, closeness = tried[high]
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    if high >= len(order):
+        raise PromiseError(verdict.broken)
+    firm = (
+        number
+        for number in range(high, len(order))
+        if holds(number) and not promises.lucky([tried[n][1] for n in range(low, number + 1)])
+    )
+    held, verdict = tried[next(firm, high)]
     held = _timed(job, held)
     final = _not_slower(job, held)
-    return final, closeness if final is held else promises.verify(final.result)
+    if final is not held:
+        verdict = promises.verify(final.result)
+    if verdict.broken:
+        raise PromiseError(verdict.broken)
+    return final, verdict.closeness
 
 
 def _costliest(job: Job, made: Made, promises: Promises) -> list[str]:

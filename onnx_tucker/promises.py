@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -23,6 +26,21 @@ from onnx_tucker.types import Closeness
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a result is found to be.
+
+    Attributes:
+        closeness: of its outputs to the original's.
+        fall: of the user's score, or None where that was not asked for.
+        broken: the promise that it breaks, in a sentence.
+    """
+
+    closeness: list[Closeness] | None
+    fall: float | None = None
+    broken: str | None = None
+
+
 class Promises:
     """What the user was promised of the outputs.
 
@@ -35,26 +53,45 @@ class Promises:
         self._job, self._evaluate = job, evaluate
         self._before: float | None = None
 
-    def verify(self, result: Factorised) -> list[Closeness] | None:
+    def verify(self, result: Factorised) -> Verdict:
         """Checks the result as a model and against the promises on its outputs, and compares them.
 
         Raises:
-            PromiseError: a promise is broken.
             TuckerError: the result is not as good a model as the input.
         """
         job = self._job
         session = _checked_session(job, result.model)
         closeness = _compare(job, session)
-        _require(job, closeness, changed=bool(result.weights))
-        if self._evaluate is not None:
-            if session is None or job.session is None:
-                raise PromiseError(
-                    "--max-drop cannot be checked, because the model cannot be run; see the reason above."
-                )
-            if self._before is None:
-                self._before = score(self._evaluate, job.session)
-            _require_score(job.settings, self._before, score(self._evaluate, session))
-        return closeness
+        broken = _broken(job, closeness, changed=bool(result.weights))
+        if broken or self._evaluate is None:
+            return Verdict(closeness, broken=broken)
+        if session is None or job.session is None:
+            return Verdict(
+                closeness,
+                broken="--max-drop cannot be checked, because the model cannot be run; see the reason above.",
+            )
+        if self._before is None:
+            self._before = score(self._evaluate, job.session)
+        after, most = score(self._evaluate, session), job.settings.max_drop
+        logger.info("score %.6g before, %.6g after", self._before, after)
+        fall = self._before - after
+        if most is not None and not fall <= most:
+            broken = f"The score falls from {self._before:.6g} to {after:.6g}, by more than --max-drop {most:g}."
+        return Verdict(closeness, fall, broken)
+
+    def lucky(self, verdicts: Sequence[Verdict]) -> bool:
+        """Whether the score of the last of similar results held by chance only.
+
+        A score of finitely many samples errs, and of many results the first that holds is a lucky one. So it has to
+        hold of what falls in proportion to the error of the outputs too, by least squares over all of them.
+        """
+        most = self._job.settings.max_drop
+        pairs = [(fidelity.mean_error(v.closeness or []), v.fall) for v in verdicts]
+        known = [(error, fall) for error, fall in pairs if fall is not None and math.isfinite(error)]
+        if most is None or len(known) < len(pairs):
+            return False
+        squares = sum(error**2 for error, _ in known)
+        return sum(error * fall for error, fall in known) * known[-1][0] > most * squares
 
     def error(self, result: Factorised) -> float:
         """The mean of the relative errors of the outputs; infinite where one is not known."""
@@ -104,39 +141,27 @@ def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] 
     return comparison.results()
 
 
-def _require(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> None:
-    """Holds the result to the promises on its outputs.
-
-    Raises:
-        PromiseError: one of them is broken.
-    """
+def _broken(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> str | None:
+    """The promise on its outputs that a result breaks."""
     settings = job.settings
     if settings.fail_if_unchanged and not changed:
-        raise PromiseError("Nothing was changed, and --fail-if-unchanged asks for a change.")
+        return "Nothing was changed, and --fail-if-unchanged asks for a change."
     for output in closeness or []:
         if not output.finite:
-            raise PromiseError(f"The output {output.name} is not finite where the original's is.")
+            return f"The output {output.name} is not finite where the original's is."
     if settings.max_error is None:
-        return
+        return None
     if closeness is None or job.inputs is None:
-        raise PromiseError("--max-error cannot be checked, because the model cannot be run; see the reason above.")
+        return "--max-error cannot be checked, because the model cannot be run; see the reason above."
     for output in closeness:
         if output.relative_l2 is None or output.relative_l2 > settings.max_error:
             error = "not defined" if output.relative_l2 is None else f"{output.relative_l2:.3g}"
             where = "the data" if job.inputs.kind == "data" else "random inputs"
-            raise PromiseError(
+            return (
                 f"The relative error of output {output.name} on {where} is {error}, above --max-error "
                 f"{settings.max_error:g}; keep more with --ranks."
             )
-
-
-def _require_score(settings: Settings, before: float, after: float) -> None:
-    logger.info("score %.6g before, %.6g after", before, after)
-    drop = before - after
-    if settings.max_drop is not None and not drop <= settings.max_drop:
-        raise PromiseError(
-            f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {settings.max_drop:g}."
-        )
+    return None
 
 
 def require_budget(settings: Settings, found: Report) -> None:
