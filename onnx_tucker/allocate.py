@@ -115,9 +115,9 @@ def _error(job: Job, found: Sequence[Curve], points: Sequence[Point], trusts: ca
             stages = METHODS[point.method].stages(curve.group[0].site.stage, point.ranks)
             candidate = Candidate(point.method, point.ranks, stages, 0.0)
             planned |= dict.fromkeys((one.place.label for one in curve.group), candidate)
-    models = [factorise(job, planned, "outputs", trusts).model]
+    models = [factorise(job, planned, "outputs", trusts, rough=True).model]
     if calibrate.few(job):
-        models.append(factorise(job, planned, "weights", {}).model)
+        models.append(factorise(job, planned, "weights", rough=True).model)
     return min(error(job, model) for model in models)
 
 

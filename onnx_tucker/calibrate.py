@@ -160,13 +160,13 @@ class Fitting:
         job: the run, with data.
         planned: what nodes become, by label; those that only stay or change their form may be refitted.
         seen: whether chains are fitted on to what is seen of their outputs behind activations.
-        trust: makes it a rough pass: how far the data of a node is trusted is looked up here, and put here.
+        rough: whether fewer positions and rounds are enough.
+        trusts: how far the data of a node is trusted is looked up here, and put here.
     """
 
-    def __init__(
-        self, job: Job, planned: Mapping[str, Candidate], *, seen: bool = False, trust: Trusts | None = None
-    ) -> None:
-        self._job, self._planned, self._seen, self._trust = job, planned, seen, trust
+    def __init__(self, job: Job, planned: Mapping[str, Candidate], *, seen: bool, rough: bool, trusts: Trusts) -> None:
+        self._job, self._planned, self._seen, self._trusts = job, planned, seen, trusts
+        self._positions, self._rounds = (ROUGH_ROWS, ROUGH_ROUNDS) if rough else (statistics.ROWS, ROUNDS)
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
         self._original, self._factorised, self._names = Walk(job, feeds), Walk(job, feeds), Names(job.model)
@@ -213,7 +213,7 @@ class Fitting:
         site = found.site
         if candidate.method is None and not self._changed:
             return None
-        halves = known_rows(self._job, found, self, statistics.ROWS if self._trust is None else ROUGH_ROWS)
+        halves = known_rows(self._job, found, self, self._positions)
         if not isinstance(halves, str) and not min(half.rows for half in halves):
             halves = "half of the data gives it no finite position"
         if isinstance(halves, str):
@@ -221,12 +221,12 @@ class Fitting:
             return decomposed(site, candidate) if candidate.method else None
         known = halves[0] + halves[1]
         key = site.name, candidate.method is None
-        trust = (self._trust or {}).get(key) or self._trusted(found, candidate, halves)
-        if self._trust is not None:
-            self._trust[key] = trust
+        if key not in self._trusts:
+            self._trusts[key] = self._trusted(found, candidate, halves)
+        trust = self._trusts[key]
         if candidate.method is None and trust.ridge == RIDGES[0]:
             return None
-        chain = _chain(site, candidate, known, trust, ROUNDS if self._trust is None else ROUGH_ROUNDS)
+        chain = _chain(site, candidate, known, trust, self._rounds)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
         if trust.means:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
@@ -258,7 +258,7 @@ class Fitting:
 
         def held_out(shrink: float | None) -> float:
             trust, pairs = Trust(strength, shrink, means), (halves, halves[::-1])
-            chains = ((reconstruct(_chain(found.site, candidate, a, trust, ROUGH_ROUNDS)), b) for a, b in pairs)
+            chains = ((reconstruct(_chain(found.site, candidate, a, trust, 0)), b) for a, b in pairs)
             return sum(b.loss(np.split(weight, stage.groups), bias=means) for weight, b in chains)
 
         unsure = few(self._job) or rows < 4 * stage.inp * stage.window.volume

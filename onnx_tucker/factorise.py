@@ -52,7 +52,12 @@ class Factorised:
 
 
 def factorise(
-    job: Job, planned: Mapping[str, Candidate], basis: calibrate.Basis, trusts: calibrate.Trusts | None = None
+    job: Job,
+    planned: Mapping[str, Candidate],
+    basis: calibrate.Basis,
+    trusts: calibrate.Trusts | None = None,
+    *,
+    rough: bool = False,
 ) -> Factorised:
     """The model with nodes as they are planned, and if they are fitted to data, others refitted to that.
 
@@ -60,7 +65,8 @@ def factorise(
         job: the run.
         planned: what nodes become, by label.
         basis: what their chains are made from; one of `calibrate.bases`.
-        trusts: makes it rough; see `calibrate.Fitting`.
+        trusts: how far the data of nodes is trusted, by an earlier call; what is not known yet is added.
+        rough: see `calibrate.Fitting`.
     """
     if any(candidate.method for candidate in planned.values()) and not calibrate.usable(job):
         known = "each node's statistics" if job.settings.statistics else "the weights"
@@ -68,34 +74,31 @@ def factorise(
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
-    for i, (leader, (chain, error)) in enumerate(
-        zip(leaders, _chains(job, leaders, planned, basis, trusts), strict=True)
-    ):
-        if trusts is None:
+    chains: Iterable[tuple[Chain, float] | None]
+    if basis == "weights":
+        chains = _separate(job, leaders, planned)
+    else:
+        seen, trusts = basis == "activations", {} if trusts is None else trusts
+        fitting = calibrate.Fitting(job, planned, seen=seen, rough=rough, trusts=trusts)
+        fitted = ((found.site, fitting.chain(found)) for found in leaders)
+        chains = (None if chain is None else _rounded(site, chain) for site, chain in fitted)
+    for i, (leader, made) in enumerate(zip(leaders, chains, strict=True)):
+        if not rough:
             job.progress("factorising", i, len(leaders))
-        if chain is None:
+        if made is None:
             del planned[leader.place.label]
             continue
-        stored = store(leader, planned[leader.place.label], chain, names)
+        stored = store(leader, planned[leader.place.label], made[0], names)
         group = members(job, leader)
         weights |= dict.fromkeys(group, stored)
-        errors |= dict.fromkeys(group, error)
-    if trusts is None:
+        errors |= dict.fromkeys(group, made[1])
+    if not rough:
         job.progress("factorising", len(leaders), len(leaders))
     return _spliced(job, planned, weights, errors, basis)
 
 
-def _chains(
-    job: Job,
-    leaders: Sequence[Found],
-    planned: Mapping[str, Candidate],
-    basis: calibrate.Basis,
-    trusts: calibrate.Trusts | None,
-) -> Iterable[tuple[Chain | None, float]]:
-    """The chains of nodes with the errors of their weights: one after another with data, else each by itself."""
-    if basis != "weights":
-        fitting = calibrate.Fitting(job, planned, seen=basis == "activations", trust=trusts)
-        return (_rounded(found.site, fitting.chain(found)) for found in leaders)
+def _separate(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterable[tuple[Chain, float]]:
+    """The chains of nodes with the errors of their weights, each by itself."""
     if job.settings.statistics is not None:
         return map(_rounded, [found.site for found in leaders], calibrate.alone(job, leaders, planned))
     return Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(  # type: ignore[no-any-return]
@@ -103,10 +106,8 @@ def _chains(
     )
 
 
-def _rounded(site: Site, chain: Chain | None) -> tuple[Chain | None, float]:
+def _rounded(site: Site, chain: Chain) -> tuple[Chain, float]:
     """A chain in the weight's own type, and its relative error."""
-    if chain is None:
-        return None, 0.0
     weight = site.read()
     chain = replace(chain, factors=tuple(factor.astype(site.dtype, copy=False) for factor in chain.factors))
     return chain, weight_error(weight, chain)

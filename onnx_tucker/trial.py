@@ -53,9 +53,10 @@ def closest(job: Job, planned: Mapping[str, Candidate]) -> Factorised:
         planned: what nodes become, by label.
     """
     bases = calibrate.bases(job, planned)
-    best, least = factorise(job, planned, bases[0]), math.inf
+    trusts: calibrate.Trusts = {}
+    best, least = factorise(job, planned, bases[0], trusts), math.inf
     for i, basis in enumerate(bases if len(bases) > 1 else ()):
-        made = factorise(job, planned, basis) if i else best
+        made = factorise(job, planned, basis, trusts) if i else best
         missed = error(job, made.model)
         logger.info("chains made from the %s: error %.4g of the outputs", basis, missed)
         if missed < least:

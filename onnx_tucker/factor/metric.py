@@ -75,24 +75,34 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """The mean over rows, and a multiple of the identity: rows^T rows / count + ridge.
+    """A share of the mean over rows, and a multiple of the identity: share * rows^T rows / count + ridge.
 
     Attributes:
         rows: patches, (count, in * volume).
         ridge: the multiple.
+        share: what the mean counts.
+        central: whether the mean of the rows is taken off them.
     """
 
     rows: Array
     ridge: float
+    share: float = 1.0
+    central: bool = False
 
     def times(self, weights: Array) -> Array:
         """See `Metric`."""
-        return np.asarray((weights @ self.rows.T) @ self.rows / len(self.rows) + self.ridge * weights)
+        seen = centred(self.rows @ weights.T, self.central)
+        return np.asarray(seen.T @ self.rows * (self.share / len(self.rows)) + self.ridge * weights)
 
     def channels(self, inp: int) -> Array:
         """See `Metric`."""
-        rows = self.rows.reshape(len(self.rows), inp, -1).swapaxes(0, 1).reshape(inp, -1)
-        return np.asarray(rows @ rows.T / rows.shape[1] + self.ridge * np.eye(inp))
+        count, volume = len(self.rows), self.rows.shape[1] // inp
+        rows = self.rows.reshape(count, inp, volume).swapaxes(0, 1).reshape(inp, -1)
+        moment = rows @ rows.T / count
+        if self.central:
+            mean = self.rows.mean(axis=0).reshape(inp, volume)
+            moment -= mean @ mean.T
+        return np.asarray(moment * (self.share / volume) + self.ridge * np.eye(inp))
 
     def through(self, product: Product) -> Array:
         """See `Metric`."""
@@ -100,13 +110,18 @@ class Sampled:
         letters = "".join(patch)
         rows = self.rows.reshape(-1, *patch.values())
         seen = np.einsum(f"{','.join(terms)},n{letters}->n{result}", *factors, rows, optimize=True)
-        seen = seen.reshape(len(rows), -1)
+        seen = centred(seen.reshape(len(rows), -1), self.central)
         # The identity: axes that are left alone meet themselves only, the others are summed over.
         alone = [c for c in result if c in patch]
         again = ["".join(c.upper() if c in result else c for c in term) for term in terms]
         equation = f"{','.join((*terms, *again, *(c + c.upper() for c in alone)))}->{result}{result.upper()}"
         same = np.einsum(equation, *factors, *factors, *(np.eye(patch[c]) for c in alone), optimize=True)
-        return np.asarray(seen.T @ seen / len(rows) + self.ridge * _square(same))
+        return np.asarray(seen.T @ seen * (self.share / len(rows)) + self.ridge * _square(same))
+
+
+def centred(rows: Array, central: bool) -> Array:
+    """Rows, less their mean if that is asked for."""
+    return rows - rows.mean(axis=0) if central else rows
 
 
 def _square(moment: Array) -> Array:

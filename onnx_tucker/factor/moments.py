@@ -13,7 +13,7 @@ number of rows tells it to be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ import scipy
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.fit import Goal
-from onnx_tucker.factor.metric import Dense, Sampled
+from onnx_tucker.factor.metric import Dense, Sampled, centred
 from onnx_tucker.types import Array, Stage
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Samples:
 
     patches: Array
     outputs: Array
+    _known: list[Array] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def none(cls, stage: Stage) -> Samples:
@@ -129,21 +130,30 @@ class Samples:
 
     def wanting(self, patches: Array, outputs: Array) -> Samples:
         """See `Statistics`."""
-        return Samples(self.patches, outputs.astype(np.float64))
+        other = Samples(self.patches, outputs.astype(np.float64))
+        other._known = self._grams()
+        return other
 
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`; the equation of the module in the space of the rows."""
-        groups, _, out = self.outputs.shape
+        groups, count, out = self.outputs.shape
         trained, found = weight.astype(np.float64).reshape(groups, out, -1), []
-        for p, y, own in zip(*self._about(bias), trained, strict=True):
-            gram = p @ p.T / len(p)
-            mean = np.trace(gram) / p.shape[1] or 1.0
-            pulled = gram + ridge * mean * np.eye(len(p))
-            missed = _solved(pulled, y - p @ own.T)
-            shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], len(p))
-            metric = Sampled(np.sqrt(1 - shrunk) * p, shrunk * mean)
-            found.append(Goal((own + missed.T @ p / len(p)).reshape(out, weight.shape[1], -1), metric))
+        for p, y, gram, own in zip(self.patches, self.outputs, self._grams(), trained, strict=True):
+            width = p.shape[1]
+            gram = centred(centred(gram, bias).T, bias)
+            mean = np.trace(gram) / width or 1.0
+            missed = _solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
+            shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), width, count)
+            target = own + centred(missed, bias).T @ p / count
+            metric = Sampled(p, shrunk * mean, 1 - shrunk, bias)
+            found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
         return found
+
+    def _grams(self) -> list[Array]:
+        """The inner products of all rows with one another, over their number, for every group."""
+        if len(self._known) != len(self.patches) or len(self._known[0]) != self.rows:
+            self._known = [p @ p.T / len(p) for p in self.patches]
+        return self._known
 
     def bias(self, weight: Array) -> Array:
         """See `Statistics`."""
@@ -152,18 +162,13 @@ class Samples:
 
     def loss(self, targets: Sequence[Array], *, bias: bool) -> float:
         """See `Statistics`."""
-        shaped = np.stack([target.reshape(len(target), -1) for target in targets])
-        p, y = self._about(bias)
-        return float(np.square(y - p @ shaped.swapaxes(1, 2)).sum() / max(self.rows, 1))
+        shaped = (target.reshape(len(target), -1) for target in targets)
+        missed = (y - p @ t.T for p, y, t in zip(self.patches, self.outputs, shaped, strict=True))
+        return sum(float(np.square(centred(part, bias)).sum()) for part in missed) / max(self.rows, 1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `Statistics`."""
         return {"patches": self.patches, "outputs": self.outputs}
-
-    def _about(self, bias: bool) -> tuple[Array, Array]:
-        if not bias:
-            return self.patches, self.outputs
-        return self.patches - self.patches.mean(1, keepdims=True), self.outputs - self.outputs.mean(1, keepdims=True)
 
 
 @dataclass(eq=False)
