@@ -21,7 +21,7 @@ import numpy as np
 import scipy
 
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.metric import FLOOR, Metric, Product, roots
+from onnx_tucker.factor.metric import FLOOR, Metric, Product, roots, solved
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
@@ -138,7 +138,8 @@ class _Factors:
             moment = self.goal.metric.through(Product(terms, kept, rest, axes))
             shaped = outputs.reshape(-1, *axes.values())
             crossed = self._product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(len(moment), -1)
-            best = _solved(moment, crossed).T
+            floor = FLOOR * (np.trace(moment) / len(moment) or 1.0)
+            best = solved(moment + floor * np.eye(len(moment)), crossed).T
             covariance = best @ moment @ best.T
         else:  # it multiplies the patches themselves
             covariance = outputs @ best.T
@@ -187,10 +188,3 @@ class _Factors:
     @staticmethod
     def _product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:
         return np.asarray(np.einsum(f"{','.join(terms)}->{target}", *arrays, optimize=True))
-
-
-def _solved(moment: Array, crossed: Array) -> Array:
-    """The least-squares solution of `moment @ x = crossed`, whatever the moment's rank."""
-    floor = FLOOR * (np.trace(moment) / len(moment) or 1.0)
-    factor = scipy.linalg.cho_factor(moment + floor * np.eye(len(moment)), check_finite=False)
-    return np.asarray(scipy.linalg.cho_solve(factor, crossed, check_finite=False))

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.fit import Goal
-from onnx_tucker.factor.metric import Dense, Sampled, centred
+from onnx_tucker.factor.metric import Dense, Sampled, centred, solved
 from onnx_tucker.types import Array, Stage
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ class Samples:
             width = p.shape[1]
             gram = centred(centred(gram, bias).T, bias)
             mean = np.trace(gram) / width or 1.0
-            missed = _solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
+            missed = solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
             shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), width, count)
             target = own + centred(missed, bias).T @ p / count
             metric = Sampled(p, shrunk * mean, 1 - shrunk, bias)
@@ -230,7 +229,7 @@ class Moments:
             width = len(squared)
             mean = np.trace(squared) / width or 1.0
             pull = ridge * mean
-            target = _solved(squared + pull * np.eye(width), (crossed + pull * own).T).T
+            target = solved(squared + pull * np.eye(width), (crossed + pull * own).T).T
             shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
             metric = Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))
             found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
@@ -276,12 +275,6 @@ def restored(stage: Stage, arrays: Mapping[str, NDArray[Any]]) -> Statistics:
         return Samples.none(stage) + Samples(arrays["patches"], arrays["outputs"])
     sums = (arrays[name] for name in ("patch", "output", "squared", "crossed"))
     return Moments.none(stage) + Moments(int(arrays["rows"]), *sums)
-
-
-def _solved(matrix: Array, right: Array) -> Array:
-    """The solution of `matrix @ x = right` for a positive definite matrix, which is overwritten."""
-    factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
-    return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
 
 
 def _shrinkage(mean: float, squared: float, width: int, rows: int) -> float:
