@@ -21,9 +21,7 @@ from onnx_tucker.factor.fit import ROUNDS, Goal, fit
 from onnx_tucker.factor.moments import RIDGES, Statistics, ridge
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.segment import between, sums
-from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded
 from onnx_tucker.rows import Flow, known_rows, obstacle, own_bias, seen_rows
@@ -169,7 +167,7 @@ class Fitting:
         self._positions, self._rounds = (ROUGH_ROWS, ROUGH_ROUNDS) if rough else (statistics.ROWS, ROUNDS)
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
-        self._original, self._factorised, self._names = Walk(job, feeds), Walk(job, feeds), Names(job.model)
+        self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed = list(job.model.graph.node), False
         self._sums = _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
@@ -185,10 +183,8 @@ class Fitting:
         chain = self._fitted(found, candidate)
         if chain is None:
             return decomposed(found.site, candidate) if candidate.changes else None
-        direct = replace(candidate, form="direct")
-        stored = store(found, direct, chain, self._names)
         for one in group:
-            self._factorised.replace(one, direct, stored, self._names)
+            self._factorised.replace(one, candidate, chain)
         self._changed = True
         return chain
 

@@ -21,6 +21,7 @@ from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.inputs import Inputs
 from onnx_tucker.runtime.memory import Memory
+from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, memory, run_within
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
@@ -56,6 +57,7 @@ class Job:
         context: shapes, uses and constants of the main graph.
         found: all weight-bearing nodes.
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
+        reference: the model's outputs on all of them, or None where nothing can be run.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
         memory: of what this run and earlier ones have measured.
         stopwatch: times models.
@@ -73,6 +75,7 @@ class Job:
     context: Context
     found: list[Found]
     inputs: Inputs | None
+    reference: Reference | None
     timed_feed: Feed | None
     memory: Memory
     stopwatch: Stopwatch
@@ -121,6 +124,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         context=context,
         found=found,
         inputs=ran,
+        reference=Reference(session, ran.feeds) if session is not None and ran is not None else None,
         timed_feed=_timed(session, ran, known, settings.seed),
         memory=remembered,
         stopwatch=Stopwatch(machine, remembered),

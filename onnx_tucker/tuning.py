@@ -74,10 +74,10 @@ class Tuner:
             chains: candidates in the node's own form.
             lower: whether other forms of them, and of the node as it is, are tried too.
         """
-        untouched = _untouched(group[0])
-        candidates = [untouched, *chains]
+        same = untouched(group[0])
+        candidates = [same, *chains]
         if lower:
-            candidates += [*self._lowered(group, [untouched]), *self._lowered(group, chains)]
+            candidates += [*self._lowered(group, [same]), *self._lowered(group, chains)]
         rough = [self._sift(found, candidates) for found in group]
         if not all(rough):
             return []
@@ -122,7 +122,7 @@ class Tuner:
 
     def compare(self, found: Found, candidate: Candidate | None, borders: Borders) -> list[Timing]:
         """Times of a node as it is, and of what it becomes, with the conversions at its borders; empty if not timed."""
-        wanted = [c for c in (_untouched(found), candidate) if c]
+        wanted = [c for c in (untouched(found), candidate) if c]
         known = [self._compared.get((found.place.label, c)) for c in wanted if not FORMS[c.form].on_frames]
         if len(known) == len(wanted) and all(known):
             return [timing for timing in known if timing]
@@ -177,7 +177,8 @@ def _finalists(options: Sequence[Option]) -> list[Candidate]:
     return [o.candidate for o in options if o.candidate in kept]
 
 
-def _untouched(found: Found) -> Candidate:
+def untouched(found: Found) -> Candidate:
+    """A node as it is."""
     return Candidate(None, None, (found.site.stage,), 0.0)
 
 

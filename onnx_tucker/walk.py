@@ -1,9 +1,13 @@
-"""Runs a model piece by piece on all of the data, so that the values of all nodes take one run in all."""
+"""Runs a model piece by piece on all of the data, so that the values of all nodes take one run in all.
+
+Nodes are computed in the form on frames that promises most, as the model itself may take several times as long.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +15,16 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnx_tucker.forms import DIRECT, Form, effort
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.layer import WHOLE, piece_of
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.segment import between, model_of, uses
-from onnx_tucker.graph.splice import build
+from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.types import Candidate
+from onnx_tucker.tuning import forms_of, untouched
+from onnx_tucker.types import Candidate, Chain, Site, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -34,23 +41,36 @@ class Walk:
     """
 
     def __init__(self, job: Job, feeds: Sequence[Feed]) -> None:
-        self._job, self._feeds = job, feeds
+        self._job, self._feeds, self._names = job, feeds, Names(job.model)
         self._nodes = list(job.model.graph.node)
+        self._pieces: dict[str, list[onnx.NodeProto]] = {}
         self._tensors = {tensor.name: tensor for tensor in job.model.graph.initializer}
+        for found in job.found:
+            if isinstance(found.reading.found, Site) and _promising(job, found, (found.site.stage,)) != DIRECT:
+                self.replace(found, untouched(found), Chain((found.site.stage,), (found.site.read(),)))
         self._start()
 
     def _start(self) -> None:
         self._held: list[dict[str, NDArray[Any]]] = [dict(feed) for feed in self._feeds]
         self._made = set(self._feeds[0])
 
-    def replace(self, found: Found, candidate: Candidate, weights: list[onnx.TensorProto], names: Names) -> None:
-        """Puts a chain in the place of a node of the main graph; in bodies and functions nothing is changed."""
+    def replace(self, found: Found, candidate: Candidate, chain: Chain) -> None:
+        """Puts a chain in the place of a node of the main graph; in bodies and functions nothing is changed.
+
+        Args:
+            found: the node.
+            candidate: what it becomes, in any form.
+            chain: its weights.
+        """
         if found.place.scope.outer is not None or found.place.scope.function:
             return
-        piece = build(found, candidate, weights, self._job.context, names)
+        candidate = replace(candidate, form=str(_promising(self._job, found, chain.stages)))
+        weights = store(found, candidate, chain, self._names)
+        piece = piece_of(found, candidate, weights, self._job.context, self._names, WHOLE)
         output = found.place.node.output[0]
-        index = next(i for i, node in enumerate(self._nodes) if output in node.output)
-        self._nodes[index : index + 1] = piece.nodes
+        old = self._pieces.get(output, [found.place.node])
+        index = self._nodes.index(old[0])
+        self._nodes[index : index + len(old)] = self._pieces[output] = list(piece.nodes)
         self._tensors |= {tensor.name: tensor for tensor in (*weights, *piece.constants)}
 
     def read(self, names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
@@ -104,6 +124,13 @@ class Walk:
             logger.info("a piece is run again for each node behind it: %s", first_line(error))
             values = dict(zip(wanted, session.run(list(wanted), dict(feed), options), strict=True))
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def _promising(job: Job, found: Found, stages: Sequence[Stage]) -> Form:
+    """The form on frames that should take a chain the least time; direct where there is none."""
+    shape = found.site.input_shape
+    framed = [form for form in forms_of(job.context, found, stages) if form.on_frames]
+    return min(framed, key=lambda form: effort(stages, shape, form), default=DIRECT) if shape else DIRECT
 
 
 def _size(values: Mapping[str, NDArray[Any]]) -> int:

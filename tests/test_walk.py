@@ -11,10 +11,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_tucker import walk
+from onnx_tucker.factor import METHODS
+from onnx_tucker.graph import layer
 from onnx_tucker.job import Job, prepare
 from onnx_tucker.settings import Settings
+from onnx_tucker.types import Candidate
 from onnx_tucker.walk import Walk
-from tests.helpers import model, run
+from tests.helpers import model, relative, run
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((10, 4)).astype(np.float32)
@@ -100,3 +103,45 @@ def test_bytes_of_external_data_are_found(tmp_path: Path) -> None:
     onnx.save(branched(), path, save_as_external_data=True, size_threshold=0)
     made = prepare(path, Settings(data={"x": X}), lambda *_: None)
     assert all(np.allclose(v["y"], expected()["y"], atol=1e-6) for v in Walk(made, [{"x": X}]).read(["y"]))
+
+
+def on_frames() -> Job:
+    rng = np.random.default_rng(1)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first", pads=[1] * 6),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["y"], "second", strides=[1, 2, 2]),
+    ]
+    weights = {name: rng.standard_normal((6, 6, 3, 3, 3)).astype(np.float32) for name in "wv"}
+    made = model(nodes, weights, {"x": ["n", 6, 8, 9, 9]}, {"y": 5})
+    feed = {"x": rng.standard_normal((6, 6, 8, 9, 9)).astype(np.float32)}
+    return prepare(made, Settings(data=feed), lambda *_: None)
+
+
+def test_convolutions_are_computed_on_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values have their own layout all the same, before and after a node is replaced."""
+    kernels = []
+    build = walk.model_of
+
+    def spy(made: Any, nodes: Any, *rest: Any) -> bytes:
+        kernels.extend(onnx.helper.get_node_attr_value(n, "kernel_shape") for n in nodes if n.op_type == "Conv")
+        return build(made, nodes, *rest)
+
+    monkeypatch.setattr(walk, "model_of", spy)
+    made = on_frames()
+    assert made.inputs is not None
+    feed = made.inputs.fit.feeds[0]
+    exact = layer.probe(made.model, ["a", "y"])
+    expected_ = dict(zip("ay", made.stopwatch.machine.session(exact).run(None, dict(feed)), strict=True))
+    first = made.found[0]
+    candidate = Candidate("tucker1_out", (6,), METHODS["tucker1_out"].stages(first.site.stage, (6,)), 0.0)
+    chain = METHODS["tucker1_out"].chain(first.site.read(), first.site.stage, (6,))
+    for replaced in (False, True):
+        walked = Walk(made, [feed])
+        if replaced:
+            walked.replace(first, candidate, chain)
+        for name in "ay":
+            [values] = walked.read([name])
+            assert relative(expected_[name], values[name]) <= 1e-5
+    assert len(kernels) == 5
+    assert all(len(kernel) == 2 for kernel in kernels)

@@ -110,13 +110,17 @@ class Sampled:
         letters = "".join(patch)
         rows = self.rows.reshape(-1, *patch.values())
         seen = np.einsum(f"{','.join(terms)},n{letters}->n{result}", *factors, rows, optimize=True)
-        seen = centred(seen.reshape(len(rows), -1), self.central)
+        seen = centred(seen.reshape(len(rows), -1), self.central) * np.sqrt(self.share / len(rows))
         # The identity: axes that are left alone meet themselves only, the others are summed over.
         alone = [c for c in result if c in patch]
         again = ["".join(c.upper() if c in result else c for c in term) for term in terms]
         equation = f"{','.join((*terms, *again, *(c + c.upper() for c in alone)))}->{result}{result.upper()}"
-        same = np.einsum(equation, *factors, *factors, *(np.eye(patch[c]) for c in alone), optimize=True)
-        return np.asarray(seen.T @ seen * (self.share / len(rows)) + self.ridge * _square(same))
+        scaled, *others = factors
+        scaled = scaled * self.ridge
+        same = np.einsum(equation, scaled, *others, *factors, *(np.eye(patch[c]) for c in alone), optimize=True)
+        moment = np.asarray(seen.T @ seen)
+        moment += _square(same)
+        return moment
 
 
 def centred(rows: Array, central: bool) -> Array:
@@ -140,7 +144,7 @@ def roots(moment: Array) -> tuple[Array, Array]:
 def solved(moment: Array, right: Array) -> Array:
     """The solution of `moment @ x = right` for a regular moment.
 
-    By numpy, though scipy's Cholesky has half the work: the two come with a BLAS each, whose idle threads take the cores
-    from one another, and that doubled the time of whole runs.
+    By numpy, though scipy's Cholesky has half the work: the two come with a BLAS each, whose idle threads take the
+    cores from one another, and that doubled the time of whole runs.
     """
     return np.asarray(np.linalg.solve(moment, right))

@@ -54,7 +54,7 @@ def noise_chain(
     """The chain that a candidate would become, with noise for weights."""
     names = _names_of(found)
     weights = noise_weights(found, candidate, names)
-    piece = _piece(found, candidate, weights, context, names, borders)
+    piece = piece_of(found, candidate, weights, context, names, borders)
     source = FRAMES if FORMS[candidate.form].on_frames and not borders.enter else INPUT
     return _alone(model, found, context, piece, own_bias=False, source=source)
 
@@ -116,7 +116,7 @@ def real_chain(
     """The node's chain with the weights that go into the model, between values as the node has them."""
     names = _names_of(found)
     names.take(weight.name for weight in weights)
-    return _alone(model, found, context, _piece(found, candidate, weights, context, names, WHOLE), own_bias=True)
+    return _alone(model, found, context, piece_of(found, candidate, weights, context, names, WHOLE), own_bias=True)
 
 
 def stands_alone(found: Found, context: Context) -> bool:
@@ -148,7 +148,7 @@ def _names_of(found: Found) -> Names:
     return names
 
 
-def _piece(
+def piece_of(
     found: Found,
     candidate: Candidate,
     weights: list[onnx.TensorProto],
