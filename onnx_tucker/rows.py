@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.moments import Moments, Samples, Statistics
-from onnx_tucker.factor.patches import count, draw, outputs, patches
+from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, unfolded
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.job import Job
@@ -22,12 +22,12 @@ from onnx_tucker.types import Array, Stage
 
 logger = logging.getLogger(__name__)
 
-VALUES = 5e7
-"""The values that the rows of a node may see together."""
+VALUES, SEEN_VALUES = 5e7, 5e8
+"""The values that the rows of a node may see together, and of windows, which overlap in what they see."""
 WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
 """The most rows, and their values, where they are kept, being fewer than the values that one of them sees."""
-CHUNK = 2**22
-"""Values of patches that are held at the same time."""
+CHUNK = 2**20
+"""Values of patches that are held at the same time; few enough for a cache."""
 
 
 class Flow(NamedTuple):
@@ -57,22 +57,39 @@ class Rows:
     """Some rows of a node themselves, those of a window one after another.
 
     Attributes:
-        patches: what they see, (groups, rows, in * volume), in the model's own type.
+        stage: the layer that makes rows of the parts.
+        size: rows of a window.
+        parts: of the input, which they see, as `patches.cut` gives them; in the model's own type.
         wanted: (groups, rows, out).
         added: the part of it that does not come from the node, (groups, rows, out).
-        known: what is known of them, wanting nothing.
+        known: what is known of their like.
     """
 
-    patches: Array
+    stage: Stage
+    size: int
+    parts: Array
     wanted: Array
     added: Array
     known: Statistics
 
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        return int(self.wanted.shape[1]) // self.size
+
     def __add__(self, other: Rows) -> Rows:
         """The rows of both."""
-        ours, theirs = (self.patches, self.wanted, self.added), (other.patches, other.wanted, other.added)
-        patches, wanted, added = (np.concatenate(pair, 1) for pair in zip(ours, theirs, strict=True))
-        return Rows(patches, wanted, added, self.known + other.known)
+        wanted, added = (np.concatenate(pair, 1) for pair in ((self.wanted, other.wanted), (self.added, other.added)))
+        parts = np.concatenate((self.parts, other.parts))
+        return Rows(self.stage, self.size, parts, wanted, added, self.known + other.known)
+
+    def patches(self) -> Iterator[tuple[slice, Array]]:
+        """Which rows, and what they see, (groups, rows, in * volume); some whole windows at a time."""
+        rows, width = self.wanted.shape[1], self.stage.inp * self.stage.window.volume
+        step, each = max(1, CHUNK // (self.stage.groups * width * self.size)) * self.size, rows // len(self.parts)
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            yield part, unfolded(self.stage, self.parts[start // each : (start + step) // each])
 
 
 def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics] | str:
@@ -93,36 +110,46 @@ def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Stati
         return first_line(error)
 
 
-def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], most: int) -> tuple[Rows, Rows]:
-    """Finite rows of a node on two halves of the samples, in whole windows.
+def seen_rows(
+    job: Job, found: Found, source: Source, window: tuple[int, ...], most: int, known: tuple[Statistics, Statistics]
+) -> tuple[Rows, Rows] | None:
+    """Finite rows of a node on two halves of the samples, in whole windows; None where one half has none.
 
     Args:
         job: the run.
         found: the node, without obstacles.
         source: where its rows come from.
         window: of how many positions along each axis one value is seen; empty where each is.
-        most: rows that are taken.
+        most: windows that are taken.
+        known: what is known of other rows of the halves.
 
     Raises:
         FAILURES: onnxruntime cannot run what they need.
     """
     kept: tuple[list[list[Array]], list[list[Array]]] = ([], [])
-    halves: list[Statistics] = []
+    layer, sampled, size = found.site.stage, False, math.prod(window)
     for kind, stage, flow, drawn in _drawn(job, found, source, most, window):
-        halves = halves or [kind.none(stage) for _ in range(2)]
-        for half, known, positions in zip(kept, halves, drawn, strict=True):
-            rows = positions.ravel()
-            y = outputs(stage, flow.y, rows)
-            added = np.zeros_like(y) if flow.added is None else outputs(stage, flow.added, rows)
-            values = patches(stage, flow.x, rows), y, added
-            finite = np.all([np.isfinite(a).all((1, 2)) for a in values], 0).reshape(positions.shape).all(1)
-            whole = np.repeat(finite, positions.shape[1])
-            half.append([a[whole] for a in values])
-            for part in _chunks(stage, np.flatnonzero(whole)):
-                known.add(values[0][part], y[part])
-    joined = ([np.concatenate(parts).swapaxes(0, 1) for parts in zip(*half, strict=True)] for half in kept)
-    (p, y, added), (p_, y_, added_) = joined
-    return Rows(p, y, added, halves[0]), Rows(p_, y_, added_, halves[1])
+        sampled = kind is Samples
+        for half, positions in zip(kept, drawn, strict=True):
+            y = outputs(stage, flow.y, positions.ravel())
+            added = np.zeros_like(y) if flow.added is None else outputs(stage, flow.added, positions.ravel())
+            layer, parts = cut(stage, flow.x, window, positions)
+            by_window = [a.reshape(len(positions), -1) for a in (parts, y, added)]
+            finite = np.flatnonzero(np.all([np.isfinite(a).all(1) for a in by_window], 0))
+            half.append([a.reshape(len(positions), -1, *a.shape[1:])[finite] for a in (parts, y, added)])
+    made = []
+    for half, theirs in zip(kept, known, strict=True):
+        parts, y, added = (a.reshape(-1, *a.shape[2:]) for a in map(np.concatenate, zip(*half, strict=True)))
+        if not len(y):
+            return None
+        rows = Rows(layer, size, parts, y.swapaxes(0, 1), added.swapaxes(0, 1), theirs)
+        if sampled:  # of these very rows, as those say nothing of others
+            own = Samples.none(layer)
+            for part, seen in rows.patches():
+                own.add(seen.swapaxes(0, 1), y[part])
+            rows = replace(rows, known=own)
+        made.append(rows)
+    return made[0], made[1]
 
 
 def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:
@@ -149,7 +176,7 @@ def _drawn(
         job: the run.
         found: the node.
         source: where its rows come from.
-        most: positions that are drawn in all.
+        most: windows that are drawn in all.
         window: see `patches.draw`.
 
     Yields:
@@ -167,8 +194,8 @@ def _drawn(
         if not stage.window.transposed:
             stage = replace(stage, window=stage.window.explicit(flow.x.shape[2:]))
         if not limit:
-            kind, limit = _kind(stage, min(most, len(data.feeds) * positions))
-        number = limit // len(data.feeds) // math.prod(window)
+            kind, limit = _kind(stage, window, min(most, len(data.feeds) * positions // math.prod(window)))
+        number = limit // len(data.feeds)
         drawn = draw(flow.y, window, max(1, number), rng)
         sample = before + drawn[:, 0] * batch // positions if data.samples > 1 else rng.integers(2, size=len(drawn))
         before += batch
@@ -189,13 +216,13 @@ def own_bias(job: Job, found: Found) -> Array | None:
     return np.broadcast_to(constant.read().astype(np.float64).ravel(), found.site.stage.groups * found.site.stage.out)
 
 
-def _kind(stage: Stage, available: int) -> tuple[type[Moments] | type[Samples], int]:
-    """What is kept of rows, and of how many."""
-    width = stage.inp * stage.window.volume
-    rows = min(available, int(VALUES / (stage.groups * width)))
-    if rows >= width:
-        return Moments, rows
-    return Samples, min(WIDE_ROWS, available, int(WIDE_VALUES / (stage.groups * width)))
+def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[Moments] | type[Samples], int]:
+    """What is kept of the rows of windows, and of how many windows."""
+    width, size = stage.inp * stage.window.volume, math.prod(window)
+    if min(available * size, int(VALUES / (stage.groups * width))) < width:
+        rows = min(WIDE_ROWS, available * size, int(WIDE_VALUES / (stage.groups * width)))
+        return Samples, rows // size
+    return Moments, min(available, int((SEEN_VALUES if window else VALUES) / (stage.groups * width * size)))
 
 
 def obstacle(job: Job, found: Found) -> str:

@@ -13,7 +13,7 @@ number of rows tells it to be.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -57,15 +57,6 @@ class Statistics(Protocol):
         """What is known of the rows of both."""
         ...
 
-    def wanting(self, patches: Array, outputs: Array) -> Self:
-        """The same with other outputs wanted.
-
-        Args:
-            patches: those that were taken in, (groups, rows, in * volume).
-            outputs: (groups, rows, out).
-        """
-        ...
-
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """What each group's weight should be, and how much it matters where it is not.
 
@@ -75,6 +66,19 @@ class Statistics(Protocol):
             bias: whether the layer has a bias to take the means.
             shrink: the share of the identity in the second moment, 1 for what the weight alone says; None for what the
                 number of rows says.
+        """
+        ...
+
+    def moved(self, weight: Array, missing: Array, ridge: float, *, bias: bool, shrink: float | None) -> list[Goal]:
+        """The same as `goals` for what is missing of the outputs of a weight, on rows like these.
+
+        Args:
+            weight: (groups * out, in, *kernel); it draws.
+            missing: the mean of outer products of what is missing and patches, (groups, out, in * volume); about the
+                means if there is a bias.
+            ridge: see `goals`.
+            bias: see `goals`.
+            shrink: see `goals`.
         """
         ...
 
@@ -127,23 +131,26 @@ class Samples:
     def _both(self) -> tuple[Array, Array]:
         return self.patches, self.outputs
 
-    def wanting(self, patches: Array, outputs: Array) -> Samples:
-        """See `Statistics`."""
-        other = Samples(self.patches, outputs.astype(np.float64))
-        other._known = self._grams()
-        return other
-
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
-        """See `Statistics`; the equation of the module in the space of the rows."""
+        """See `Statistics`."""
         groups, count, out = self.outputs.shape
-        trained, found = weight.astype(np.float64).reshape(groups, out, -1), []
-        for p, y, gram, own in zip(self.patches, self.outputs, self._grams(), trained, strict=True):
+        shaped = weight.astype(np.float64).reshape(groups, out, -1)
+        missed = (centred(y - p @ own.T, bias) for p, y, own in zip(self.patches, self.outputs, shaped, strict=True))
+        missing = [part.T @ p / count for part, p in zip(missed, self.patches, strict=True)]
+        return self.moved(weight, np.stack(missing), ridge, bias=bias, shrink=shrink)
+
+    def moved(self, weight: Array, missing: Array, ridge: float, *, bias: bool, shrink: float | None) -> list[Goal]:
+        """See `Statistics`; the equation of the module in the space of the rows (Woodbury)."""
+        groups, count, out = self.outputs.shape
+        shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
+        for p, gram, own, part in zip(self.patches, self._grams(), shaped, missing, strict=True):
             width = p.shape[1]
             gram = centred(centred(gram, bias).T, bias)
             mean = np.trace(gram) / width or 1.0
-            missed = solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
+            pull = ridge * mean
+            within = centred(solved(gram + pull * np.eye(count), centred(p @ part.T, bias)), bias)
+            target = own + (part - within.T @ p / count) / pull
             shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), width, count)
-            target = own + centred(missed, bias).T @ p / count
             metric = Sampled(p, shrunk * mean, 1 - shrunk, bias)
             found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
         return found
@@ -215,21 +222,23 @@ class Moments:
             self.crossed + other.crossed,
         )
 
-    def wanting(self, patches: Array, outputs: Array) -> Moments:
-        """See `Statistics`."""
-        crossed = outputs.astype(patches.dtype).swapaxes(1, 2) @ patches
-        return replace(self, output=outputs.sum(1, dtype=np.float64), crossed=crossed.astype(np.float64))
-
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`."""
+        squared, crossed = self._about(bias)
+        missing = crossed - weight.astype(np.float64).reshape(crossed.shape) @ squared
+        return self._moved(weight, missing, squared, ridge, shrink)
+
+    def moved(self, weight: Array, missing: Array, ridge: float, *, bias: bool, shrink: float | None) -> list[Goal]:
+        """See `Statistics`."""
+        return self._moved(weight, missing, self._about(bias)[0], ridge, shrink)
+
+    def _moved(self, weight: Array, missing: Array, moment: Array, ridge: float, shrink: float | None) -> list[Goal]:
         groups, out = self.output.shape
-        trained = weight.astype(np.float64).reshape(groups, out, -1)
-        found = []
-        for squared, crossed, own in zip(*self._about(bias), trained, strict=True):
+        shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
+        for squared, part, own in zip(moment, missing, shaped, strict=True):
             width = len(squared)
             mean = np.trace(squared) / width or 1.0
-            pull = ridge * mean
-            target = solved(squared + pull * np.eye(width), (crossed + pull * own).T).T
+            target = own + solved(squared + ridge * mean * np.eye(width), part.T).T
             shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
             metric = Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))
             found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))

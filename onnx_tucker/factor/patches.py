@@ -6,6 +6,8 @@ For a convolution this is the im2col of sampled positions; a transposed one sees
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,20 +24,58 @@ def patches(stage: Stage, x: Array, rows: NDArray[np.int64]) -> Array:
         x: the input (batch, groups * in, *spatial).
         rows: numbers of output positions in the order (batch, *spatial).
     """
-    window = stage.window
-    size = window.output_size(x.shape[2:])
-    sample, *positions = np.unravel_index(rows, (len(x), *size))
-    axes = len(size)
+    sample, *positions = np.unravel_index(rows, (len(x), *stage.window.output_size(x.shape[2:])))
+    return _around(stage.window, x, sample, positions).reshape(len(rows), stage.groups, -1)
+
+
+def cut(stage: Stage, x: Array, window: tuple[int, ...], rows: NDArray[np.int64]) -> tuple[Stage, Array]:
+    """The parts of the input that windows of output positions see, and the layer without pads that makes rows of them.
+
+    Where windows overlap little in what they see, the parts are the patches of single positions, and the layer is a
+    matrix product.
+
+    Args:
+        stage: the layer; its window has explicit pads.
+        x: the input (batch, groups * in, *spatial).
+        window: lengths of the windows; empty for single positions.
+        rows: numbers of output positions, (windows, positions of one).
+    """
+    own = stage.window
+    reach = tuple(
+        (length - 1) * stride + dilation * (kernel - 1) + 1
+        for length, stride, dilation, kernel in zip(window, own.strides, own.dilations, own.kernel, strict=False)
+    )
+    if not window or own.transposed or math.prod(reach) >= math.prod(window) * own.volume:
+        matrix = Stage(stage.out, stage.inp * own.volume, Window(), stage.groups)
+        return matrix, patches(stage, x, rows.ravel()).reshape(rows.size, -1)
+    sample, *positions = np.unravel_index(rows[:, 0], (len(x), *own.output_size(x.shape[2:])))
+    found = _around(replace(own, kernel=reach, dilations=(1,) * len(reach)), x, sample, positions)
+    return replace(stage, window=replace(own, pads=(0,) * 2 * len(reach))), found
+
+
+def unfolded(stage: Stage, parts: Array) -> Array:
+    """The patches of all output positions, (groups, rows, in * volume), of parts that were cut out."""
+    window, axes = stage.window, len(stage.window.kernel)
+    spans = [dilation * (kernel - 1) + 1 for kernel, dilation in zip(window.kernel, window.dilations, strict=True)]
+    seen = np.lib.stride_tricks.sliding_window_view(parts, spans, tuple(range(2, 2 + axes))) if axes else parts
+    steps = (slice(None, None, step) for step in (1, 1, *window.strides, *window.dilations))
+    seen = np.moveaxis(seen[tuple(steps)], 1, 1 + axes)
+    return np.asarray(seen.reshape(-1, stage.groups, stage.inp * window.volume).swapaxes(0, 1))
+
+
+def _around(window: Window, x: Array, sample: NDArray[np.int64], positions: Sequence[NDArray[np.int64]]) -> Array:
+    """What output positions see of all channels, with zeros for padding, (rows, channels, *kernel)."""
+    rows, axes = len(sample), len(positions)
     index: list[NDArray[np.int64]] = []
-    seen = np.ones((len(rows), *(1,) * axes), bool)
+    seen = np.ones((rows, *(1,) * axes), bool)
     for axis, position in enumerate(positions):
         at, inside = _seen(window, axis, position, x.shape[2 + axis])
-        along = (len(rows), *(len(at[0]) if i == axis else 1 for i in range(axes)))
+        along = (rows, *(len(at[0]) if i == axis else 1 for i in range(axes)))
         index.append(at.reshape(along))
         seen = seen & inside.reshape(along)
     where: tuple[Any, ...] = (sample.reshape(-1, *(1,) * axes), slice(None), *index)
-    found = np.moveaxis(x[where] * seen[..., None], -1, 1)  # the channels come last where indices surround them
-    return np.asarray(found.reshape(len(rows), stage.groups, -1))
+    # The channels come last where indices surround them.
+    return np.ascontiguousarray(np.moveaxis(x[where] * seen[..., None], -1, 1))
 
 
 def outputs(stage: Stage, y: Array, rows: NDArray[np.int64]) -> Array:

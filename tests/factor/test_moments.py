@@ -93,14 +93,19 @@ def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
         assert differences[0] == pytest.approx(differences[1])
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kind", [Moments, Samples])
-def test_other_outputs_can_be_wanted_of_the_same_rows(kind: type[Moments] | type[Samples]) -> None:
+def test_what_is_missing_of_other_outputs_leads_to_their_weight(
+    kind: type[Moments] | type[Samples], bias: bool
+) -> None:
     p, y = rows(50)
-    q, z = p.swapaxes(0, 1), rng_like(y)
-    changed, expected = moments(p, y, kind).wanting(q, z.swapaxes(0, 1)), moments(p, z, kind)
-    for name, array in expected.arrays().items():
-        assert np.allclose(changed.arrays()[name], array)
-
-
-def rng_like(array: Array) -> Array:
-    return RNG.standard_normal(array.shape)
+    z = y + RNG.standard_normal(y.shape)
+    missing = z - np.einsum("god,ngd->ngo", WEIGHT.reshape(2, 4, 6), p)
+    means = [array.mean(0) if bias else 0 for array in (missing, p)]
+    crossed = np.einsum("ngo,ngd->god", missing - means[0], p - means[1]) / 50
+    moved = moments(p, y, kind).moved(WEIGHT, crossed, 0.1, bias=bias, shrink=0.2)
+    expected = moments(p, z, kind).goals(WEIGHT, 0.1, bias=bias, shrink=0.2)
+    some = RNG.standard_normal((3, 6))
+    for a, b in zip(moved, expected, strict=True):
+        assert np.allclose(a.target, b.target)
+        assert np.allclose(a.metric.times(some), b.metric.times(some))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnx_tucker.factor.patches import count, draw, outputs, patches
+from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, unfolded
 from onnx_tucker.types import Array, Stage, Window
 from tests.helpers import model, run
 
@@ -71,3 +71,25 @@ def test_whole_windows_are_drawn_and_none_twice() -> None:
     assert draw(y, (), 7, np.random.default_rng(0)).shape == (7, 1)
     assert draw(np.zeros((6, 3)), (), 7, np.random.default_rng(0)).shape == (6, 1)
     assert draw(y, (6, 1), 7, np.random.default_rng(0)).shape == (0, 6)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("lengths", [(), (2, 2), (3, 1)])
+@given(data=st.data())
+@settings(max_examples=30)
+def test_parts_of_the_input_hold_the_patches_of_windows(
+    data: st.DataObject, lengths: tuple[int, ...], transposed: bool
+) -> None:
+    kernel, strides, dilations = (data.draw(st.tuples(*[st.integers(1, 3)] * 2)) for _ in range(3))
+    window = Window(kernel, strides, dilations, data.draw(st.tuples(*[st.integers(0, 2)] * 4)))
+    if transposed:
+        window = replace(window, transposed=True, output_padding=(0, 0))
+    stage, rng = Stage(2, 3, window, 2), np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, 12, 12)).astype(np.float32)
+    y = np.zeros((2, 4, *window.output_size((12, 12))))
+    rows = draw(y, lengths, 7, rng)
+    layer, parts = cut(stage, x, lengths, rows)
+    assert np.array_equal(unfolded(layer, parts), patches(stage, x, rows.ravel()).swapaxes(0, 1))
+    assert parts.size <= rows.size * 6 * window.volume
+    if lengths == (2, 2) and not transposed and strides == dilations == (1, 1) and kernel == (3, 3):
+        assert parts.shape[2:] == (4, 4)
