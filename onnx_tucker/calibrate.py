@@ -128,7 +128,7 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     chains = [f for f in job.found if f.place.label in planned and planned[f.place.label].method]
     if not chains or not usable(job) or job.inputs is None:
         return ["weights"]
-    if job.inputs.fit.samples < FEW // 2:
+    if scarce(job):
         return ["weights", "outputs"]
     nodes, summed = list(job.model.graph.node), _sums(job)
     ends = [(f.place.node.output[0], f.place.scope) for f in chains]
@@ -141,6 +141,11 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
 def few(job: Job) -> bool:
     """Whether there are so few samples that they may mislead."""
     return usable(job) and job.inputs is not None and job.inputs.fit.samples < FEW
+
+
+def scarce(job: Job) -> bool:
+    """Whether there are so few samples that a fit to them says nothing of others."""
+    return usable(job) and job.inputs is not None and job.inputs.fit.samples < FEW // 2
 
 
 def _sums(job: Job) -> dict[str, tuple[str, str]]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
 
 import onnx
 
 from onnx_tucker import calibrate
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.job import Job
+from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
+from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Candidate
 
@@ -21,12 +25,17 @@ SAMPLES = 64
 """Samples that a model is tried on at least, as far as there are; those that are kept for checks come first."""
 
 
-def error(job: Job, model: onnx.ModelProto) -> float:
+FOLDS = 3
+"""Parts of few samples, each of which is kept for checks once."""
+
+
+def error(job: Job, model: onnx.ModelProto, samples: int = SAMPLES) -> float:
     """The mean of the relative errors of a model's outputs; infinite where it does not run.
 
     Args:
         job: the run, with data.
         model: one with chains in it.
+        samples: how many of them it is tried on at least.
     """
     assert job.session is not None
     assert job.reference is not None
@@ -38,7 +47,7 @@ def error(job: Job, model: onnx.ModelProto) -> float:
         for i, feed in enumerate(job.inputs.feeds):
             comparison.add(names, job.reference.outputs(i), session.run(names, dict(feed)))
             tried += job.inputs.check.batch(feed)
-            if tried >= SAMPLES:
+            if tried >= samples:
                 break
     except FAILURES as reason:
         logger.info("a model cannot be tried: %s", first_line(reason))
@@ -54,6 +63,10 @@ def closest(job: Job, planned: Mapping[str, Candidate]) -> Factorised:
         planned: what nodes become, by label.
     """
     bases = calibrate.bases(job, planned)
+    if len(bases) > 1 and calibrate.scarce(job):
+        errors = _held_out(job, planned, bases)
+        if min(errors.values(), default=math.inf) < math.inf:
+            return factorise(job, planned, min(errors, key=errors.__getitem__))
     trusts: calibrate.Trusts = {}
     best, least = factorise(job, planned, bases[0], trusts), math.inf
     for i, basis in enumerate(bases if len(bases) > 1 else ()):
@@ -63,3 +76,24 @@ def closest(job: Job, planned: Mapping[str, Candidate]) -> Factorised:
         if missed < least:
             best, least = made, missed
     return best
+
+
+def _held_out(
+    job: Job, planned: Mapping[str, Candidate], bases: Sequence[calibrate.Basis]
+) -> dict[calibrate.Basis, float]:
+    """Of each way the mean error of models on the samples that they are not fitted to; empty where that is not known.
+
+    Samples that are fitted to look closer than others, the more the fewer there are.
+    """
+    assert job.inputs is not None
+    assert job.session is not None
+    errors: dict[calibrate.Basis, list[float]] = {}
+    for part in inputs.folds(job.inputs, FOLDS):
+        fold = replace(job, inputs=part, reference=Reference(job.session, part.feeds))
+        trusts: calibrate.Trusts = {}
+        for basis in bases:
+            made = factorise(fold, planned, basis, trusts, rough=True)
+            errors.setdefault(basis, []).append(error(fold, made.model, part.check.samples))
+    means = {basis: fmean(found) for basis, found in errors.items()}
+    logger.info("errors of the outputs on other samples: %s", ", ".join(f"{b} {e:.4g}" for b, e in means.items()))
+    return means

@@ -50,7 +50,6 @@ def planned(job: Job) -> dict[str, Candidate]:
     ("rectified", "samples", "bases"),
     [
         (True, 0, ["weights"]),
-        (True, 8, ["weights", "outputs"]),
         (True, 80, ["weights", "outputs", "activations"]),
         (False, 80, ["weights", "outputs"]),
     ],
@@ -64,6 +63,22 @@ def test_the_way_that_changes_the_outputs_least_is_taken(rectified: bool, sample
     assert made.basis == min(errors, key=errors.__getitem__)
     assert error(job, made.model) == errors[made.basis]
     assert made.changed == ["conv"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_that_are_not_fitted_to_decide_where_they_are_few(seed: int) -> None:
+    """Eight samples of noise look better fitted, and are not; of inputs in few directions, others are too."""
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((100, 100)).astype(np.float32)
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")], {"w": weight}, {"x": ["n", 100]}, {"y": 2})
+    narrow = rng.standard_normal((12, 100))
+    for directions, basis in ((np.eye(100), "weights"), (narrow, "outputs")):
+        x = (rng.standard_normal((8, len(directions))) @ directions).astype(np.float32)
+        job = prepare(made, Settings(data={"x": x}), silent)
+        stages = calibrate.METHODS["svd"].stages(job.found[0].site.stage, (20,))
+        planned_ = {"matmul": Candidate("svd", (20,), stages, 0.0)}
+        assert calibrate.bases(job, planned_) == ["weights", "outputs"]
+        assert closest(job, planned_).basis == basis
 
 
 def test_samples_that_say_nothing_leave_the_weights() -> None:

@@ -181,6 +181,23 @@ def _feeds(arrays: Mapping[str, NDArray[Any]], samples: NDArray[np.int64], size:
     return [{name: array[batch] for name, array in arrays.items()} for batch in batches]
 
 
+def folds(data: Inputs, count: int) -> list[Inputs]:
+    """What factors are fitted to in parts, each of which is kept for checks once; empty where there is only one part.
+
+    Args:
+        data: the user's; whole feeds are kept together if there are several.
+        count: the most parts.
+    """
+    feeds, samples = data.fit.feeds, data.fit.samples
+    if len(feeds) == 1 and samples > 1:
+        feeds = _feeds(feeds[0], np.arange(samples), 1)
+    made = []
+    for fold in range(min(count, len(feeds)) if len(feeds) > 1 else 0):
+        parts = ([f for i, f in enumerate(feeds) if (i % count == fold) == kept] for kept in (False, True))
+        made.append(Inputs(data.kind, *(Batches(sum(map(data.fit.batch, part)), part) for part in parts)))
+    return made
+
+
 def _same(kind: str, samples: int, feeds: Sequence[Feed]) -> Inputs:
     """All samples for all purposes."""
     both = Batches(samples, feeds)

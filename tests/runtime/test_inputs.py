@@ -143,3 +143,24 @@ def test_noise_has_its_limits() -> None:
     scalar = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": []}, {"y": 0})
     [feed] = inputs.random(session(scalar), {"x": ()}, 0, 1).fit.feeds
     session(scalar).run(None, dict(feed))
+
+
+def test_folds_hold_every_sample_apart_once() -> None:
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    feeds = [{"x": x[i : i + 2]} for i in range(0, 8, 2)]
+    for held in ([{"x": x}], feeds, [{"x": x[:5]}, {"x": x[5:]}]):
+        batches = inputs.Batches(8, held)
+        made = inputs.folds(inputs.Inputs("data", batches, batches), 3)
+        assert len(made) == min(3, len(held) if len(held) > 1 else 8)
+        apart = np.concatenate([feed["x"] for fold in made for feed in fold.check.feeds])
+        assert np.array_equal(np.sort(apart[:, 0]), x[:, 0])
+        for fold in made:
+            together = np.concatenate([feed["x"] for feed in (*fold.fit.feeds, *fold.check.feeds)])
+            assert np.array_equal(np.sort(together[:, 0]), x[:, 0])
+            assert fold.fit.samples + fold.check.samples == 8
+            assert fold.fit.samples == sum(len(feed["x"]) for feed in fold.fit.feeds)
+
+
+def test_a_single_sample_has_no_folds() -> None:
+    single = inputs.Batches(1, [{"x": X[:1]}])
+    assert inputs.folds(inputs.Inputs("data", single, single), 3) == []
