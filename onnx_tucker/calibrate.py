@@ -140,12 +140,16 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
 
 def few(job: Job) -> bool:
     """Whether there are so few samples that they may mislead."""
-    return usable(job) and job.inputs is not None and job.inputs.fit.samples < FEW
+    return _fewer(job, FEW)
 
 
 def scarce(job: Job) -> bool:
     """Whether there are so few samples that a fit to them says nothing of others."""
-    return usable(job) and job.inputs is not None and job.inputs.fit.samples < FEW // 2
+    return _fewer(job, FEW // 2)
+
+
+def _fewer(job: Job, samples: int) -> bool:
+    return usable(job) and job.inputs is not None and job.inputs.fit.samples < samples
 
 
 def _sums(job: Job) -> dict[str, tuple[str, str]]:
