@@ -235,26 +235,24 @@ class Fitting:
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
         if trust.means:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
-        return self._refitted(found, candidate, chain, halves) if self._seen and candidate.method else chain
+        return self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
 
-    def _refitted(
-        self, found: Found, candidate: Candidate, chain: Chain, known: tuple[Statistics, Statistics]
-    ) -> Chain:
+    def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
         total, _ = self._sum(found.place.node.output[0])
         sight = behind.sight(self._nodes, total, self._job.context, found.place.scope)
         if sight is None:
             return chain
         try:
-            halves = seen_rows(self._job, found, self, sight.window, statistics.ROWS, known)
+            rows = seen_rows(self._job, found, self, sight.window, statistics.ROWS)
         except FAILURES as error:
             logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
             return chain
-        if halves is None:
+        if rows is None:
             return chain
         own = own_bias(self._job, found)
         chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
-        return activation.refitted(activation.Task(found.site, candidate, sight), chain, *halves)
+        return activation.refitted(activation.Task(found.site, candidate, sight), chain, rows)
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""

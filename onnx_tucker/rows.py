@@ -62,7 +62,6 @@ class Rows:
         parts: of the input, which they see, as `patches.cut` gives them; in the model's own type.
         wanted: (groups, rows, out).
         added: the part of it that does not come from the node, (groups, rows, out).
-        known: what is known of their like.
     """
 
     stage: Stage
@@ -70,18 +69,6 @@ class Rows:
     parts: Array
     wanted: Array
     added: Array
-    known: Statistics
-
-    @property
-    def windows(self) -> int:
-        """How many windows there are."""
-        return int(self.wanted.shape[1]) // self.size
-
-    def __add__(self, other: Rows) -> Rows:
-        """The rows of both."""
-        wanted, added = (np.concatenate(pair, 1) for pair in ((self.wanted, other.wanted), (self.added, other.added)))
-        parts = np.concatenate((self.parts, other.parts))
-        return Rows(self.stage, self.size, parts, wanted, added, self.known + other.known)
 
     def patches(self) -> Iterator[tuple[slice, Array]]:
         """Which rows, and what they see, (groups, rows, in * volume); some whole windows at a time."""
@@ -110,10 +97,8 @@ def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Stati
         return first_line(error)
 
 
-def seen_rows(
-    job: Job, found: Found, source: Source, window: tuple[int, ...], most: int, known: tuple[Statistics, Statistics]
-) -> tuple[Rows, Rows] | None:
-    """Finite rows of a node on two halves of the samples, in whole windows; None where one half has none.
+def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], most: int) -> Rows | None:
+    """Finite rows of a node, in whole windows; None where there are none.
 
     Args:
         job: the run.
@@ -121,35 +106,22 @@ def seen_rows(
         source: where its rows come from.
         window: of how many positions along each axis one value is seen; empty where each is.
         most: windows that are taken.
-        known: what is known of other rows of the halves.
 
     Raises:
         FAILURES: onnxruntime cannot run what they need.
     """
-    kept: tuple[list[list[Array]], list[list[Array]]] = ([], [])
-    layer, sampled, size = found.site.stage, False, math.prod(window)
-    for kind, stage, flow, drawn in _drawn(job, found, source, most, window):
-        sampled = kind is Samples
-        for half, positions in zip(kept, drawn, strict=True):
-            y = outputs(stage, flow.y, positions.ravel())
-            added = np.zeros_like(y) if flow.added is None else outputs(stage, flow.added, positions.ravel())
-            layer, parts = cut(stage, flow.x, window, positions)
-            by_window = [a.reshape(len(positions), -1) for a in (parts, y, added)]
-            finite = np.flatnonzero(np.all([np.isfinite(a).all(1) for a in by_window], 0))
-            half.append([a.reshape(len(positions), -1, *a.shape[1:])[finite] for a in (parts, y, added)])
-    made = []
-    for half, theirs in zip(kept, known, strict=True):
-        parts, y, added = (a.reshape(-1, *a.shape[2:]) for a in map(np.concatenate, zip(*half, strict=True)))
-        if not len(y):
-            return None
-        rows = Rows(layer, size, parts, y.swapaxes(0, 1), added.swapaxes(0, 1), theirs)
-        if sampled:  # of these very rows, as those say nothing of others
-            own = Samples.none(layer)
-            for part, seen in rows.patches():
-                own.add(seen.swapaxes(0, 1), y[part])
-            rows = replace(rows, known=own)
-        made.append(rows)
-    return made[0], made[1]
+    kept: list[list[Array]] = []
+    layer = found.site.stage
+    for _, stage, flow, drawn in _drawn(job, found, source, most, window):
+        positions = np.concatenate(drawn)
+        y = outputs(stage, flow.y, positions.ravel())
+        added = np.zeros_like(y) if flow.added is None else outputs(stage, flow.added, positions.ravel())
+        layer, parts = cut(stage, flow.x, window, positions)
+        by_window = [a.reshape(len(positions), -1) for a in (parts, y, added)]
+        finite = np.flatnonzero(np.all([np.isfinite(a).all(1) for a in by_window], 0))
+        kept.append([a.reshape(len(positions), -1, *a.shape[1:])[finite] for a in (parts, y, added)])
+    parts, y, added = (a.reshape(-1, *a.shape[2:]) for a in map(np.concatenate, zip(*kept, strict=True)))
+    return Rows(layer, math.prod(window), parts, y.swapaxes(0, 1), added.swapaxes(0, 1)) if len(y) else None
 
 
 def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 
 import numpy as np
 import scipy
 
+from onnx_tucker.factor.axes import Axes, product
 from onnx_tucker.factor.method import Method
 from onnx_tucker.factor.metric import FLOOR, Metric, Product, roots, solved
 from onnx_tucker.types import Array, Chain, Ranks, Stage
@@ -58,7 +58,6 @@ def fit(
     ranks: Ranks,
     goals: Sequence[Goal],
     rounds: int = ROUNDS,
-    start: Chain | None = None,
 ) -> Chain:
     """The chain of `stage` at `ranks` whose outputs miss the goals of its groups least, up to a local optimum.
 
@@ -68,13 +67,8 @@ def fit(
         ranks: one for each of the method's modes.
         goals: of each group.
         rounds: how often every factor is refitted at most.
-        start: a chain of the same method and ranks to start from, instead of a decomposition.
     """
-    starts = zip(*(np.split(factor, len(goals)) for factor in start.factors), strict=True) if start else repeat(None)
-    by_group = [
-        _fitted(_Factors(method, replace(stage, groups=1), ranks, goal), rounds, first)
-        for goal, first in zip(goals, starts, strict=False)
-    ]
+    by_group = [_fitted(_Factors(method, replace(stage, groups=1), ranks, goal), rounds) for goal in goals]
     return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
 
 
@@ -83,10 +77,10 @@ def step_work(shape: tuple[int, ...]) -> int:
     return shape[0] * shape[1] ** 2
 
 
-def _fitted(factors: _Factors, rounds: int, start: Sequence[Array] | None) -> tuple[Array, ...]:
+def _fitted(factors: _Factors, rounds: int) -> tuple[Array, ...]:
     if factors.method.closed:
         return factors.shaped(factors.close([]))
-    found, before = factors.close(factors.start() if start is None else factors.named(start)), np.inf
+    found, before = factors.close(factors.start()), np.inf
     for _ in range(rounds):
         loss = factors.goal.loss(factors.weight(found))
         if before - loss <= ENOUGH * loss:
@@ -96,16 +90,12 @@ def _fitted(factors: _Factors, rounds: int, start: Sequence[Array] | None) -> tu
     return factors.shaped(found)
 
 
-class _Factors:
-    """The factors of one group as tensors whose axes are the letters of the method's terms."""
+class _Factors(Axes):
+    """The factors of one group and what they are to do."""
 
     def __init__(self, method: Method, stage: Stage, ranks: Ranks, goal: Goal) -> None:
+        super().__init__(method, stage, ranks)
         self.method, self.stage, self.ranks, self.goal = method, stage, ranks, goal
-        volume, first = stage.window.volume, (stage.window.kernel or (1,))[0]
-        self.sizes = {"o": stage.out, "i": stage.inp, "k": volume, "t": first, "l": volume // first}
-        self.sizes |= dict(zip(method.letters, ranks, strict=True))
-        self.terms = method.terms
-        self.whole = "oitl" if any("t" in term for term in self.terms) else "oik"
         self.merged = method.ends_in_basis
 
     def start(self) -> list[Array]:
@@ -116,14 +106,6 @@ class _Factors:
         first = self.terms[0]
         found[0] = np.einsum(f"{first},ij->{first.replace('i', 'j')}", found[0], inverse)
         return found
-
-    def named(self, factors: Sequence[Array]) -> list[Array]:
-        """Weights of the stages as tensors with the axes of the terms."""
-        return [f.reshape([self.sizes[c] for c in term]) for f, term in zip(factors, self.terms, strict=True)]
-
-    def weight(self, found: Sequence[Array]) -> Array:
-        """The weight (out, in, volume) that factors amount to."""
-        return self._product(self.terms, found, self.whole).reshape(self.goal.target.shape)
 
     def close(self, found: Sequence[Array]) -> list[Array]:
         """Refits the last factor, and the one before it too where the last is a basis of the output."""
@@ -137,7 +119,7 @@ class _Factors:
         if terms:
             moment = self.goal.metric.through(Product(terms, kept, rest, axes))
             shaped = outputs.reshape(-1, *axes.values())
-            crossed = self._product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(len(moment), -1)
+            crossed = product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(len(moment), -1)
             floor = FLOOR * (np.trace(moment) / len(moment) or 1.0)
             best = solved(moment + floor * np.eye(len(moment)), crossed).T
             covariance = best @ moment @ best.T
@@ -168,23 +150,14 @@ class _Factors:
         sizes = [len(wanted), *(self.sizes[c] for c in self.whole[1:])]
 
         def back(outputs: Array) -> Array:
-            return self._product([self.whole, *named], [outputs.reshape(sizes), *others], terms[i]).ravel()
+            return product([self.whole, *named], [outputs.reshape(sizes), *others], terms[i]).ravel()
 
         def normal(flat: Array) -> Array:
             factors = [flat.reshape(shape) if j == i else f for j, f in enumerate(found)]
-            weight = self._product(terms, factors, self.whole).reshape(wanted.shape)
+            weight = product(terms, factors, self.whole).reshape(wanted.shape)
             return back(self.goal.metric.times(weight))
 
         operator = scipy.sparse.linalg.LinearOperator((found[i].size,) * 2, matvec=normal, dtype=np.float64)
         steps = int(np.clip(WORK / step_work(wanted.shape), LEAST_STEPS, STEPS))
         solved, _ = scipy.sparse.linalg.cg(operator, back(wanted), x0=found[i].ravel(), rtol=1e-8, maxiter=steps)
         return np.asarray(solved).reshape(shape)
-
-    def shaped(self, found: Sequence[Array]) -> tuple[Array, ...]:
-        """The factors in the shapes that the stages store."""
-        stages = self.method.stages(self.stage, self.ranks)
-        return tuple(np.ascontiguousarray(f).reshape(s.shape) for f, s in zip(found, stages, strict=True))
-
-    @staticmethod
-    def _product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:
-        return np.asarray(np.einsum(f"{','.join(terms)}->{target}", *arrays, optimize=True))

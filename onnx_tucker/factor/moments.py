@@ -69,19 +69,6 @@ class Statistics(Protocol):
         """
         ...
 
-    def moved(self, weight: Array, missing: Array, ridge: float, *, bias: bool, shrink: float | None) -> list[Goal]:
-        """The same as `goals` for what is missing of the outputs of a weight, on rows like these.
-
-        Args:
-            weight: (groups * out, in, *kernel); it draws.
-            missing: the mean of outer products of what is missing and patches, (groups, out, in * volume); about the
-                means if there is a bias.
-            ridge: see `goals`.
-            bias: see `goals`.
-            shrink: see `goals`.
-        """
-        ...
-
     def bias(self, weight: Array) -> Array:
         """What has to be added to the outputs of a weight (groups * out, in, *kernel) for their means to be right."""
         ...
@@ -132,24 +119,15 @@ class Samples:
         return self.patches, self.outputs
 
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
-        """See `Statistics`."""
-        groups, count, out = self.outputs.shape
-        shaped = weight.astype(np.float64).reshape(groups, out, -1)
-        missed = (centred(y - p @ own.T, bias) for p, y, own in zip(self.patches, self.outputs, shaped, strict=True))
-        missing = [part.T @ p / count for part, p in zip(missed, self.patches, strict=True)]
-        return self.moved(weight, np.stack(missing), ridge, bias=bias, shrink=shrink)
-
-    def moved(self, weight: Array, missing: Array, ridge: float, *, bias: bool, shrink: float | None) -> list[Goal]:
         """See `Statistics`; the equation of the module in the space of the rows (Woodbury)."""
         groups, count, out = self.outputs.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
-        for p, gram, own, part in zip(self.patches, self._grams(), shaped, missing, strict=True):
+        for p, y, gram, own in zip(self.patches, self.outputs, self._grams(), shaped, strict=True):
             width = p.shape[1]
             gram = centred(centred(gram, bias).T, bias)
             mean = np.trace(gram) / width or 1.0
-            pull = ridge * mean
-            within = centred(solved(gram + pull * np.eye(count), centred(p @ part.T, bias)), bias)
-            target = own + (part - within.T @ p / count) / pull
+            missed = solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
+            target = own + centred(missed, bias).T @ p / count
             shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), width, count)
             metric = Sampled(p, shrunk * mean, 1 - shrunk, bias)
             found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
@@ -224,21 +202,13 @@ class Moments:
 
     def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`."""
-        squared, crossed = self._about(bias)
-        missing = crossed - weight.astype(np.float64).reshape(crossed.shape) @ squared
-        return self._moved(weight, missing, squared, ridge, shrink)
-
-    def moved(self, weight: Array, missing: Array, ridge: float, *, bias: bool, shrink: float | None) -> list[Goal]:
-        """See `Statistics`."""
-        return self._moved(weight, missing, self._about(bias)[0], ridge, shrink)
-
-    def _moved(self, weight: Array, missing: Array, moment: Array, ridge: float, shrink: float | None) -> list[Goal]:
         groups, out = self.output.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
-        for squared, part, own in zip(moment, missing, shaped, strict=True):
+        for squared, crossed, own in zip(*self._about(bias), shaped, strict=True):
             width = len(squared)
             mean = np.trace(squared) / width or 1.0
-            target = own + solved(squared + ridge * mean * np.eye(width), part.T).T
+            pull = ridge * mean
+            target = solved(squared + pull * np.eye(width), (crossed + pull * own).T).T
             shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
             metric = Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))
             found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))

@@ -37,12 +37,11 @@ class Sight:
         """What is seen, (..., windows, out), of outputs (..., windows, values of a window, out)."""
         return np.asarray(np.clip(outputs.max(axis=-2), self.low, self.high))
 
-    def nearest(self, outputs: Array, seen: Array) -> Array:
-        """The outputs closest to given ones of which just this is seen, both as in `of`."""
-        wanted = seen[..., None, :]
-        found = np.where(wanted >= self.high, outputs, np.minimum(outputs, wanted))
+    def derivative(self, outputs: Array, change: Array) -> Array:
+        """That of a function with respect to the outputs, from what it is with respect to what is seen of them."""
         first = outputs.argmax(axis=-2)[..., None, :]
-        largest = np.take_along_axis(found, first, -2)
-        lifted = np.where(wanted <= self.low, largest, np.maximum(largest, wanted))
-        np.put_along_axis(found, first, lifted, -2)
+        largest = np.take_along_axis(outputs, first, -2)
+        found = np.zeros_like(outputs)
+        through = (largest > self.low) & (largest < self.high)
+        np.put_along_axis(found, first, np.where(through, change[..., None, :], 0), -2)
         return found

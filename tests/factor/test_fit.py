@@ -109,12 +109,3 @@ def test_every_group_has_its_own_goal() -> None:
     alone = [fit(METHODS["tucker2"], stage_of(7, 6, 3), (3, 4), [goal]) for goal in goals]
     for both, *parts in zip(together.factors, *(chain.factors for chain in alone), strict=True):
         assert np.array_equal(both, np.concatenate(parts))
-
-
-@each
-def test_a_start_is_gone_on_from(name: str, shape: tuple[int, ...], ranks: Ranks) -> None:
-    rng = np.random.default_rng(0)
-    stage, goals = stage_of(*shape), [goal_of(rng.standard_normal(shape))]
-    first = fit(METHODS[name], stage, ranks, goals, 1)
-    further = fit(METHODS[name], stage, ranks, goals, 1, start=first)
-    assert loss(goals[0], further) <= loss(goals[0], first) * (1 + 1e-9)

@@ -91,21 +91,3 @@ def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
         zero, own = [np.zeros((4, 3, 2))] * 2, np.split(WEIGHT, 2)
         differences = [known.loss(own, bias=bias) - known.loss(zero, bias=bias) for known in (one, other)]
         assert differences[0] == pytest.approx(differences[1])
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kind", [Moments, Samples])
-def test_what_is_missing_of_other_outputs_leads_to_their_weight(
-    kind: type[Moments] | type[Samples], bias: bool
-) -> None:
-    p, y = rows(50)
-    z = y + RNG.standard_normal(y.shape)
-    missing = z - np.einsum("god,ngd->ngo", WEIGHT.reshape(2, 4, 6), p)
-    means = [array.mean(0) if bias else 0 for array in (missing, p)]
-    crossed = np.einsum("ngo,ngd->god", missing - means[0], p - means[1]) / 50
-    moved = moments(p, y, kind).moved(WEIGHT, crossed, 0.1, bias=bias, shrink=0.2)
-    expected = moments(p, z, kind).goals(WEIGHT, 0.1, bias=bias, shrink=0.2)
-    some = RNG.standard_normal((3, 6))
-    for a, b in zip(moved, expected, strict=True):
-        assert np.allclose(a.target, b.target)
-        assert np.allclose(a.metric.times(some), b.metric.times(some))

@@ -12,21 +12,14 @@ SIGHTS = [Sight(0.0), Sight(0.0, 1.0), Sight(-0.5, math.inf, (2, 3)), Sight(-0.5
 
 
 @pytest.mark.parametrize("sight", SIGHTS, ids=str)
-def test_the_nearest_outputs_look_as_wanted_and_none_nearer_do(sight: Sight) -> None:
-    outputs, wanted, other = RNG.standard_normal((3, 2, 50, sight.size, 4))
-    seen = sight.of(wanted)
-    nearest = sight.nearest(outputs, seen)
-    assert np.allclose(sight.of(nearest), seen)
-
-    def distance(to: np.ndarray) -> np.ndarray:
-        return np.asarray(np.square(outputs - to).sum(2))
-
-    for alike in (wanted, sight.nearest(other, seen), sight.nearest(wanted - 1, seen)):
-        assert np.all(distance(nearest) <= distance(alike) + 1e-12)
-    assert np.allclose(sight.nearest(wanted, seen), wanted)
+def test_the_derivative_is_that_of_what_is_seen(sight: Sight) -> None:
+    outputs, step = RNG.standard_normal((2, 2, 50, sight.size, 4))
+    change = RNG.standard_normal(sight.of(outputs).shape)
+    up, down = (np.sum(sight.of(outputs + by * step) * change) for by in (1e-7, -1e-7))
+    assert np.sum(sight.derivative(outputs, change) * step) == pytest.approx((up - down) / 2e-7, rel=1e-4)
 
 
 def test_a_rectifier_sees_no_difference_below_its_bound() -> None:
     sight, y = Sight(0.0), np.array([-3.0, -1.0, 2.0]).reshape(3, 1, 1)
     assert np.array_equal(sight.of(y).ravel(), [0, 0, 2])
-    assert np.array_equal(sight.nearest(np.array([-1.0, 1.0, -1.0]).reshape(3, 1, 1), sight.of(y)).ravel(), [-1, 0, 2])
+    assert np.array_equal(sight.derivative(y, np.ones((3, 1))).ravel(), [0, 0, 1])

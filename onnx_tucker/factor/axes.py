@@ -1,0 +1,65 @@
+"""The factors of one group of a layer as tensors in Einstein's notation: their product, and its derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_tucker.factor.method import Method
+from onnx_tucker.types import Array, Ranks, Stage
+
+
+class Axes:
+    """The axes that a method gives the factors of a layer, by the letters of its terms.
+
+    Args:
+        method: the decomposition.
+        stage: the layer as the only stage of a chain; one of its groups is meant.
+        ranks: one for each of the method's modes.
+
+    Attributes:
+        terms: the axes of each factor.
+        whole: those of the weight.
+        sizes: of each axis.
+    """
+
+    def __init__(self, method: Method, stage: Stage, ranks: Ranks) -> None:
+        volume, first = stage.window.volume, (stage.window.kernel or (1,))[0]
+        self.sizes = {"o": stage.out, "i": stage.inp, "k": volume, "t": first, "l": volume // first}
+        self.sizes |= dict(zip(method.letters, ranks, strict=True))
+        self.terms = method.terms
+        self.whole = "oitl" if any("t" in term for term in self.terms) else "oik"
+        self._shapes = [part.shape for part in method.stages(replace(stage, groups=1), ranks)]
+
+    def named(self, factors: Sequence[Array]) -> list[Array]:
+        """Weights of the stages as tensors with the axes of the terms."""
+        return [f.reshape([self.sizes[c] for c in term]) for f, term in zip(factors, self.terms, strict=True)]
+
+    def shaped(self, named: Sequence[Array]) -> tuple[Array, ...]:
+        """The factors in the shapes that the stages store."""
+        return tuple(np.ascontiguousarray(f).reshape(shape) for f, shape in zip(named, self._shapes, strict=True))
+
+    def weight(self, named: Sequence[Array]) -> Array:
+        """The weight (out, in, volume) that factors amount to."""
+        return product(self.terms, named, self.whole).reshape(self.sizes["o"], self.sizes["i"], self.sizes["k"])
+
+    def derivatives(self, named: Sequence[Array], change: Array) -> list[Array]:
+        """Of a function of the weight, those with respect to each factor.
+
+        Args:
+            named: the factors.
+            change: the derivative with respect to the weight, (out, in * volume).
+        """
+        shaped = change.reshape([self.sizes[c] for c in self.whole])
+        found = []
+        for i, term in enumerate(self.terms):
+            terms = [self.whole, *(t for j, t in enumerate(self.terms) if j != i)]
+            found.append(product(terms, [shaped, *(f for j, f in enumerate(named) if j != i)], term))
+        return found
+
+
+def product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:
+    """Einstein's sum, in the order that takes least work."""
+    return np.asarray(np.einsum(f"{','.join(terms)}->{target}", *arrays, optimize=True))
