@@ -40,7 +40,8 @@ speed: $(VENV)/bench  ## measure docs/speed.md; REAL=FOLDER adds models
 
 fidelity: $(VENV)/run  ## measure docs/fidelity.md; REAL=FOLDER adds models
 	mkdir -p build
-	$(BIN)/python benchmarks/fidelity.py $(if $(REAL),--real $(REAL)) --out build/fidelity.md --plot docs/fidelity.svg
+	$(BIN)/python benchmarks/fidelity.py $(if $(REAL),--real $(REAL)) --rows build/fidelity.json \
+		--out build/fidelity.md --plot docs/fidelity.svg
 	$(BIN)/python benchmarks/update_docs.py docs/fidelity.md
 
 clean:

@@ -1,13 +1,14 @@
 """What accuracy is left of FLOPs saved without training: textbook Tucker, whitened channels, and ours.
 
     python benchmarks/fidelity.py [--real FOLDER] [--only NAME]... [--share 0.5]... [--seed 0]
-                                  [--out build/fidelity.md] [--plot build/fidelity.svg]
+                                  [--rows build/fidelity.json] [--out build/fidelity.md] [--plot build/fidelity.svg]
 
 Every variant of a model has at most the given share of its FLOPs. The textbook has Tucker-2 of every kernel and SVD of
 every matrix (tensorly, by the weights alone), all at the same share of their ranks; the second has the same ranks, and
 weights whose input channels are whitened first by their second moment on the calibration inputs, each layer by itself;
 ours is `--ranks auto --budget flops:S` with the same inputs. FOLDER holds further models, each in a folder of its own:
 `model.onnx` and `calib.npz`, and beside them `score.py`, which `python score.py NAME MODEL` prints a score as JSON.
+Rows are added to those in a file, if one is given, so that models can be measured one at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ sys.path.insert(0, str(MODELS))
 
 from clips import CALIBRATION, TEST, clips  # noqa: E402
 
-SHARES = (0.75, 0.5, 0.35, 0.25)
+SHARES = (0.5, 0.25)
 CLIPS, BATCH = 200, 20
 VARIANTS = {"textbook": "#b0b0b0", "whitened": "#e59866", "ours": "#1f618d"}
 
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="names of models to measure; all unless given")
     parser.add_argument("--share", type=float, action="append", help="share of the FLOPs; repeatable")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=Path, help="JSON file that rows are kept in; those measured anew are replaced")
     parser.add_argument("--out", type=Path, help="file to write the Markdown to as well")
     parser.add_argument("--plot", type=Path, help="file to write an SVG plot to")
     args = parser.parse_args()
@@ -87,12 +89,24 @@ def main() -> None:
         for share in args.share or SHARES:
             rows.append(_measure(subject, share, args.seed, original))
             print(_line(rows[-1]), file=sys.stderr, flush=True)
+    if args.rows:
+        rows = _kept(args.rows, rows)
     text = "\n".join([*_table(rows), "", _machine(args.seed)])
     print(text)
     for path, content in ((args.out, text + "\n"), (args.plot, _plot(rows))):
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
+
+
+def _kept(path: Path, rows: list[Row]) -> list[Row]:
+    """These rows and those in a file of others, which is written anew."""
+    known = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+    every = {(row.name, row.share): row for row in (*known, *rows)}
+    found = [every[key] for key in sorted(every, key=lambda key: (key[0], -key[1]))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(row) for row in found], indent=1), encoding="utf-8")
+    return found
 
 
 def _subjects(real: Path | None) -> list[Subject]:
