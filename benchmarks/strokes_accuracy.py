@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "models"))
 
 import clips  # noqa: E402  # a script beside the models, not a package
 
-BATCH = 20
+BATCH, FITTED = 20, 128
 
 
 def main() -> None:
@@ -33,10 +33,13 @@ def main() -> None:
     original = ROOT / "models" / "strokes.onnx"
     ranks = str(ROOT / "models" / "thesis_ranks.toml")
     thesis = onnx_tucker.compress(original, ranks=ranks, benchmark=False).model
+    data = {"clip": clips.clips(clips.CALIBRATION, FITTED)[0]}
+    fitted = onnx_tucker.compress(original, ranks=ranks, data=data, benchmark=False).model
     models = {
         "as trained": original.read_bytes(),
         "compressed by `make demo`": (ROOT / "build" / "strokes.onnx").read_bytes(),
         "at the thesis's ranks": thesis.SerializeToString(),
+        f"at the thesis's ranks, fitted to {FITTED} clips": fitted.SerializeToString(),
     }
     sessions = {name: ort.InferenceSession(m, providers=["CPUExecutionProvider"]) for name, m in models.items()}
     right = dict.fromkeys(models, 0)
