@@ -36,7 +36,7 @@ from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import prepare
 from onnx_tucker.runtime.session import Machine, environment
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Candidate, Chain, Choice, Plan, Skip
+from onnx_tucker.types import Array, Candidate, Chain, Choice, Plan, Skip
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 sys.path.insert(0, str(MODELS))
@@ -45,6 +45,8 @@ from clips import CALIBRATION, TEST, clips  # noqa: E402
 
 SHARES = (0.5, 0.25)
 CLIPS, BATCH = 200, 20
+WIDE = 8192
+"""Input channels from which on they are not whitened: their second moment takes gigabytes."""
 VARIANTS = {"textbook": "#b0b0b0", "whitened": "#e59866", "ours": "#1f618d"}
 
 
@@ -199,14 +201,19 @@ def _whitened(subject: Subject, plan: Plan, options: Mapping[str, Any]) -> onnx.
         choice = choices[one.place.label]
         parts = []
         for part, goal in zip(np.split(weight, stage.groups), goals or [], strict=True):
-            half, inverse = roots(goal.metric.channels(stage.inp))
-            turned = np.moveaxis(np.tensordot(part, half, (1, 0)), -1, 1)
-            chain = METHODS[choice.method or ""].chain(turned, stage, choice.ranks or ())
-            parts.append(np.moveaxis(np.tensordot(reconstruct(chain), inverse, (1, 0)), -1, 1))
+            wide = stage.inp >= WIDE
+            half, inverse = (None, None) if wide else roots(goal.metric.channels(stage.inp))
+            chain = METHODS[choice.method or ""].chain(_turned(part, half), stage, choice.ranks or ())
+            parts.append(_turned(reconstruct(chain), inverse))
         planned[one.place.label] = Candidate(None, None, (stage,), 0.0)
         chain = Chain((stage,), (np.concatenate(parts),))
         weights[one.place.label] = store(one, planned[one.place.label], chain, names)
     return splice(job.model, planned, weights, job.found, job.context)
+
+
+def _turned(weight: Array, by: Array | None) -> Array:
+    """A weight whose input channels are mixed, if by anything."""
+    return weight if by is None else np.moveaxis(np.tensordot(weight, by, (1, 0)), -1, 1)
 
 
 def _line(row: Row) -> str:
