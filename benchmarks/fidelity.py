@@ -91,8 +91,8 @@ def main() -> None:
         for share in args.share or SHARES:
             rows.append(_measure(subject, share, args.seed, original))
             print(_line(rows[-1]), file=sys.stderr, flush=True)
-    if args.rows:
-        rows = _kept(args.rows, rows)
+            if args.rows:
+                rows = _kept(args.rows, rows)
     text = "\n".join([*_table(rows), "", _machine(args.seed)])
     print(text)
     for path, content in ((args.out, text + "\n"), (args.plot, _plot(rows))):
