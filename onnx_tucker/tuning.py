@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,7 +58,7 @@ class Tuner:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._end = time.monotonic() + job.settings.tune_seconds
+        self._end = job.stopwatch.spent + job.settings.tune_seconds
         self._compared: dict[tuple[str, Candidate], Timing] = {}
         self._last: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         self._noise: Feed = {}
@@ -104,7 +103,7 @@ class Tuner:
                 elif alike(group) and site.input_shape is not None:
                     framed.append((forms.effort(chain.stages, site.input_shape, form), candidate))
         framed.sort(key=lambda pair: (pair[0], pair[1].form))
-        return plane + [c for _, c in framed[: FRAME_FORMS if time.monotonic() < self._end else HURRIED]]
+        return plane + [c for _, c in framed[: FRAME_FORMS if self._job.stopwatch.spent < self._end else HURRIED]]
 
     def _sift(self, found: Found, candidates: Sequence[Candidate]) -> list[float]:
         """Rough milliseconds of each candidate in the place of a node; empty where it is not timed."""

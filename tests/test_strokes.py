@@ -17,6 +17,8 @@ BEFORE = (14_520, 58_080, 358_400, 10_752, 168)
 AFTER = (4_852, 3_690, 14_266, 212, 168)
 FLOPS = (15_618_892_800, 697_158_000, 716_800, 21_504, 336)
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("one report")]
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -28,7 +30,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((folder / "r.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.slow
 def test_parameters_node_by_node(report: dict[str, Any]) -> None:
     assert tuple(n["name"] for n in report["nodes"]) == NODES
     assert tuple(n["params"]["before"] for n in report["nodes"]) == BEFORE
@@ -37,12 +38,10 @@ def test_parameters_node_by_node(report: dict[str, Any]) -> None:
     assert report["totals"]["bias_params"] == {"before": 236, "after": 236}
 
 
-@pytest.mark.slow
 def test_flops_of_the_original(report: dict[str, Any]) -> None:
     assert tuple(n["flops"]["before"] for n in report["nodes"]) == FLOPS
 
 
-@pytest.mark.slow
 def test_everything_is_timed(report: dict[str, Any]) -> None:
     assert all(n["time_ms"]["before"] > 0 and n["time_ms"]["after"] > 0 for n in report["nodes"])
     low, high = report["totals"]["speedup_ci"]
@@ -50,7 +49,6 @@ def test_everything_is_timed(report: dict[str, Any]) -> None:
     assert sum(n["time_share"] for n in report["nodes"]) > 0.5
 
 
-@pytest.mark.slow
 def test_full_rank_changes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     assert main([str(STROKES), str(out), "--ranks", "full", "--no-benchmark"]) == 0

@@ -86,11 +86,16 @@ class Stopwatch:
     Args:
         machine: how sessions run.
         memory: of earlier times.
+
+    Attributes:
+        spent: seconds that measurements have taken, those that an earlier run took for what is remembered too: what is
+            left out for want of time is then the same.
     """
 
     def __init__(self, machine: Machine, memory: Memory) -> None:
         self.machine = machine
-        self._memory = memory
+        self.spent = 0.0
+        self._memory, self._counted = memory, set[str]()
 
     def sift(self, models: Sequence[bytes], feed: Feed) -> list[float]:
         """Rough times of models in milliseconds, by which to leave out those that cannot win.
@@ -104,11 +109,12 @@ class Stopwatch:
         rough: list[float] = []
         for model in models:
             key = self._key([model], feed, "rough")
-            recalled = self._memory.recall(key)
+            recalled = self._recall(key)
             if recalled is None or not isinstance(recalled.value, float):
+                began = time.perf_counter()
                 try:
                     ms = _roughly(self.machine.session(model), feed, min(rough, default=math.inf))
-                    self._memory.remember(key, ms)
+                    self._remember(key, ms, began)
                 except FAILURES as error:
                     logger.info("a candidate does not run: %s", first_line(error))
                     ms = math.inf
@@ -138,10 +144,11 @@ class Stopwatch:
             session.FAILURES: onnxruntime cannot run one of them.
         """
         key = self._key(models, feed, "compared")
-        known = _timings(self._memory.recall(key), len(models))
+        known = _timings(self._recall(key), len(models))
         if not known:
+            began = time.perf_counter()
             known = self.race([(model, folder) for model in models], feed, seconds, tight)
-            self._memory.remember(key, [asdict(timing) for timing in known])
+            self._remember(key, [asdict(timing) for timing in known], began)
         return known
 
     def race(
@@ -164,13 +171,36 @@ class Stopwatch:
             session.FAILURES: onnxruntime cannot run it.
         """
         key = self._key([model], feed, "profiled")
-        recalled = self._memory.recall(key)
+        recalled = self._recall(key)
         if recalled is not None:
             with suppress(TypeError):
                 return [Step(*entry) for entry in recalled.value]
+        began = time.perf_counter()
         steps = _profiled(self.machine, model, feed, folder)
-        self._memory.remember(key, steps)
+        self._remember(key, steps, began)
         return steps
+
+    def _recall(self, key: str) -> Recalled | None:
+        recalled = self._memory.recall(key)
+        if recalled is None:
+            return None
+        try:
+            value, seconds = recalled.value["value"], float(recalled.value["seconds"])
+        except (TypeError, KeyError, ValueError) as error:
+            logger.info("a remembered time is not used: %s", error)
+            return None
+        self._count(key, seconds)
+        return Recalled(value, recalled.earlier)
+
+    def _remember(self, key: str, value: object, began: float) -> None:
+        seconds = time.perf_counter() - began
+        self._count(key, seconds)
+        self._memory.remember(key, {"value": value, "seconds": seconds})
+
+    def _count(self, key: str, seconds: float) -> None:
+        if key not in self._counted:
+            self._counted.add(key)
+            self.spent += seconds
 
     def _key(self, models: Sequence[bytes], feed: Feed, how: str) -> str:
         shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}

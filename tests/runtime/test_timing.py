@@ -50,7 +50,7 @@ def test_results_are_remembered(tmp_path: Path) -> None:
     again = Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL, SMALL], FEED, 0.05)
     assert again == [replace(timing, remembered=True) for timing in first]
     [file] = (tmp_path / "measured").iterdir()
-    assert json.loads(file.read_text())[0]["ms"] == first[0].ms
+    assert json.loads(file.read_text())["value"][0]["ms"] == first[0].ms
 
 
 def test_rough_times_tell_models_apart_and_are_remembered(tmp_path: Path) -> None:
@@ -58,6 +58,19 @@ def test_rough_times_tell_models_apart_and_are_remembered(tmp_path: Path) -> Non
     quick, slow = Stopwatch(Machine(1), Memory(tmp_path)).sift([SMALL, large], FEED)
     assert 0 < 2 * quick < slow
     assert Stopwatch(Machine(1), Memory(tmp_path)).sift([large, SMALL], FEED) == [slow, quick]
+
+
+def test_what_an_earlier_run_took_counts_as_spent_once(tmp_path: Path) -> None:
+    first = Stopwatch(Machine(1), Memory(tmp_path))
+    assert first.spent == 0
+    spent = []
+    for watch in (first, Stopwatch(Machine(1), Memory(tmp_path))):
+        for _ in range(2):
+            watch.sift([SMALL], FEED)
+            watch.compare([SMALL, SMALL], FEED, 0.01)
+            watch.profile(SMALL, FEED)
+        spent.append(watch.spent)
+    assert spent[0] == spent[1] > 0
 
 
 def test_models_take_what_they_need_of_the_input() -> None:
@@ -72,13 +85,15 @@ def test_other_threads_models_and_inputs_are_other_results(tmp_path: Path) -> No
     assert len(list((tmp_path / "measured").iterdir())) == 4
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"ms": 1}]'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '{"value": [{"ms": 1}], "seconds": 1}', '{"value": [], "seconds": []}']
+)
 def test_a_damaged_memory_is_measured_again(tmp_path: Path, content: str) -> None:
     Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL], FEED, 0.01)
     [file] = (tmp_path / "measured").iterdir()
     file.write_text(content)
     assert Stopwatch(Machine(1), Memory(tmp_path)).compare([SMALL], FEED, 0.01)[0].ms > 0
-    assert json.loads(file.read_text())[0]["ms"] > 0
+    assert json.loads(file.read_text())["value"][0]["ms"] > 0
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
