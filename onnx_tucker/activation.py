@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from onnx_tucker.factor import METHODS, reconstruct
+from onnx_tucker.factor import METHODS, patches, reconstruct
 from onnx_tucker.factor.axes import Axes
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.rows import Rows
@@ -63,8 +63,8 @@ def refitted(task: Task, chain: Chain, rows: Rows) -> Chain:
     loss = _Loss(task, chain, rows)
     options = {"maxiter": STEPS, "maxcor": KEPT, "ftol": ENOUGH, "gtol": 0.0}
     found = scipy.optimize.minimize(loss, loss.start, method="L-BFGS-B", jac=True, options=options)
-    logger.info("%s: misses %.3g of what is seen, not %.3g", task.site.name, found.fun, loss.before)
-    return loss.chain(found.x) if found.fun < loss.before else chain
+    logger.info("%s: misses %.3g of what is seen after %d steps", task.site.name, found.fun, found.nit)
+    return loss.chain(found.x) if found.nit else chain
 
 
 class _Loss:
@@ -80,12 +80,12 @@ class _Loss:
 
     Attributes:
         start: the values there.
-        before: the loss there.
     """
 
     def __init__(self, task: Task, chain: Chain, rows: Rows) -> None:
         self._task, self._chain, self._rows = task, chain, rows
         candidate, sight = task.candidate, task.sight
+        self._reach = rows.parts.shape[2:]
         self._axes = Axes(METHODS[candidate.method or ""], task.site.stage, candidate.ranks or ())
         parts = [*chain.factors, *(() if chain.bias is None else (chain.bias,))]
         units = [float(np.sqrt(np.square(part).mean())) or 1.0 for part in parts]
@@ -97,20 +97,20 @@ class _Loss:
         shown = int(np.count_nonzero((self._wanted > sight.low) & (self._wanted < sight.high))) or 1
         self._pull = PULL * self.start.size / (shown * sight.size)
         self._first = np.concatenate([outputs for _, _, outputs in self._outputs(chain)], 1)
-        self.before = self(self.start)[0]
 
     def __call__(self, values: Array) -> tuple[float, Array]:
         """The loss, and its derivatives."""
         chain, sight, size = self.chain(values), self._task.sight, self._rows.size
-        lost, weight, bias = 0.0, np.zeros(self._matrices(chain).shape), np.zeros(self._wanted.shape[::2])
-        for part, patches, outputs in self._outputs(chain):
+        lost, spread, bias = 0.0, np.zeros(self._matrix(chain).shape), np.zeros(self._wanted.shape[::2])
+        for part, seen, outputs in self._outputs(chain):
             windows = self._windows(outputs)
             missed = sight.of(windows) - self._wanted[:, part.start // size : part.stop // size]
             moved = outputs - self._first[:, part]
             lost += _energy(missed) + self._pull * _energy(moved)
             change = sight.derivative(windows, missed).reshape(outputs.shape) + self._pull * moved
             bias += change.sum(1, dtype=np.float64)
-            weight += change.swapaxes(1, 2) @ patches
+            spread += change.reshape(*seen.shape[:2], -1).swapaxes(1, 2) @ seen
+        weight = patches.gathered(self._rows.stage, spread, self._reach)
         named = [self._axes.named(parts) for parts in self._by_group(chain)]
         found = [self._axes.shaped(self._axes.derivatives(*pair)) for pair in zip(named, weight, strict=True)]
         parts = [*map(np.concatenate, zip(*found, strict=True)), *(() if chain.bias is None else (bias,))]
@@ -126,17 +126,17 @@ class _Loss:
 
     def _outputs(self, chain: Chain) -> Iterator[tuple[slice, Array, Array]]:
         """Which rows, what they see, and what a chain and what is added give there, (groups, rows, out)."""
-        weight = self._matrices(chain).swapaxes(1, 2).astype(self._rows.parts.dtype)
-        for part, patches in self._rows.patches():
-            outputs = patches @ weight + self._rows.added[:, part]
+        matrix = self._matrix(chain).swapaxes(1, 2).astype(self._rows.parts.dtype)
+        for part, seen in self._rows.blocks():
+            added = self._rows.added[:, part]
+            outputs = (seen @ matrix).reshape(added.shape) + added
             if chain.bias is not None:
-                outputs += chain.bias.reshape(len(weight), 1, -1).astype(outputs.dtype)
-            yield part, patches, outputs
+                outputs += chain.bias.reshape(len(matrix), 1, -1).astype(outputs.dtype)
+            yield part, seen, outputs
 
-    def _matrices(self, chain: Chain) -> Array:
-        """The weight that a chain amounts to, (groups, out, in * volume)."""
-        groups, out = self._task.site.stage.groups, self._task.site.stage.out
-        return reconstruct(chain).reshape(groups, out, -1)
+    def _matrix(self, chain: Chain) -> Array:
+        """The weight that a chain amounts to, as it meets what windows see, (groups, rows of one * out, in * reach)."""
+        return patches.spread(self._rows.stage, reconstruct(chain), self._reach)
 
     def _by_group(self, chain: Chain) -> Iterator[tuple[Array, ...]]:
         groups = self._task.site.stage.groups

@@ -28,9 +28,6 @@ from onnx_tucker.types import Closeness, Plan
 
 logger = logging.getLogger(__name__)
 
-MODEL_SECONDS = 3.0
-"""Time spent at most on comparing the whole model before and after."""
-
 
 @dataclass(frozen=True, eq=False)
 class Result:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.moments import Moments, Samples, Statistics
-from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, unfolded
+from onnx_tucker.factor.patches import count, cut, draw, outputs, patches
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.job import Job
@@ -27,7 +27,7 @@ VALUES, SEEN_VALUES = 5e7, 5e8
 WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
 """The most rows, and their values, where they are kept, being fewer than the values that one of them sees."""
 CHUNK = 2**20
-"""Values of patches that are held at the same time; few enough for a cache."""
+"""Values of the input that are held or multiplied at the same time; few enough for a cache."""
 
 
 class Flow(NamedTuple):
@@ -57,9 +57,9 @@ class Rows:
     """Some rows of a node themselves, those of a window one after another.
 
     Attributes:
-        stage: the layer that makes rows of the parts.
+        stage: the layer without pads that sees the parts.
         size: rows of a window.
-        parts: of the input, which they see, as `patches.cut` gives them; in the model's own type.
+        parts: of the input, (parts, groups * in, *reach), as `patches.cut` gives them; in the model's own type.
         wanted: (groups, rows, out).
         added: the part of it that does not come from the node, (groups, rows, out).
     """
@@ -70,13 +70,15 @@ class Rows:
     wanted: Array
     added: Array
 
-    def patches(self) -> Iterator[tuple[slice, Array]]:
-        """Which rows, and what they see, (groups, rows, in * volume); some whole windows at a time."""
-        rows, width = self.wanted.shape[1], self.stage.inp * self.stage.window.volume
-        step, each = max(1, CHUNK // (self.stage.groups * width * self.size)) * self.size, rows // len(self.parts)
-        for start in range(0, rows, step):
-            part = slice(start, start + step)
-            yield part, unfolded(self.stage, self.parts[start // each : (start + step) // each])
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Which rows, and the parts that they see, (groups, parts, in * reach); some whole windows at a time."""
+        number, each = len(self.parts), self.wanted.shape[1] // len(self.parts)
+        window = self.size // each
+        step = max(1, CHUNK // (self.parts[0].size * window)) * window
+        by_group = self.parts.reshape(number, self.stage.groups, -1).swapaxes(0, 1)
+        for start in range(0, number, step):
+            stop = min(start + step, number)
+            yield slice(start * each, stop * each), by_group[:, start:stop]
 
 
 def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics] | str:

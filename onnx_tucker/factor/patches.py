@@ -5,6 +5,7 @@ For a convolution this is the im2col of sampled positions; a transposed one sees
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ def patches(stage: Stage, x: Array, rows: NDArray[np.int64]) -> Array:
 
 
 def cut(stage: Stage, x: Array, window: tuple[int, ...], rows: NDArray[np.int64]) -> tuple[Stage, Array]:
-    """The parts of the input that windows of output positions see, and the layer without pads that makes rows of them.
+    """The parts of the input that windows of output positions see, and the layer without pads that is to see them.
 
     Where windows overlap little in what they see, the parts are the patches of single positions, and the layer is a
     matrix product.
@@ -53,14 +54,42 @@ def cut(stage: Stage, x: Array, window: tuple[int, ...], rows: NDArray[np.int64]
     return replace(stage, window=replace(own, pads=(0,) * 2 * len(reach))), found
 
 
-def unfolded(stage: Stage, parts: Array) -> Array:
-    """The patches of all output positions, (groups, rows, in * volume), of parts that were cut out."""
-    window, axes = stage.window, len(stage.window.kernel)
+def spread(stage: Stage, weight: Array, reach: tuple[int, ...]) -> Array:
+    """The weight of a layer without pads as a matrix on all that a window sees, (groups, positions * out, in * reach).
+
+    A product with it takes more multiplications than one with the patches of all positions, but those overlap, and to
+    write them out takes longer than to multiply them where a layer has few outputs.
+
+    Args:
+        stage: the layer.
+        weight: of all groups, (groups, out, in * volume).
+        reach: lengths of what a window sees.
+    """
+    shaped = weight.reshape(stage.groups, stage.out, stage.inp, *stage.window.kernel)
+    boxes = _boxes(stage.window, reach)
+    found = np.zeros((stage.groups, len(boxes), stage.out, stage.inp, *reach), weight.dtype)
+    for i, box in enumerate(boxes):
+        found[(slice(None), i, ..., *box)] = shaped
+    return found.reshape(stage.groups, len(boxes) * stage.out, -1)
+
+
+def gathered(stage: Stage, change: Array, reach: tuple[int, ...]) -> Array:
+    """The derivative by the weight, (groups, out, in * volume), from that by the matrix that `spread` makes of it."""
+    boxes = _boxes(stage.window, reach)
+    shaped = change.reshape(stage.groups, len(boxes), stage.out, stage.inp, *reach)
+    parts = [shaped[(slice(None), i, ..., *box)] for i, box in enumerate(boxes)]
+    return np.asarray(sum(parts)).reshape(stage.groups, stage.out, -1)
+
+
+def _boxes(window: Window, reach: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """What each output position sees of what a window of them does."""
     spans = [dilation * (kernel - 1) + 1 for kernel, dilation in zip(window.kernel, window.dilations, strict=True)]
-    seen = np.lib.stride_tricks.sliding_window_view(parts, spans, tuple(range(2, 2 + axes))) if axes else parts
-    steps = (slice(None, None, step) for step in (1, 1, *window.strides, *window.dilations))
-    seen = np.moveaxis(seen[tuple(steps)], 1, 1 + axes)
-    return np.asarray(seen.reshape(-1, stage.groups, stage.inp * window.volume).swapaxes(0, 1))
+    starts = [range(0, size - span + 1, s) for size, span, s in zip(reach, spans, window.strides, strict=True)]
+    ends = list(zip(spans, window.dilations, strict=True))
+    return [
+        tuple(slice(start, start + span, step) for start, (span, step) in zip(at, ends, strict=True))
+        for at in itertools.product(*starts)
+    ]
 
 
 def _around(window: Window, x: Array, sample: NDArray[np.int64], positions: Sequence[NDArray[np.int64]]) -> Array:

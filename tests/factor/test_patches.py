@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, unfolded
+from onnx_tucker.factor.patches import count, cut, draw, gathered, outputs, patches, spread
 from onnx_tucker.types import Array, Stage, Window
 from tests.helpers import model, run
 
@@ -89,7 +89,14 @@ def test_parts_of_the_input_hold_the_patches_of_windows(
     y = np.zeros((2, 4, *window.output_size((12, 12))))
     rows = draw(y, lengths, 7, rng)
     layer, parts = cut(stage, x, lengths, rows)
-    assert np.array_equal(unfolded(layer, parts), patches(stage, x, rows.ravel()).swapaxes(0, 1))
+    seen = patches(stage, x, rows.ravel()).swapaxes(0, 1)
+    weight, reach = rng.standard_normal((2, 2, seen.shape[2])).astype(np.float32), parts.shape[2:]
+    by_group = parts.reshape(len(parts), 2, -1).swapaxes(0, 1)
+    given = (by_group @ spread(layer, weight, reach).swapaxes(1, 2)).reshape(2, -1, 2)
+    assert np.allclose(given, seen @ weight.swapaxes(1, 2), atol=1e-4)
+    change = rng.standard_normal(given.shape).astype(np.float32)
+    spread_change = change.reshape(*by_group.shape[:2], -1).swapaxes(1, 2) @ by_group
+    assert np.allclose(gathered(layer, spread_change, reach), change.swapaxes(1, 2) @ seen, atol=1e-3)
     assert parts.size <= rows.size * 6 * window.volume
     if lengths == (2, 2) and not transposed and strides == dilations == (1, 1) and kernel == (3, 3):
         assert parts.shape[2:] == (4, 4)
