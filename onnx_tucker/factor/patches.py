@@ -68,8 +68,8 @@ def spread(stage: Stage, weight: Array, reach: tuple[int, ...]) -> Array:
     shaped = weight.reshape(stage.groups, stage.out, stage.inp, *stage.window.kernel)
     boxes = _boxes(stage.window, reach)
     found = np.zeros((stage.groups, len(boxes), stage.out, stage.inp, *reach), weight.dtype)
-    for i, box in enumerate(boxes):
-        found[(slice(None), i, ..., *box)] = shaped
+    for part, box in zip(found.swapaxes(0, 1), boxes, strict=True):
+        part[box] = shaped
     return found.reshape(stage.groups, len(boxes) * stage.out, -1)
 
 
@@ -77,17 +77,17 @@ def gathered(stage: Stage, change: Array, reach: tuple[int, ...]) -> Array:
     """The derivative by the weight, (groups, out, in * volume), from that by the matrix that `spread` makes of it."""
     boxes = _boxes(stage.window, reach)
     shaped = change.reshape(stage.groups, len(boxes), stage.out, stage.inp, *reach)
-    parts = [shaped[(slice(None), i, ..., *box)] for i, box in enumerate(boxes)]
+    parts = (part[box] for part, box in zip(shaped.swapaxes(0, 1), boxes, strict=True))
     return np.asarray(sum(parts)).reshape(stage.groups, stage.out, -1)
 
 
-def _boxes(window: Window, reach: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """What each output position sees of what a window of them does."""
+def _boxes(window: Window, reach: tuple[int, ...]) -> list[tuple[Any, ...]]:
+    """Where each output position sees what a window of them does, on the last axes of an array."""
     spans = [dilation * (kernel - 1) + 1 for kernel, dilation in zip(window.kernel, window.dilations, strict=True)]
     starts = [range(0, size - span + 1, s) for size, span, s in zip(reach, spans, window.strides, strict=True)]
     ends = list(zip(spans, window.dilations, strict=True))
     return [
-        tuple(slice(start, start + span, step) for start, (span, step) in zip(at, ends, strict=True))
+        (..., *(slice(start, start + span, step) for start, (span, step) in zip(at, ends, strict=True)))
         for at in itertools.product(*starts)
     ]
 
