@@ -101,7 +101,9 @@ class _Loss:
     def __call__(self, values: Array) -> tuple[float, Array]:
         """The loss, and its derivatives."""
         chain, sight, size = self.chain(values), self._task.sight, self._rows.size
-        lost, spread, bias = 0.0, np.zeros(self._matrix(chain).shape), np.zeros(self._wanted.shape[::2])
+        stage = self._task.site.stage
+        weight = np.zeros((stage.groups, stage.out, stage.inp * stage.window.volume))
+        lost, bias = 0.0, np.zeros((stage.groups, stage.out))
         for part, seen, outputs in self._outputs(chain):
             windows = self._windows(outputs)
             missed = sight.of(windows) - self._wanted[:, part.start // size : part.stop // size]
@@ -109,8 +111,8 @@ class _Loss:
             lost += _energy(missed) + self._pull * _energy(moved)
             change = sight.derivative(windows, missed).reshape(outputs.shape) + self._pull * moved
             bias += change.sum(1, dtype=np.float64)
-            spread += change.reshape(*seen.shape[:2], -1).swapaxes(1, 2) @ seen
-        weight = patches.gathered(self._rows.stage, spread, self._reach)
+            spread = change.reshape(*seen.shape[:2], -1).swapaxes(1, 2) @ seen
+            weight += patches.gathered(self._rows.stage, spread, self._reach)
         named = [self._axes.named(parts) for parts in self._by_group(chain)]
         found = [self._axes.shaped(self._axes.derivatives(*pair)) for pair in zip(named, weight, strict=True)]
         parts = [*map(np.concatenate, zip(*found, strict=True)), *(() if chain.bias is None else (bias,))]
@@ -126,17 +128,14 @@ class _Loss:
 
     def _outputs(self, chain: Chain) -> Iterator[tuple[slice, Array, Array]]:
         """Which rows, what they see, and what a chain and what is added give there, (groups, rows, out)."""
-        matrix = self._matrix(chain).swapaxes(1, 2).astype(self._rows.parts.dtype)
+        weight = reconstruct(chain).astype(self._rows.parts.dtype)
+        matrix = patches.spread(self._rows.stage, weight, self._reach).swapaxes(1, 2)
         for part, seen in self._rows.blocks():
             added = self._rows.added[:, part]
             outputs = (seen @ matrix).reshape(added.shape) + added
             if chain.bias is not None:
                 outputs += chain.bias.reshape(len(matrix), 1, -1).astype(outputs.dtype)
             yield part, seen, outputs
-
-    def _matrix(self, chain: Chain) -> Array:
-        """The weight that a chain amounts to, as it meets what windows see, (groups, rows of one * out, in * reach)."""
-        return patches.spread(self._rows.stage, reconstruct(chain), self._reach)
 
     def _by_group(self, chain: Chain) -> Iterator[tuple[Array, ...]]:
         groups = self._task.site.stage.groups
