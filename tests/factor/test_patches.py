@@ -101,3 +101,12 @@ def test_parts_of_the_input_hold_the_patches_of_windows(
     assert parts.size <= rows.size * 6 * window.volume
     if lengths == (2, 2) and not transposed and strides == dilations == (1, 1) and kernel == (3, 3):
         assert parts.shape[2:] == (4, 4)
+
+
+@pytest.mark.parametrize(("out", "whole"), [(8, True), (512, False)])
+def test_windows_of_wide_layers_are_taken_apart(out: int, whole: bool) -> None:
+    stage, x = Stage(out, 2, Window((3, 3), (1, 1), (1, 1), (0, 0, 0, 0))), np.zeros((1, 2, 8, 8), np.float32)
+    rows = draw(np.zeros((1, out, 6, 6)), (2, 2), 5, np.random.default_rng(0))
+    layer, parts = cut(stage, x, (2, 2), rows)
+    assert parts.shape == ((5, 2, 4, 4) if whole else (20, 18))
+    assert layer.shape == ((out, 2, 3, 3) if whole else (out, 18))
