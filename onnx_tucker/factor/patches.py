@@ -71,7 +71,7 @@ def spread(stage: Stage, weight: Array, reach: tuple[int, ...]) -> Array:
 
     Args:
         stage: the layer.
-        weight: of all groups, (groups, out, in * volume).
+        weight: of all groups, one after another, (groups * out, in, *kernel) or flattened.
         reach: lengths of what a window sees.
     """
     shaped = weight.reshape(stage.groups, stage.out, stage.inp, *stage.window.kernel)
