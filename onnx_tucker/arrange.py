@@ -31,9 +31,13 @@ CONTEST_SECONDS, CONTEST_TIGHT = 1.0, 0.01
 
 def arrange(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> dict[str, Option]:
     """The option that each group takes, by the label of its first node; groups without options are left out."""
+    return _contest(job, menus, laid_out(job, tuner, menus))
+
+
+def laid_out(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> dict[str, Option]:
+    """The same by the times of layers alone and of the conversions between layouts."""
     framed = _on_frames(job, tuner, menus)
-    picks = {m.label: pick for m in menus if (pick := m.pick(job.settings, on_frames=m.label in framed))}
-    return _contest(job, menus, picks)
+    return {m.label: pick for m in menus if (pick := m.pick(job.settings, on_frames=m.label in framed))}
 
 
 def _on_frames(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> set[str]:
@@ -110,7 +114,7 @@ def _contest(job: Job, menus: Sequence[Menu], picks: dict[str, Option]) -> dict[
 def _fastest(job: Job, menus: Sequence[Menu], trials: Sequence[Picks], feed: Feed) -> int:
     """Index of the picks with which the whole model is surely faster than with the first, else 0."""
     try:
-        models = [_noisy(job, menus, picks) for picks in trials]
+        models = [with_noise(job, menus, picks) for picks in trials]
         timings = job.stopwatch.compare(models, feed, CONTEST_SECONDS, job.folder, CONTEST_TIGHT)
     except FAILURES as error:
         logger.info("forms are not compared within the model: %s", first_line(error))
@@ -120,7 +124,7 @@ def _fastest(job: Job, menus: Sequence[Menu], trials: Sequence[Picks], feed: Fee
     return best if surely[best] > 1 else 0
 
 
-def _noisy(job: Job, menus: Sequence[Menu], picks: Picks) -> bytes:
+def with_noise(job: Job, menus: Sequence[Menu], picks: Picks) -> bytes:
     """The model with options in it whose weights are noise."""
     names = Names(job.model)
     planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()

@@ -189,7 +189,13 @@ def _compress_parser() -> argparse.ArgumentParser:
         default="vbmf",
         help="vbmf, vbmf:W, energy:E, ratio:R, full, auto, a rank, IN,OUT or a .toml or .json file (default: vbmf)",
     )
-    what.add_argument("--budget", metavar="flops:S", help="what auto may leave of the original's flops or params")
+    what.add_argument(
+        "--budget",
+        metavar="time:S",
+        action="append",
+        default=[],
+        help="the share that auto may leave of the original's time, flops, params or bytes; repeatable, all are held",
+    )
     what.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
     what.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
     what.add_argument(

@@ -7,7 +7,7 @@ they are those of its weight.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -27,13 +27,19 @@ from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded, members
-from onnx_tucker.rank.budget import Budget
+from onnx_tucker.rank.policy import rounded_up
+from onnx_tucker.rank.search import BLOCKS
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.tuning import Option
 from onnx_tucker.types import Array, Candidate, Chain, Ranks, Stage
 
 logger = logging.getLogger(__name__)
 
+COUNTED = ("flops", "params", "bytes")
+"""The quantities that are known without measuring; bytes are those of the weights, and about those of further nodes."""
+NODE_BYTES = 400
+"""What a node of a chain takes in a file besides its weight: its own name, those of its values, its attributes."""
 LEVELS = 32
 """Points of a curve for each method."""
 LOSSES = (1e-5, 0.8)
@@ -46,63 +52,93 @@ PROBED = 0.25
 
 @dataclass(frozen=True)
 class Point:
-    """One way to compute a node: what it costs, and the square of its relative error; no method keeps the node."""
+    """One way to compute a node; no method keeps its weight.
 
-    cost: float
+    Attributes:
+        costs: by the name of each quantity that counts.
+        error: the square of the relative error of its output, or without data of its weight.
+        method: name in `factor.METHODS`.
+        ranks: one for each of the method's modes.
+    """
+
+    costs: Mapping[str, float]
     error: float
     method: str | None = None
     ranks: Ranks | None = None
 
+    def beats(self, other: Point) -> bool:
+        """Whether it is no worse in anything, and better in something."""
+        cheaper = all(self.costs[quantity] <= cost for quantity, cost in other.costs.items())
+        return cheaper and self.error <= other.error and (self.costs, self.error) != (other.costs, other.error)
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The points of nodes that share a weight, and how much their error counts."""
+    """The points of nodes that share a weight, the nodes as they are first.
+
+    Attributes:
+        group: the nodes.
+        points: the ways to compute them.
+        weight: how much their error counts.
+        options: the forms of the points, where they are timed.
+    """
 
     group: list[Found]
     points: list[Point]
     weight: float = 1.0
-
-    def loss(self, point: Point, price: float) -> float:
-        """Weighted error and cost in one, at a price of cost."""
-        return self.weight * point.error + price * point.cost
+    options: Sequence[Option] = ()
 
 
-def curves(job: Job, budget: Budget, groups: Sequence[list[Found]], *, blind: bool = False) -> Iterator[Curve]:
+@dataclass(frozen=True)
+class Wanted:
+    """What curves are to hold.
+
+    Attributes:
+        quantities: what costs, of `COUNTED`.
+        aligned: whether ranks fill blocks of channels, which may take less time than smaller ones.
+    """
+
+    quantities: Sequence[str]
+    aligned: bool
+
+
+def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bool = False) -> Iterator[Curve]:
     """The curves of nodes in the order of the graph, together those that share a weight.
 
     Args:
         job: the run.
-        budget: says what costs.
+        wanted: what they are to hold.
         groups: nodes that share a weight.
         blind: leaves the data out of it.
     """
     if blind:
-        return (_curve(job, budget, group, None, None) for group in groups)
-    return _measured(job, budget, groups)
+        return (_curve(job, wanted, group, None, None) for group in groups)
+    return _measured(job, wanted, groups)
 
 
-def _measured(job: Job, budget: Budget, groups: Sequence[list[Found]]) -> Iterator[Curve]:
+def _measured(job: Job, wanted: Wanted, groups: Sequence[list[Found]]) -> Iterator[Curve]:
     known: Iterator[list[Goal] | None] = repeat(None)
     expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session else None
     if expected is not None or job.settings.statistics is not None:
         known = calibrate.goals(job, [group[0] for group in groups])
     for group, goals in zip(groups, known, strict=False):
-        yield _curve(job, budget, group, goals, expected)
+        yield _curve(job, wanted, group, goals, expected)
 
 
-def whole(job: Job, budget: Budget, group: Sequence[Found]) -> float:
+def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
     """What nodes cost as they are; of those that share a weight, its parameters once."""
-    if budget.of == "params":
-        return float(group[0].reading.params or 0) if group[0].group == group[0].place.label else 0.0
-    convention = FLOPS[job.settings.flops]
-    return sum(convention(f.reading.layer) for f in group if f.reading.layer)
+    if quantity == "flops":
+        convention = FLOPS[job.settings.flops]
+        return sum(convention(f.reading.layer) for f in group if f.reading.layer)
+    params = float(group[0].reading.params or 0) if group[0].group == group[0].place.label else 0.0
+    return params if quantity == "params" else params * group[0].site.dtype.itemsize
 
 
 def _curve(
-    job: Job, budget: Budget, group: list[Found], goals: list[Goal] | None, expected: Sequence[Any] | None
+    job: Job, wanted: Wanted, group: list[Found], goals: list[Goal] | None, expected: Sequence[Any] | None
 ) -> Curve:
     found = group[0]
-    site, kept = found.site, Point(whole(job, budget, group), 0.0)
+    site, kept = found.site, Point({quantity: whole(job, quantity, group) for quantity in wanted.quantities}, 0.0)
     if excluded(job.settings, group):
         return Curve(group, [kept])
     weight = site.read()
@@ -110,26 +146,31 @@ def _curve(
     points = [kept]
     for method in METHODS.values():
         if method.applies(site.stage):
-            grid = _grid(method, found, spectra)
+            grid = _grid(method, found, spectra, aligned=wanted.aligned)
             errors = [method.error_bound(spectra, ranks) ** 2 for ranks in grid]
             if goals and all(isinstance(goal.metric, Dense) for goal in goals) and not method.closed and grid:
                 errors = _corrected(method, site.stage, grid, errors, goals)
-            costs = [_cost(job, budget, group, method, ranks) for ranks in grid]
+            costs = [_costs(job, wanted.quantities, group, method, ranks) for ranks in grid]
             points += [Point(cost, e, method.name, r) for cost, e, r in zip(costs, errors, grid, strict=True)]
-    points = _hull(points)
+    points = undominated(points)
     if goals is None or expected is None:
         return Curve(group, points)
     return Curve(group, points, _sensitivity(job, found, goals, points, expected))
 
 
-def _grid(method: Method, found: Found, spectra: Spectra) -> list[Ranks]:
+def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> list[Ranks]:
     """Ranks of a method, from very small to nearly full; where it has several modes, all lose the same share."""
-    sizes = method.dimensions(found.site.stage)
+    stage = found.site.stage
+    sizes = method.dimensions(stage)
+    tried: list[Ranks]
     if len(sizes) == 1:
-        return sorted({(max(1, round(sizes[0] * (i + 1) / LEVELS)),) for i in range(LEVELS)} - {sizes})
-    values = [spectra.of(mode) for mode in method.modes]
-    losses = np.geomspace(*LOSSES, LEVELS)
-    tried = [tuple(_rank(v, n, loss) for v, n in zip(values, sizes, strict=True)) for loss in losses]
+        tried = [(max(1, round(sizes[0] * (i + 1) / LEVELS)),) for i in range(LEVELS)]
+    else:
+        values = [spectra.of(mode) for mode in method.modes]
+        losses = np.geomspace(*LOSSES, LEVELS)
+        tried = [tuple(_rank(v, n, loss) for v, n in zip(values, sizes, strict=True)) for loss in losses]
+    if aligned:
+        tried = [r if max(r) <= BLOCKS[0] else rounded_up(stage, method, r, BLOCKS[0]) for r in tried]
     return sorted(set(tried) - {sizes})
 
 
@@ -162,13 +203,13 @@ def _rank(values: Array, full: int, loss: float) -> int:
     return next(rank for rank in range(1, full + 1) if rank == full or lost_share(values, rank) <= loss)
 
 
-def _hull(points: list[Point]) -> list[Point]:
-    """The node as it is, and the points that no other beats in cost and in error."""
-    kept, least = [], np.inf
-    for point in sorted(points[1:], key=lambda p: (p.cost, p.error)):
-        if point.error < least and point.cost < points[0].cost:
+def undominated(points: Sequence[Point]) -> list[Point]:
+    """The node as it is, and the points that save something and that no other beats, the cheapest first."""
+    kept: list[Point] = []
+    for point in sorted(points[1:], key=lambda p: (*p.costs.values(), p.error)):
+        saves = any(cost < points[0].costs[quantity] for quantity, cost in point.costs.items())
+        if saves and not any(other.beats(point) for other in (*kept, points[0])):
             kept.append(point)
-            least = point.error
     return [points[0], *kept]
 
 
@@ -210,8 +251,15 @@ def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain) -> bytes:
     return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)
 
 
-def _cost(job: Job, budget: Budget, group: Sequence[Found], method: Method, ranks: Ranks) -> float:
+def _costs(
+    job: Job, quantities: Sequence[str], group: Sequence[Found], method: Method, ranks: Ranks
+) -> dict[str, float]:
     costs = [chain_cost(f.site, method.stages(f.site.stage, ranks), job.settings.flops) for f in group]
-    if budget.of == "params":
-        return float(costs[0].params)
-    return float(sum(cost.flops or 0 for cost in costs))
+    params = float(costs[0].params)  # the group shares them
+    further = len(group) * (len(method.stages(group[0].site.stage, ranks)) - 1)
+    known = {
+        "flops": float(sum(cost.flops or 0 for cost in costs)),
+        "params": params,
+        "bytes": params * group[0].site.dtype.itemsize + NODE_BYTES * further,
+    }
+    return {quantity: known[quantity] for quantity in quantities}

@@ -49,6 +49,12 @@ def make(job: Job, decision: Decision) -> Made:
     return _not_slower(job, made)
 
 
+def planned_only(job: Job, decision: Decision) -> Made:
+    """A decision that is not carried out, and the time of the model as it is."""
+    untouched = Factorised(job.model, {}, {}, {})
+    return Made(decision, untouched, time(job, untouched))
+
+
 def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, list[Closeness] | None]:
     """Gives chains back until the promises on the outputs hold.
 

@@ -10,16 +10,15 @@ from typing import Any
 import onnx
 
 from onnx_tucker import outputs, statistics
-from onnx_tucker.allocate import allocate
+from onnx_tucker.auto import search
 from onnx_tucker.errors import PlanError, UsageError
-from onnx_tucker.factorise import Factorised
-from onnx_tucker.giveback import Made, hold, make, time
+from onnx_tucker.giveback import Made, hold, make, planned_only
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import decide, rules_of
 from onnx_tucker.promises import Promises, require_budget
-from onnx_tucker.rank.budget import Budget
+from onnx_tucker.rank import Rules
 from onnx_tucker.replay import replay
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import load_function
@@ -78,21 +77,14 @@ def compress(
     written = outputs.targets(target, settings)
     outputs.protect(outputs.sources(source, settings), written)
     outputs.check(written, target, settings)
-    rules = rules_of(settings) if settings.budget is None else None
+    rules = None if settings.ranks == "auto" else rules_of(settings)
     plan = _given_plan(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
     statistics.check(job)
-    if plan is not None:
-        decision = replay(job, plan)
-    else:
-        decision = decide(job, rules or allocate(job, Budget.parse(settings.budget or "")))
-    if settings.dry_run:
-        untouched = Factorised(job.model, {}, {}, {})
-        made, closeness = Made(decision, untouched, time(job, untouched)), None
-    else:
-        made, closeness = hold(job, make(job, decision), Promises(job, evaluate))
+    promises = Promises(job, evaluate)
+    made, closeness = _made(job, plan, rules, promises)
     outcome = _outcome(job, made, closeness)
     final, plan = made.result.model if made.result.weights else job.original, made.decision.plan
     with io.Staging() as staging:
@@ -120,6 +112,17 @@ def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent,
     return compress(model, progress=progress, **options, ranks="full", lower=False, dry_run=True).report
 
 
+def _made(job: Job, plan: Plan | None, rules: Rules | None, promises: Promises) -> tuple[Made, list[Closeness] | None]:
+    """The model by a plan, by rules, or where there is neither by search; on a dry run only what would be made."""
+    if plan is not None:
+        decision = replay(job, plan)
+    elif rules is not None:
+        decision = decide(job, rules)
+    else:
+        return search(job, promises)
+    return (planned_only(job, decision), None) if job.settings.dry_run else hold(job, make(job, decision), promises)
+
+
 def _given_plan(settings: Settings) -> Plan | None:
     if settings.plan is None or isinstance(settings.plan, Plan):
         return settings.plan
@@ -134,4 +137,6 @@ def _outcome(job: Job, made: Made, closeness: list[Closeness] | None) -> Outcome
     measured = output_errors(job, result.model, result.planned, result.weights)
     before = in_situ(job, job.model)
     profiled = Change(before, in_situ(job, result.model) if result.weights else before)
-    return Outcome(made.decision, result.errors, measured, profiled, made.timings, closeness, Change(job.size, None))
+    size = io.file_bytes(result.model) if result.weights else job.size
+    sizes = Change(job.size, None if job.settings.dry_run else size)
+    return Outcome(made.decision, result.errors, measured, profiled, made.timings, closeness, sizes)

@@ -15,8 +15,7 @@ from onnx_tucker.errors import DataError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.job import Job
-from onnx_tucker.rank.budget import Budget
-from onnx_tucker.report.schema import Report
+from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, score
 from onnx_tucker.runtime.session import FAILURES, first_line
@@ -165,17 +164,28 @@ def _broken(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> st
 
 
 def require_budget(settings: Settings, found: Report) -> None:
-    """Holds the result to the budget that its ranks were chosen for.
+    """Holds the result to the budgets that its ranks were chosen for.
 
     Raises:
         PromiseError: it costs more.
     """
-    if settings.budget is None or settings.plan is not None:
+    if settings.plan is not None:
         return
-    budget = Budget.parse(settings.budget)
-    change = found.totals.flops if budget.of == "flops" else found.totals.params
-    if change.before and change.after and change.after > budget.share * change.before * (1 + 1e-9):
-        raise PromiseError(
-            f"The budget {budget} is not held, as chains that made the model slower were given back; "
-            "--keep-slower keeps them."
-        )
+    totals = found.totals
+    shares = {
+        "flops": _share(totals.flops),
+        "params": _share(totals.params),
+        "bytes": _share(totals.file_bytes),
+        "time": 1 / totals.speedup if totals.speedup else None,
+    }
+    for budget in settings.budgets:
+        share = shares[budget.of]
+        if share is not None and share > budget.share * (1 + 1e-9):
+            raise PromiseError(
+                f"The budget {budget} is not held: the result has the share {share:.3g}, as chains that made the model "
+                "slower or broke a promise were given back; --keep-slower keeps those that are only slower."
+            )
+
+
+def _share(change: Change[int]) -> float | None:
+    return change.after / change.before if change.before and change.after is not None else None

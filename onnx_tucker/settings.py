@@ -10,7 +10,7 @@ from typing import Any
 from onnx_tucker.cost import FLOPS
 from onnx_tucker.errors import UsageError
 from onnx_tucker.graph.ops import OPS
-from onnx_tucker.rank.budget import Budget
+from onnx_tucker.rank.budget import Budget, parse_budgets
 from onnx_tucker.types import Plan
 
 PathLike = str | Path
@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full", "auto"), a rank, a pair (in, out), or the
             path of a TOML or JSON file with one of these for each node.
-        budget: what "auto" may leave of the original's cost: "flops:S" or "params:S".
+        budget: what "auto" may leave of the original's cost: "flops:S", "params:S", "bytes:S", "time:S", or several.
         data: `.npz` or `.npy` files or folders of them, arrays by input name, batches of those, or an object whose
             `get_next()` gives one batch after another and None at the end (onnxruntime's CalibrationDataReader).
         statistics: file of `statistics_out` of an earlier run, in place of data: nodes are fitted one by one to that.
@@ -61,7 +61,7 @@ class Settings:
     """
 
     ranks: str | int | tuple[int, int] = "vbmf"
-    budget: str | None = None
+    budget: str | Sequence[str] = ()
     data: Any = ()
     statistics: PathLike | None = None
     statistics_out: PathLike | None = None
@@ -102,7 +102,7 @@ class Settings:
         Raises:
             UsageError: an option has no such value, or two of them contradict each other.
         """
-        for name in ("include", "exclude", "op_types", "report"):
+        for name in ("budget", "include", "exclude", "op_types", "report"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str | Path) else tuple(value))
         object.__setattr__(self, "data", _data(self.data))
@@ -113,10 +113,14 @@ class Settings:
         unknown = sorted(set(self.op_types) - set(OPS))
         if unknown:
             raise UsageError(f"--op-types {unknown[0]}: not factorised; choose from {', '.join(OPS)}.")
-        if (self.ranks == "auto") != (self.budget is not None):
-            raise UsageError("--ranks auto and --budget go together.")
-        if self.budget is not None:
-            Budget.parse(self.budget)
+        if self.budget and self.ranks != "auto":
+            raise UsageError("--budget is for --ranks auto, which chooses ranks for it.")
+        if self.ranks == "auto" and not (self.budgets or self.max_error is not None or self.max_drop is not None):
+            raise UsageError(
+                "--ranks auto needs a --budget, or a promise to hold: --max-error, or --eval and --max-drop."
+            )
+        if not self.benchmark and any(budget.of == "time" for budget in self.budgets):
+            raise UsageError("--no-benchmark measures no times, so a --budget of time cannot be held.")
         if self.statistics is not None and self.data:
             raise UsageError("--statistics takes the place of --data; give one of them.")
         if self.statistics_out is not None and not self.data:
@@ -141,9 +145,14 @@ class Settings:
                 raise UsageError(f"--{name.replace('_', '-')} is a number from 0.")
 
     @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """`budget`, one of each quantity."""
+        return parse_budgets(tuple(self.budget))
+
+    @property
     def insists(self) -> bool:
         """Whether chains are wanted even where they are slower than their node."""
-        return self.keep_slower or self.budget is not None
+        return self.keep_slower or any(budget.of != "time" for budget in self.budgets)
 
     @property
     def ranks_text(self) -> str:

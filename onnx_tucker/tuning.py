@@ -63,6 +63,11 @@ class Tuner:
         self._last: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         self._noise: Feed = {}
 
+    @property
+    def hurried(self) -> bool:
+        """Whether that time is over."""
+        return self._job.stopwatch.spent >= self._end
+
     def options(self, group: Sequence[Found], chains: Sequence[Candidate], *, lower: bool) -> list[Option]:
         """Times of nodes that share a weight, as they are (the first) and as what they could become.
 
@@ -74,16 +79,11 @@ class Tuner:
             lower: whether other forms of them, and of the node as it is, are tried too.
         """
         same = untouched(group[0])
-        candidates = [same, *chains]
-        if lower:
-            candidates += [*self._lowered(group, [same]), *self._lowered(group, chains)]
-        rough = [self._sift(found, candidates) for found in group]
-        if not all(rough):
+        framed = HURRIED if self.hurried else FRAME_FORMS
+        lowered = [*self._lowered(group, [same], framed), *self._lowered(group, chains, framed)] if lower else []
+        options = self._rough(group, [same, *chains, *lowered])
+        if not options:
             return []
-        sums = [sum(column) for column in zip(*rough, strict=True)]
-        if math.isinf(sums[0]):
-            return []
-        options = [Option(c, ms) for c, ms in zip(candidates, sums, strict=True) if not math.isinf(ms)]
         finalists = _finalists(options)
         measured = [self._compare(found, finalists) for found in group]
         if not all(measured):
@@ -91,8 +91,24 @@ class Tuner:
         columns = zip(*measured, strict=True)
         return [Option(c, sum(timing.ms for timing in column)) for c, column in zip(finalists, columns, strict=True)]
 
-    def _lowered(self, group: Sequence[Found], chains: Sequence[Candidate]) -> list[Candidate]:
-        """Chains in other forms: on the plane, and those on frames that promise most."""
+    def survey(self, group: Sequence[Found], chains: Sequence[Candidate], *, lower: bool) -> list[Option]:
+        """The same of many chains, each in few forms and roughly."""
+        same = untouched(group[0])
+        lowered = [form for one in (same, *chains) for form in self._lowered(group, [one], HURRIED)] if lower else []
+        return self._rough(group, [same, *chains, *lowered])
+
+    def _rough(self, group: Sequence[Found], candidates: Sequence[Candidate]) -> list[Option]:
+        """Rough times of nodes that share a weight; empty where the first candidate is not timed."""
+        rough = [self._sift(found, candidates) for found in group]
+        if not all(rough):
+            return []
+        sums = [sum(column) for column in zip(*rough, strict=True)]
+        if math.isinf(sums[0]):
+            return []
+        return [Option(c, ms) for c, ms in zip(candidates, sums, strict=True) if not math.isinf(ms)]
+
+    def _lowered(self, group: Sequence[Found], chains: Sequence[Candidate], most: int) -> list[Candidate]:
+        """Chains in other forms: on the plane, and as many of those on frames that promise most."""
         site, plane, framed = group[0].site, list[Candidate](), list[tuple[float, Candidate]]()
         for chain in chains:
             fitting = [set(forms_of(self._job.context, found, chain.stages)) for found in group]
@@ -103,7 +119,7 @@ class Tuner:
                 elif alike(group) and site.input_shape is not None:
                     framed.append((forms.effort(chain.stages, site.input_shape, form), candidate))
         framed.sort(key=lambda pair: (pair[0], pair[1].form))
-        return plane + [c for _, c in framed[: FRAME_FORMS if self._job.stopwatch.spent < self._end else HURRIED]]
+        return plane + [c for _, c in framed[:most]]
 
     def _sift(self, found: Found, candidates: Sequence[Candidate]) -> list[float]:
         """Rough milliseconds of each candidate in the place of a node; empty where it is not timed."""

@@ -5,52 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import helper
 
 from onnx_tucker import compress
-from onnx_tucker.allocate import choose
-from onnx_tucker.curves import Curve, Point
 from onnx_tucker.errors import PromiseError, UsageError
 from tests.helpers import Array, model, relative, run, two_layers
 
 RNG = np.random.default_rng(0)
-
-
-def curve(points: list[tuple[float, float]], weight: float) -> Curve:
-    return Curve([], [Point(cost, error) for cost, error in points], weight)
-
-
-curves = st.lists(
-    st.builds(
-        curve,
-        st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1)), min_size=1, max_size=4),
-        st.floats(0.01, 100),
-    ),
-    min_size=1,
-    max_size=4,
-)
-
-
-@given(curves, st.floats(0, 400))
-@settings(max_examples=200)
-def test_the_limit_is_held_and_no_single_step_within_it_is_better(made: list[Curve], limit: float) -> None:
-    chosen = choose(made, limit)
-    least = sum(min(p.cost for p in c.points) for c in made)
-    if chosen is None:
-        assert least > limit
-        return
-    cost = sum(p.cost for p in chosen)
-    assert cost <= limit
-    for c, now in zip(made, chosen, strict=True):
-        assert not [p for p in c.points if p.error < now.error and cost - now.cost + p.cost <= limit]
-
-
-def test_what_counts_more_loses_less() -> None:
-    points = [(10.0, 0.0), (5.0, 0.1), (1.0, 0.3)]
-    chosen = choose([curve(points, 10.0), curve(points, 1.0)], 11.0)
-    assert chosen == [Point(10.0, 0.0), Point(1.0, 0.3)]
 
 
 def uneven() -> tuple[onnx.ModelProto, Array]:
@@ -94,12 +55,28 @@ def test_a_budget_that_cannot_be_reached_breaks_the_promise() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ranks": "auto"}, "go together"),
-        ({"budget": "flops:0.5"}, "go together"),
-        ({"ranks": "auto", "budget": "time"}, "it is flops:S or params:S"),
+        ({"ranks": "auto"}, "needs a --budget, or a promise"),
+        ({"budget": "flops:0.5"}, "--budget is for --ranks auto"),
+        ({"ranks": "auto", "budget": "energy"}, "it is flops:S, params:S, bytes:S or time:S"),
+        ({"ranks": "auto", "budget": "time:0.5", "benchmark": False}, "measures no times"),
         ({"ranks": "auto", "budget": "flops:2"}, "a number from 0 to 1"),
     ],
 )
 def test_nonsense_is_refused(options: dict[str, str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         compress(two_layers(), **options)
+
+
+def test_several_budgets_are_all_held() -> None:
+    made, x = uneven()
+    budgets = ["flops:0.8", "params:0.6", "bytes:0.9"]
+    result = compress(made, ranks="auto", budget=budgets, data={"x": x}, benchmark=False)
+    totals = result.report.totals
+    assert totals.flops.after <= 0.8 * totals.flops.before
+    assert totals.params.after <= 0.6 * totals.params.before
+    assert result.model.ByteSize() <= 0.9 * made.ByteSize()
+
+
+def test_of_several_budgets_the_one_that_cannot_be_reached_is_named() -> None:
+    with pytest.raises(PromiseError, match=r"params:0.001 cannot be reached"):
+        compress(two_layers(), ranks="auto", budget=["flops:1", "params:0.001"], benchmark=False)

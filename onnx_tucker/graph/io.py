@@ -94,6 +94,11 @@ def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     return [tensor for tensor in tensors(model) if external.is_external(tensor)]
 
 
+def file_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all files of a model, with its weights in it or beside it."""
+    return model.ByteSize() + sum(external.byte_size(tensor) for tensor in external_tensors(model))
+
+
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnx_tucker.errors import UsageError
 from onnx_tucker.rank.policy import share
 
-QUANTITIES = ("flops", "params")
+QUANTITIES = ("flops", "params", "bytes", "time")
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,15 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Reads a `--budget` setting.
+        """Reads one budget of a `--budget` setting.
 
         Raises:
             UsageError: it is none.
         """
         of, _, rest = text.partition(":")
         if of not in QUANTITIES:
-            raise UsageError(f"--budget {text}: it is {' or '.join(f'{q}:S' for q in QUANTITIES)}, S from 0 to 1.")
+            known = f"{', '.join(f'{q}:S' for q in QUANTITIES[:-1])} or {QUANTITIES[-1]}:S"
+            raise UsageError(f"--budget {text}: it is {known}, S from 0 to 1.")
         try:
             return cls(of, share(rest, of))
         except ValueError as error:
@@ -39,3 +40,15 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.of}:{self.share:g}"
+
+
+def parse_budgets(texts: tuple[str, ...]) -> tuple[Budget, ...]:
+    """Reads a `--budget` setting; of several of one quantity, the smallest.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    least: dict[str, Budget] = {}
+    for budget in (Budget.parse(part) for text in texts for part in text.split(",")):
+        least[budget.of] = min(least.get(budget.of, budget), budget, key=lambda b: b.share)
+    return tuple(least.values())

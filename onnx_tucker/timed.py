@@ -1,0 +1,96 @@
+"""How long the points of curves take, in the forms that suit them best, and the whole model with some of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_tucker.arrange import laid_out, with_noise
+from onnx_tucker.curves import Curve, Point, undominated
+from onnx_tucker.factor import METHODS
+from onnx_tucker.job import Job
+from onnx_tucker.menu import Menu, excluded
+from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.tuning import Tuner
+from onnx_tucker.types import Candidate
+
+logger = logging.getLogger(__name__)
+
+TIMED = 12
+"""Points of a curve, at most, that are timed, and half of them when the time for that is over."""
+MODEL_SECONDS, MODEL_TIGHT = 2.0, 0.01
+"""Time spent at most on comparing a whole model with the original, and how narrow the interval is to be."""
+
+
+def timed(job: Job, tuner: Tuner, curve: Curve, quantities: Sequence[str]) -> Curve:
+    """A curve with the times of some of its points, in milliseconds, alone and without conversions between layouts.
+
+    Args:
+        job: the run.
+        tuner: measures.
+        curve: its points have other costs.
+        quantities: the costs to keep besides "time".
+    """
+    kept, *chains = curve.points
+    chains = _thinned(chains, TIMED // 2 if tuner.hurried else TIMED)
+    stage = curve.group[0].site.stage
+    made = [Candidate(p.method, p.ranks, METHODS[p.method or ""].stages(stage, p.ranks or ()), 0.0) for p in chains]
+    lower = job.settings.lower and not excluded(job.settings, curve.group)
+    options = tuner.survey(curve.group, made, lower=lower)
+    least: dict[object, float] = {}
+    for option in options:
+        recipe = option.candidate.method, option.candidate.ranks
+        least[recipe] = min(least.get(recipe, math.inf), option.ms)
+
+    def costing(point: Point) -> Point:
+        ms = least.get((point.method, point.ranks), 0.0)
+        return replace(point, costs={**{q: point.costs[q] for q in quantities}, "time": ms})
+
+    known = [costing(p) for p in (kept, *chains) if p is kept or (p.method, p.ranks) in least]
+    return replace(curve, points=undominated(known), options=options)
+
+
+def _thinned(points: Sequence[Point], most: int) -> list[Point]:
+    """Some of the points, whose errors are about as far apart as they can be, by their logarithms."""
+    if len(points) <= most:
+        return list(points)
+    logs = np.log([max(point.error, 1e-30) for point in points])
+    wanted = np.linspace(logs.max(), logs.min(), most)
+    nearest = {int(np.argmin(np.abs(logs - log))) for log in wanted}
+    return [points[i] for i in sorted(nearest)]
+
+
+def planned(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> Mapping[str, Candidate]:
+    """What nodes become if points of timed curves are taken, by label, in the forms that take the least time."""
+    picks = laid_out(job, tuner, [_menu(*pair) for pair in chosen])
+    return {
+        found.place.label: picks[curve.group[0].place.label].candidate
+        for curve, _ in chosen
+        for found in curve.group
+        if curve.group[0].place.label in picks and picks[curve.group[0].place.label].candidate.changes
+    }
+
+
+def whole_model(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> list[Timing]:
+    """Times of the whole model as it is, and with points taken, with noise for weights; empty where it is not timed."""
+    if job.timed_feed is None:
+        return []
+    menus = [_menu(*pair) for pair in chosen]
+    try:
+        models = [job.content, with_noise(job, menus, laid_out(job, tuner, menus))]
+        return job.stopwatch.compare(models, job.timed_feed, MODEL_SECONDS, job.folder, MODEL_TIGHT)
+    except FAILURES as error:
+        logger.info("a whole model is not timed: %s", first_line(error))
+        return []
+
+
+def _menu(curve: Curve, point: Point) -> Menu:
+    """What nodes become if a point is taken: its chain in all forms, or their weight as it is in all forms."""
+    recipes = [(None, None), (point.method, point.ranks)]
+    options = [o for o in curve.options if (o.candidate.method, o.candidate.ranks) in recipes]
+    return Menu(curve.group, "", [o.candidate for o in options if o.candidate.method], options)

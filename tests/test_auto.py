@@ -1,0 +1,86 @@
+"""The best model for budgets and promises; times are only compared within a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from onnx_tucker.errors import PromiseError
+from tests.helpers import Array, model, relative, run
+
+RNG = np.random.default_rng(0)
+WIDE = 512
+
+
+@pytest.fixture(scope="module")
+def smooth() -> tuple[onnx.ModelProto, Array]:
+    """Two wide matrices of falling spectra, whose products take long enough to be timed, and inputs."""
+    spectrum = np.diag(0.9 ** np.arange(WIDE))
+    left, right = (np.linalg.qr(RNG.standard_normal((WIDE, WIDE)))[0] for _ in range(2))
+    tensors = {
+        "a": (left @ spectrum @ right).astype(np.float32),
+        "b": (right @ spectrum @ left).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "b"], ["y"], "second"),
+    ]
+    x = RNG.standard_normal((256, WIDE)).astype(np.float32)
+    return model(nodes, tensors, {"x": [256, WIDE]}, {"y": 2}), x
+
+
+def test_a_budget_of_time_is_held_as_measured(smooth: tuple[onnx.ModelProto, Array]) -> None:
+    made, x = smooth
+    result = compress(made, ranks="auto", budget="time:0.6", data=[{"x": x}, {"x": x[::-1]}])
+    assert result.report.totals.speedup is not None
+    assert result.report.totals.speedup >= 1 / 0.6
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 0.05
+
+
+def test_a_budget_of_time_out_of_reach_breaks_the_promise(smooth: tuple[onnx.ModelProto, Array]) -> None:
+    with pytest.raises(PromiseError, match=r"time:0.0001 cannot be reached: the fastest model found takes the share 0"):
+        compress(smooth[0], ranks="auto", budget="time:0.0001")
+
+
+def test_as_fast_as_what_was_promised_allows(smooth: tuple[onnx.ModelProto, Array]) -> None:
+    made, x = smooth
+    data = [{"x": x}, {"x": x[::-1]}]
+    flops = {}
+    for most in (0.01, 0.3):
+        result = compress(made, ranks="auto", max_error=most, data=data, benchmark=False)
+        assert result.report.fidelity is not None
+        assert result.report.fidelity.outputs[0].relative_l2 <= most
+        flops[most] = result.report.totals.flops.after
+    assert flops[0.3] < flops[0.01] < result.report.totals.flops.before
+
+
+def test_a_score_is_a_promise_too(smooth: tuple[onnx.ModelProto, Array], tmp_path: Path) -> None:
+    made, x = smooth
+    expected = run(made, x=x)[0]
+
+    def agreement(run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> float:
+        return float(np.mean(run({"x": x})["y"].argmax(axis=1) == expected.argmax(axis=1)))
+
+    result = compress(made, tmp_path / "out.onnx", ranks="auto", eval=agreement, max_drop=0.05, data={"x": x})
+    assert result.report.totals.params.after < result.report.totals.params.before
+    assert agreement(lambda feed: {"y": run(result.model, **feed)[0]}) >= 0.9
+
+
+def test_a_promise_that_nothing_holds_changes_nothing(smooth: tuple[onnx.ModelProto, Array]) -> None:
+    made, x = smooth
+    result = compress(made, ranks="auto", max_error=0.0, data=[{"x": x}], benchmark=False)
+    assert result.model == made
+
+
+def test_a_dry_run_says_what_would_be_made(smooth: tuple[onnx.ModelProto, Array]) -> None:
+    made, x = smooth
+    result = compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}], benchmark=False, dry_run=True)
+    assert result.model == made
+    assert {choice.status for choice in result.plan.choices} == {"factorized"}
