@@ -38,6 +38,8 @@ from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
 
+LEAST = 1e-3
+"""The least share of what is lossless that a path leads to."""
 MOST = 0.999
 """The largest share of a node's output that counts as lost."""
 AIMS, AIMED = 6, 0.98
@@ -144,10 +146,33 @@ class Allocator:
             self._law = self._best(self._limits(shares))
         return self._within(self._law, shares)
 
+    def path(self, quantity: str, number: int) -> list[Allocation]:
+        """Different allocations from the one that loses nothing to the cheapest, by estimate of what they cost.
+
+        Args:
+            quantity: what they cost.
+            number: of shares of it, evenly by their logarithms; they may lead to fewer allocations.
+        """
+        most, least = self._share(quantity, [curve.points[0] for curve in self._found]), self.least(quantity)
+        least = max(least, most * LEAST)
+        if self._law is None:
+            self._law = self._best(self._limits({quantity: math.sqrt(most * least)}))
+        ways: dict[object, Allocation] = {}
+        for share in np.geomspace(most, least, number):
+            limit = float(share) * self._total[quantity] - self._rest[quantity]
+            allocation = _chosen(self._law, {quantity: limit * (1 + 1e-9)})
+            if allocation is not None:
+                ways.setdefault(_recipes(allocation), allocation)
+        return list(ways.values())
+
     def least(self, quantity: str) -> float:
         """The share of a quantity that is left of the original at the cheapest points; of time by estimate."""
-        cheapest = sum(min(point.costs[quantity] for point in curve.points) for curve in self._found)
-        return (self._rest[quantity] + cheapest) / self._total[quantity] if self._total[quantity] else 0.0
+        return self._share(quantity, [min(c.points, key=lambda p: p.costs[quantity]) for c in self._found])
+
+    def _share(self, quantity: str, points: Sequence[Point]) -> float:
+        """The share of a quantity that is left of the original with points taken, by estimate."""
+        cost = sum(point.costs[quantity] for point in points)
+        return (self._rest[quantity] + cost) / self._total[quantity] if self._total[quantity] else 0.0
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
@@ -219,10 +244,10 @@ class Allocator:
             allocation = _chosen(curves_, limits)
             if allocation is None:
                 return math.inf
-            recipes = tuple((point.method, point.ranks) for _, point in allocation)
+            recipes = _recipes(allocation)
             if recipes not in errors:
                 self._job.progress("trying allocations", len(errors), trials)
-                errors[recipes] = self._tried(allocation)[0] if any(method for method, _ in recipes) else 0.0
+                errors[recipes] = self._tried(allocation)[0] if any(point.method for _, point in allocation) else 0.0
             return errors[recipes]
 
         law = Law()
@@ -280,3 +305,8 @@ def _chosen(curves_: Sequence[Curve], limits: Mapping[str, float]) -> Allocation
     costs = [np.array([[point.costs[q] for q in limits] for point in curve.points]) for curve in curves_]
     picks = choose(errors, costs, np.array(list(limits.values())))
     return None if picks is None else [(curve, curve.points[i]) for curve, i in zip(curves_, picks, strict=True)]
+
+
+def _recipes(allocation: Allocation) -> object:
+    """What tells allocations apart."""
+    return tuple((point.method, point.ranks) for _, point in allocation)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded
 from onnx_tucker.rows import Flow, known_rows, obstacle, own_bias, seen_rows
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.types import Array, Candidate, Chain, Site
+from onnx_tucker.types import Array, Basis, Candidate, Chain, Site
 from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
@@ -118,9 +118,6 @@ class Trust(NamedTuple):
 
 Trusts = dict[tuple[str, bool], Trust]
 """That of nodes, by label and whether they only stay."""
-
-Basis = Literal["weights", "outputs", "activations"]
-"""What chains are made from: the weights alone; what nodes are to give; what is seen of that behind activations."""
 
 
 def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:

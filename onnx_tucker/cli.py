@@ -1,4 +1,4 @@
-"""The command line: `onnx-tucker IN OUT`, `inspect IN` and `bench IN...`. The only place that prints."""
+"""The command line: `onnx-tucker IN OUT`, `inspect IN`, `sweep IN` and `bench IN...`. The only place that prints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -23,8 +23,9 @@ from onnx_tucker.bench import bench
 from onnx_tucker.cost import FLOPS
 from onnx_tucker.errors import TuckerError, UsageError
 from onnx_tucker.job import Progress
+from onnx_tucker.report import FORMATS, front
 from onnx_tucker.report.json import to_json
-from onnx_tucker.report.terminal import show, show_bench
+from onnx_tucker.report.terminal import show, show_bench, show_front
 
 T = TypeVar("T")
 
@@ -96,6 +97,11 @@ def _run(given: list[str], err: Console) -> int:
             partial(show_bench, measured.rows, measured.environment),
             measured.to_json() if args.json else None,
         )
+        return 0
+    if given[:1] == ["sweep"]:
+        args = _sweep_parser().parse_args(given[1:])
+        found = _watched(args, err, lambda progress: pipeline.sweep(args.model, progress=progress, **_options(args)))
+        _print(args, err, partial(show_front, found), found.to_json() if STDOUT in args.report else None)
         return 0
     if given[:1] == ["inspect"]:
         args = _inspect_parser().parse_args(given[1:])
@@ -175,7 +181,8 @@ def _compress_parser() -> argparse.ArgumentParser:
         prog="onnx-tucker",
         description="Turn a trained ONNX model into a smaller, faster one with the same inputs and outputs.",
         epilog="Further commands: onnx-tucker inspect IN counts and times the layers of a model as they are; "
-        "onnx-tucker bench IN... times models side by side. "
+        "onnx-tucker bench IN... times models side by side; "
+        "onnx-tucker sweep IN finds the models between the original and the cheapest. "
         "Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a promise does not hold; "
         "on 1, 2 and 3 no output is written.",
         allow_abbrev=False,
@@ -196,19 +203,8 @@ def _compress_parser() -> argparse.ArgumentParser:
         default=[],
         help="the share that auto may leave of the original's time, flops, params or bytes; repeatable, all are held",
     )
-    what.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
-    what.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
-    what.add_argument(
-        "--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm"
-    )
     what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
-    what.add_argument("--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D, and 1D ones 1D")
-    what.add_argument(
-        "--freeze-initializer-inputs", action="store_true", help="also weights that callers could replace"
-    )
-    what.add_argument("--inline-functions", action="store_true", help="also nodes in model-local functions")
-    what.add_argument("--dequantize", action="store_true", help="also weights stored as integers; they become floats")
-    what.add_argument("--refactorize", action="store_true", help="also chains that an earlier run has made")
+    _add_sites(what)
     what.add_argument("--statistics", metavar="S.npz", help="fit to what an earlier run has kept, in place of --data")
     promises = parser.add_argument_group("promises: if one is broken, the exit code is 3 and nothing is written")
     promises.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
@@ -248,6 +244,23 @@ def _inspect_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _sweep_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onnx-tucker sweep",
+        description="Find models between the original and the cheapest, of which each loses less than all that cost "
+        "less; each has a plan, which onnx-tucker IN OUT --plan carries out.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="IN", help="the model; it is never changed")
+    parser.add_argument("--points", metavar="N", type=int, default=12, help="models to make (default: 12)")
+    parser.add_argument("--plans", metavar="DIR", help="folder to write the plans to")
+    parser.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
+    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
+    _add_sites(parser.add_argument_group("what to factorise"))
+    _add_common(parser, front.FORMATS)
+    return parser
+
+
 def _bench_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="onnx-tucker bench",
@@ -261,7 +274,22 @@ def _bench_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_sites(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
+    group.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
+    group.add_argument(
+        "--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm"
+    )
+    group.add_argument("--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D, and 1D ones 1D")
+    group.add_argument(
+        "--freeze-initializer-inputs", action="store_true", help="also weights that callers could replace"
+    )
+    group.add_argument("--inline-functions", action="store_true", help="also nodes in model-local functions")
+    group.add_argument("--dequantize", action="store_true", help="also weights stored as integers; they become floats")
+    group.add_argument("--refactorize", action="store_true", help="also chains that an earlier run has made")
+
+
+def _add_common(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMATS) -> None:
     group = parser.add_argument_group("inputs, counting and timing")
     _add_inputs(group)
     group.add_argument("--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)}")
@@ -275,7 +303,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         action="append",
         default=[],
-        help=".json, .md, .html, .csv, or - for JSON on stdout; repeatable",
+        help=f"{', '.join(formats)}, or - for JSON on stdout; repeatable",
     )
 
 

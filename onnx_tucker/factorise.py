@@ -16,7 +16,7 @@ from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
 from onnx_tucker.menu import members
-from onnx_tucker.types import Candidate, Chain, Site
+from onnx_tucker.types import Basis, Candidate, Chain, Site
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Factorised:
     planned: Mapping[str, Candidate]
     weights: Mapping[str, list[onnx.TensorProto]]
     errors: Mapping[str, float]
-    basis: calibrate.Basis = "weights"
+    basis: Basis = "weights"
 
     @property
     def changed(self) -> list[str]:
@@ -54,7 +54,7 @@ class Factorised:
 def factorise(
     job: Job,
     planned: Mapping[str, Candidate],
-    basis: calibrate.Basis,
+    basis: Basis,
     trusts: calibrate.Trusts | None = None,
     *,
     rough: bool = False,
@@ -118,7 +118,7 @@ def _spliced(
     planned: Mapping[str, Candidate],
     weights: Mapping[str, list[onnx.TensorProto]],
     errors: Mapping[str, float],
-    basis: calibrate.Basis,
+    basis: Basis,
 ) -> Factorised:
     if not weights:
         return Factorised(job.model, {}, {}, {})

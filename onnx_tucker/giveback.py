@@ -18,7 +18,7 @@ from onnx_tucker.replay import give_back, planned_candidate
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import NOISY, Timing
 from onnx_tucker.trial import closest
-from onnx_tucker.types import Candidate, Closeness
+from onnx_tucker.types import Basis, Candidate, Closeness, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +40,22 @@ class Made:
     result: Factorised
     timings: list[Timing] | None = None
 
+    def plan(self, job: Job) -> Plan:
+        """The plan that gives this model again."""
+        fitted = calibrate.usable(job) and any(candidate.method for candidate in self.result.planned.values())
+        basis = self.result.basis if fitted else None
+        return replace(self.decision.plan, basis=basis)
 
-def make(job: Job, decision: Decision) -> Made:
-    """Carries a decision out; gives back the weaker half of the chains while the whole model measures slower."""
-    made = _timed(job, Made(decision, closest(job, _planned(job, decision))))
+
+def make(job: Job, decision: Decision, basis: Basis | None = None) -> Made:
+    """Carries a decision out; gives back the weaker half of the chains while the whole model measures slower.
+
+    Args:
+        job: the run.
+        decision: what nodes become.
+        basis: what their chains are made from if the plan does not say; None for what is closest.
+    """
+    made = _timed(job, Made(decision, closest(job, _planned(job, decision), decision.plan.basis or basis)))
     if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
         made = _without_slow(job, made, made.timings)
     return _not_slower(job, made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 
 from onnx_tucker import outputs, statistics
 from onnx_tucker.auto import search
-from onnx_tucker.errors import PlanError, UsageError
+from onnx_tucker.errors import OutputError, PlanError, UsageError
 from onnx_tucker.giveback import Made, hold, make, planned_only
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, prepare
@@ -20,9 +21,11 @@ from onnx_tucker.pricing import decide, rules_of
 from onnx_tucker.promises import Promises, require_budget
 from onnx_tucker.rank import Rules
 from onnx_tucker.replay import replay
+from onnx_tucker.report.front import Front, writer
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import load_function
 from onnx_tucker.settings import Settings
+from onnx_tucker.sweep import front
 from onnx_tucker.types import Closeness, Plan
 
 logger = logging.getLogger(__name__)
@@ -86,7 +89,7 @@ def compress(
     promises = Promises(job, evaluate)
     made, closeness = _made(job, plan, rules, promises)
     outcome = _outcome(job, made, closeness)
-    final, plan = made.result.model if made.result.weights else job.original, made.decision.plan
+    final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
     with io.Staging() as staging:
         if target is not None and not settings.dry_run:
             final, size = outputs.stage_model(job, source, final, target, staging)
@@ -96,6 +99,50 @@ def compress(
         outputs.stage_sides(job, result.report, plan, staging)
         staging.commit(target, job.data_files)
     return result
+
+
+def sweep(
+    model: onnx.ModelProto | str | Path,
+    *,
+    points: int = 12,
+    plans: str | Path | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Front:
+    """Finds models between the original and the cheapest, of which each loses less than all that cost less.
+
+    Args:
+        model: a model or the path of one; it is not changed.
+        points: models that are made; those that are no better than others are left out.
+        plans: folder for the plan of each model, in the order of the front.
+        progress: is told what is being done.
+        **options: the fields of `Settings` that do not concern a single result.
+
+    Raises:
+        TuckerError: see `errors`; no file has then been written.
+    """
+    settings = Settings(**{**options, **({"max_drop": math.inf} if options.get("eval") else {})})
+    if not 2 <= points <= 1000:
+        raise UsageError("--points is from 2 to 1000.")
+    source = model if isinstance(model, onnx.ModelProto) else Path(model)
+    reports = [Path(path) for path in settings.report]
+    writers = [writer(path) for path in reports]
+    planned = [Path(plans) / f"plan-{i + 1:02}.json" for i in range(points)] if plans is not None else []
+    outputs.protect(outputs.sources(source, settings), [*reports, *planned])
+    if plans is not None and not Path(plans).is_dir():
+        raise OutputError(f"There is no folder {plans} to write plans to.")
+    outputs.check([*reports, *planned], None, settings)
+    evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
+    job = prepare(source, settings, progress)
+    statistics.check(job)
+    found = front(job, Promises(job, evaluate), points)
+    with io.Staging() as staging:
+        for path, render in zip(reports, writers, strict=True):
+            staging.write(path, render(found).encode())
+        for path, spot in zip(planned, found.spots, strict=False):
+            staging.write(path, spot.plan.to_json().encode())
+        staging.commit(None, job.data_files)
+    return found
 
 
 def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent, **options: Any) -> Report:

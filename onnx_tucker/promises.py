@@ -31,11 +31,13 @@ class Verdict:
 
     Attributes:
         closeness: of its outputs to the original's.
-        fall: of the user's score, or None where that was not asked for.
+        score: the user's, or None where that was not asked for.
+        fall: of the user's score.
         broken: the promise that it breaks, in a sentence.
     """
 
     closeness: list[Closeness] | None
+    score: float | None = None
     fall: float | None = None
     broken: str | None = None
 
@@ -51,6 +53,11 @@ class Promises:
     def __init__(self, job: Job, evaluate: Evaluate | None) -> None:
         self._job, self._evaluate = job, evaluate
         self._before: float | None = None
+
+    @property
+    def original_score(self) -> float | None:
+        """The user's score of the original, if it has been asked for."""
+        return self._before
 
     def verify(self, result: Factorised) -> Verdict:
         """Checks the result as a model and against the promises on its outputs, and compares them.
@@ -76,7 +83,7 @@ class Promises:
         fall = self._before - after
         if most is not None and not fall <= most:
             broken = f"The score falls from {self._before:.6g} to {after:.6g}, by more than --max-drop {most:g}."
-        return Verdict(closeness, fall, broken)
+        return Verdict(closeness, after, fall, broken)
 
     def lucky(self, verdicts: Sequence[Verdict]) -> bool:
         """Whether the score of the last of similar results held by chance only.

@@ -36,7 +36,7 @@ def replay(job: Job, plan: Plan) -> Decision:
             names = " and ".join(repr(f.place.label) for f in group[:2])
             raise PlanError(f"The plan treats {names} differently, but they share a weight.")
     candidates = {name: planned_candidate(job.context, known[name], c) for name, c in planned.items() if c.form}
-    return Decision(Plan(tuple(planned[name] for name in known)), price(job, Tuner(job), candidates))
+    return Decision(Plan(tuple(planned[name] for name in known), plan.basis), price(job, Tuner(job), candidates))
 
 
 def planned_candidate(context: Context, found: Found, choice: Choice) -> Candidate:

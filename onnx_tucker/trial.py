@@ -17,7 +17,7 @@ from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
 from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.types import Candidate
+from onnx_tucker.types import Basis, Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ SAMPLES = 64
 """Samples that a model is tried on at least, as far as there are; those that are kept for checks come first."""
 
 
+WORTHWHILE = 1.05
+"""How much closer chains have to be that take longer to make."""
 FOLDS = 3
 """Parts of few samples, each of which is kept for checks once."""
 
@@ -55,14 +57,16 @@ def error(job: Job, model: onnx.ModelProto, samples: int = SAMPLES) -> float:
     return mean_error(comparison.results())
 
 
-def closest(job: Job, planned: Mapping[str, Candidate]) -> Factorised:
+def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = None) -> Factorised:
     """The model with nodes as they are planned, in the way that changes its outputs least.
 
     Args:
         job: the run.
         planned: what nodes become, by label.
+        basis: the way that was found before, if it was.
     """
     bases = calibrate.bases(job, planned)
+    bases = [basis] if basis in bases else bases
     if len(bases) > 1 and calibrate.scarce(job):
         errors = _held_out(job, planned, bases)
         if min(errors.values(), default=math.inf) < math.inf:
@@ -73,21 +77,19 @@ def closest(job: Job, planned: Mapping[str, Candidate]) -> Factorised:
         made = factorise(job, planned, basis, trusts) if i else best
         missed = error(job, made.model)
         logger.info("chains made from the %s: error %.4g of the outputs", basis, missed)
-        if missed < least:
+        if missed * WORTHWHILE < least:
             best, least = made, missed
     return best
 
 
-def _held_out(
-    job: Job, planned: Mapping[str, Candidate], bases: Sequence[calibrate.Basis]
-) -> dict[calibrate.Basis, float]:
+def _held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> dict[Basis, float]:
     """Of each way the mean error of models on the samples that they are not fitted to; empty where that is not known.
 
     Samples that are fitted to look closer than others, the more the fewer there are.
     """
     assert job.inputs is not None
     assert job.session is not None
-    errors: dict[calibrate.Basis, list[float]] = {}
+    errors: dict[Basis, list[float]] = {}
     for part in inputs.folds(job.inputs, FOLDS):
         fold = replace(job, inputs=part, reference=Reference(job.session, part.feeds))
         trusts: calibrate.Trusts = {}

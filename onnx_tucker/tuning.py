@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 LAYER_SECONDS = 0.4
 """Time spent at most on comparing one layer with what it could become."""
-FRAME_FORMS, HURRIED = 8, 2
-"""Candidates on frames that are timed, the best by estimate: of a node as it is, and again as many of its chains."""
+FRAME_FORMS, SURVEYED, HURRIED = 8, 4, 2
+"""Candidates on frames that are timed, the best by estimate: of a node as it is, and again as many of its chains; of
+each of many chains; and when the time for that is over.
+"""
 FINALISTS = 8
 """Of each kind, how many of the fastest are compared at length, if they are `CLOSE`; two in any case."""
 RESHAPES = 7
@@ -94,7 +96,9 @@ class Tuner:
     def survey(self, group: Sequence[Found], chains: Sequence[Candidate], *, lower: bool) -> list[Option]:
         """The same of many chains, each in few forms and roughly."""
         same = untouched(group[0])
-        lowered = [form for one in (same, *chains) for form in self._lowered(group, [one], HURRIED)] if lower else []
+        most = (HURRIED, HURRIED) if self.hurried else (FRAME_FORMS, SURVEYED)
+        lowered = self._lowered(group, [same], most[0]) if lower else []
+        lowered += [form for chain in chains for form in self._lowered(group, [chain], most[1])] if lower else []
         return self._rough(group, [same, *chains, *lowered])
 
     def _rough(self, group: Sequence[Found], candidates: Sequence[Candidate]) -> list[Option]:

@@ -20,6 +20,8 @@ from onnx_tucker.errors import PlanError
 Array = NDArray[np.floating[Any]]
 Ranks = tuple[int, ...]
 Status = Literal["factorized", "lowered", "kept", "skipped"]
+Basis = Literal["weights", "outputs", "activations"]
+"""What chains are made from: the weights alone; what nodes are to give; what is seen of that behind activations."""
 
 PLAN_SCHEMA = "onnx-tucker/plan/1"
 
@@ -235,9 +237,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """The decision for every weight-bearing node, in the order of the graph."""
+    """The decision for every weight-bearing node.
+
+    Attributes:
+        choices: in the order of the graph.
+        basis: what the chains are made from where there is data; None for what brings the model closest.
+    """
 
     choices: tuple[Choice, ...]
+    basis: Basis | None = None
 
     def __str__(self) -> str:
         return "\n".join(
@@ -247,7 +255,11 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as a JSON document that `from_json` reads back."""
-        return json.dumps({"schema": PLAN_SCHEMA, "nodes": [asdict(c) for c in self.choices]}, indent=1) + "\n"
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {"schema": PLAN_SCHEMA, "basis": self.basis, "nodes": [asdict(c) for c in self.choices]}
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -266,7 +278,10 @@ class Plan:
             choices = tuple(_choice(entry) for entry in document["nodes"])
             if len({choice.name for choice in choices}) < len(choices):
                 raise ValueError("two entries have the same name")
-            return cls(choices)
+            basis = document.get("basis")
+            if basis not in (None, *get_args(Basis)):
+                raise ValueError(f"unknown basis {basis!r}")
+            return cls(choices, basis)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PlanError(f"The plan has a malformed entry ({error}); write a new one with --plan-out.") from error
 

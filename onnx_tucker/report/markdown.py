@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from onnx_tucker.report.schema import Report
 from onnx_tucker.report.table import table
@@ -11,10 +11,13 @@ from onnx_tucker.report.table import table
 def to_markdown(report: Report) -> str:
     """A table and the notes below it."""
     content = table(report)
-    lines = [_line(content.headers), _line(["---"] * len(content.headers))]
-    lines += [_line(row) for row in content.rows]
-    lines.append(_line([f"**{cell}**" if cell else "" for cell in content.totals]))
-    return "\n\n".join(["\n".join(lines), *content.notes]) + "\n"
+    totals = tuple(f"**{cell}**" if cell else "" for cell in content.totals)
+    return "\n\n".join(["\n".join(lines(content.headers, [*content.rows, totals])), *content.notes]) + "\n"
+
+
+def lines(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table, line by line."""
+    return [_line(headers), _line(["---"] * len(headers)), *map(_line, rows)]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -133,7 +133,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the schema first, NaN and infinity as None."""
-        plain = _finite(asdict(self))
+        plain = finite(asdict(self))
         return {"schema": plain.pop("schema"), **plain}
 
 
@@ -152,11 +152,12 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return result
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data without NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value

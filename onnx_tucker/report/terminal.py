@@ -10,6 +10,7 @@ from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text  # names of nodes may look like rich's markup
 
+from onnx_tucker.report.front import HEADERS, Front
 from onnx_tucker.report.numbers import factor, milliseconds
 from onnx_tucker.report.schema import Report
 from onnx_tucker.report.table import machine, table
@@ -31,6 +32,16 @@ def show(report: Report, console: Console) -> None:
     console.print(grid)
     for note in content.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_front(found: Front, console: Console) -> None:
+    """Prints the models of a sweep."""
+    grid = RichTable(*(Column(header, justify="right") for header in HEADERS), pad_edge=False, box=None)
+    for row in found.rows():
+        grid.add_row(*map(Text, row))
+    console.print(grid)
+    original = "" if found.original_score is None else f"The original's score is {found.original_score:.4g}. "
+    console.print(original + machine(found.environment), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_bench(
