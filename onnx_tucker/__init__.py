@@ -5,11 +5,32 @@
 See `compress` for the main job, `Settings` for its options and `errors` for what it raises.
 """
 
-from onnx_tucker.errors import TuckerError
-from onnx_tucker.pipeline import Result, compress, inspect, sweep
-from onnx_tucker.settings import Settings
-from onnx_tucker.types import Plan
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_tucker.errors import TuckerError
+    from onnx_tucker.pipeline import Result, compress, inspect, sweep
+    from onnx_tucker.settings import Settings
+    from onnx_tucker.types import Plan
 
 __version__ = "0.1.0"
 
 __all__ = ["Plan", "Result", "Settings", "TuckerError", "__version__", "compress", "inspect", "sweep"]
+
+_HOMES = {
+    "Plan": "types",
+    "Result": "pipeline",
+    "Settings": "settings",
+    "TuckerError": "errors",
+    "compress": "pipeline",
+    "inspect": "pipeline",
+    "sweep": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for only then, so that the command line can be interrupted while that is done."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -112,7 +112,6 @@ class Allocator:
         self._found = list(self._curves(groups, blind=False))
         self._blind = list(self._curves(groups, blind=True)) if calibrate.few(job) else None
         self._law: Sequence[Curve] | None = None if calibrate.usable(job) else Law().of(self._found)
-        self._trusts: calibrate.Trusts = {}
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         if self._tuner is not None and self._share_of_time([(curve, curve.points[0]) for curve in self._found]) is None:
@@ -247,7 +246,7 @@ class Allocator:
             recipes = _recipes(allocation)
             if recipes not in errors:
                 self._job.progress("trying allocations", len(errors), trials)
-                errors[recipes] = self._tried(allocation)[0] if any(point.method for _, point in allocation) else 0.0
+                errors[recipes] = self._error(allocation)
             return errors[recipes]
 
         law = Law()
@@ -264,10 +263,24 @@ class Allocator:
         self._job.progress("trying allocations", trials, trials)
         return best
 
+    def _error(self, allocation: Allocation) -> float:
+        """The error of the outputs of a model with an allocation, which is remembered."""
+        if not any(point.method for _, point in allocation):
+            return 0.0
+        labels = [curve.group[0].place.label for curve, _ in allocation]
+        key = self._job.key("allocation", labels, _recipes(allocation))
+        recalled = self._job.memory.recall(key) if key is not None else None
+        if recalled is not None and isinstance(recalled.value, float):
+            return recalled.value
+        found = self._tried(allocation)[0]
+        if key is not None and math.isfinite(found):
+            self._job.memory.remember(key, found)
+        return found
+
     def _tried(self, allocation: Allocation) -> tuple[float, Factorised]:
         """The error of the outputs of a model with an allocation, and the model."""
         planned_ = self._planned(allocation)
-        ways = [factorise(self._job, planned_, "outputs", self._trusts, rough=True)]
+        ways = [factorise(self._job, planned_, "outputs", rough=True)]
         if calibrate.few(self._job):
             ways.append(factorise(self._job, planned_, "weights", rough=True))
         errors = [error(self._job, way.model) for way in ways]

@@ -116,10 +116,6 @@ class Trust(NamedTuple):
     means: bool
 
 
-Trusts = dict[tuple[str, bool], Trust]
-"""That of nodes, by label and whether they only stay."""
-
-
 def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     """What the chains of nodes can be made from."""
     chains = [f for f in job.found if f.place.label in planned and planned[f.place.label].method]
@@ -165,11 +161,10 @@ class Fitting:
         planned: what nodes become, by label; those that only stay or change their form may be refitted.
         seen: whether chains are fitted on to what is seen of their outputs behind activations.
         rough: whether fewer positions and rounds are enough.
-        trusts: how far the data of a node is trusted is looked up here, and put here.
     """
 
-    def __init__(self, job: Job, planned: Mapping[str, Candidate], *, seen: bool, rough: bool, trusts: Trusts) -> None:
-        self._job, self._planned, self._seen, self._trusts = job, planned, seen, trusts
+    def __init__(self, job: Job, planned: Mapping[str, Candidate], *, seen: bool, rough: bool) -> None:
+        self._job, self._planned, self._seen = job, planned, seen
         self._positions, self._rounds = (ROUGH_ROWS, ROUGH_ROUNDS) if rough else (statistics.ROWS, ROUNDS)
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
@@ -222,10 +217,7 @@ class Fitting:
             logger.info("%s is not fitted: %s", site.name, halves)
             return decomposed(site, candidate) if candidate.method else None
         known = halves[0] + halves[1]
-        key = site.name, candidate.method is None
-        if key not in self._trusts:
-            self._trusts[key] = self._trusted(found, candidate, halves)
-        trust = self._trusts[key]
+        trust = self._trusted(found, candidate, halves)
         if candidate.method is None and trust.ridge == RIDGES[0]:
             return None
         chain = _chain(site, candidate, known, trust, self._rounds)

@@ -29,7 +29,7 @@ from onnx_tucker.report.terminal import show, show_bench, show_front
 
 T = TypeVar("T")
 
-ERROR, INTERRUPTED = 1, 130
+ERROR = 1
 STDOUT = "-"
 NO_SETTINGS = ("model", "models", "output", "json", "quiet", "verbose", "no_cache")
 """Arguments that are no fields of `Settings`."""
@@ -58,9 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             err.print_exception()
         _complain(err, str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        _complain(err, "Interrupted; nothing was written.")
-        return INTERRUPTED
     except Exception as error:  # noqa: BLE001  # a bug, but still one line for the user
         if verbose:
             err.print_exception()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import repeat
 from typing import Any
 
@@ -111,12 +111,44 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
         groups: nodes that share a weight.
         blind: leaves the data out of it.
     """
-    if blind:
-        return (_curve(job, wanted, group, None, None) for group in groups)
-    return _measured(job, wanted, groups)
+    keys = [job.key("curve", wanted, blind, *_about(job, group)) for group in groups]
+    known = [_recalled(job, key, group) for key, group in zip(keys, groups, strict=True)]
+    missing = [group for group, curve in zip(groups, known, strict=True) if curve is None]
+    made = (_curve(job, wanted, g, None, None) for g in missing) if blind else _measured(job, wanted, missing)
+    for key, curve in zip(keys, known, strict=True):
+        if curve is not None:
+            yield curve
+            continue
+        fresh = next(made)
+        if key is not None:
+            job.memory.remember(key, [[asdict(point) for point in fresh.points], fresh.weight])
+        yield fresh
+
+
+def _about(job: Job, group: Sequence[Found]) -> tuple[object, ...]:
+    """What the curve of nodes depends on, besides the model and the data."""
+    settings = job.settings
+    sites = [(found.place.label, found.site.input_shape, str(found.site.dtype)) for found in group]
+    return sites, bool(excluded(settings, group)), settings.flops, settings.dequantize
+
+
+def _recalled(job: Job, key: str | None, group: list[Found]) -> Curve | None:
+    """A curve that is remembered."""
+    recalled = job.memory.recall(key) if key is not None else None
+    if recalled is None:
+        return None
+    try:
+        points, weight = recalled.value
+        made = [Point(**{**p, "ranks": None if p["ranks"] is None else tuple(p["ranks"])}) for p in points]
+        return Curve(group, made, float(weight))
+    except (TypeError, KeyError, ValueError) as error:
+        logger.info("a remembered curve is not used: %s", error)
+        return None
 
 
 def _measured(job: Job, wanted: Wanted, groups: Sequence[list[Found]]) -> Iterator[Curve]:
+    if not groups:
+        return
     known: Iterator[list[Goal] | None] = repeat(None)
     expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session else None
     if expected is not None or job.settings.statistics is not None:

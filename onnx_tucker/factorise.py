@@ -55,7 +55,6 @@ def factorise(
     job: Job,
     planned: Mapping[str, Candidate],
     basis: Basis,
-    trusts: calibrate.Trusts | None = None,
     *,
     rough: bool = False,
 ) -> Factorised:
@@ -65,7 +64,6 @@ def factorise(
         job: the run.
         planned: what nodes become, by label.
         basis: what their chains are made from; one of `calibrate.bases`.
-        trusts: how far the data of nodes is trusted, by an earlier call; what is not known yet is added.
         rough: see `calibrate.Fitting`.
     """
     if any(candidate.method for candidate in planned.values()) and not calibrate.usable(job):
@@ -78,8 +76,7 @@ def factorise(
     if basis == "weights":
         chains = _separate(job, leaders, planned)
     else:
-        seen, trusts = basis == "activations", {} if trusts is None else trusts
-        fitting = calibrate.Fitting(job, planned, seen=seen, rough=rough, trusts=trusts)
+        fitting = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough)
         fitted = ((found.site, fitting.chain(found)) for found in leaders)
         chains = (None if chain is None else _rounded(site, chain) for site, chain in fitted)
     for i, (leader, made) in enumerate(zip(leaders, chains, strict=True)):

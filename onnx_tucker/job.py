@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import onnx
 import onnx.inliner
 import onnxruntime as ort
@@ -80,6 +84,22 @@ class Job:
     memory: Memory
     stopwatch: Stopwatch
     progress: Progress
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model, without what is in other files."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def key(self, *parts: object) -> str | None:
+        """A key for `memory` of what follows from the model, the data, the seed and these parts, in this version.
+
+        None where weights are in other files, which may change.
+        """
+        if self.data_files or self.settings.statistics is not None:
+            return None
+        data = self.inputs.digest if self.inputs is not None and self.inputs.kind == "data" else None
+        known = (version("onnx-tucker"), self.fingerprint, data, self.settings.seed, self.settings.threads)
+        return str(joblib.hash((known, parts)))
 
 
 def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:

@@ -13,6 +13,7 @@ import onnx
 from onnx_tucker import outputs, statistics
 from onnx_tucker.auto import search
 from onnx_tucker.errors import OutputError, PlanError, UsageError
+from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, prepare
@@ -25,7 +26,6 @@ from onnx_tucker.report.front import Front, writer
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import load_function
 from onnx_tucker.settings import Settings
-from onnx_tucker.sweep import front
 from onnx_tucker.types import Closeness, Plan
 
 logger = logging.getLogger(__name__)

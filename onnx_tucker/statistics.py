@@ -6,7 +6,6 @@ its `Samples` where it sees more values than there are rows.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -85,7 +84,7 @@ def save(job: Job, file: IO[bytes]) -> None:
     """
     nodes = [group[0] for group in sharing(job).values() if isinstance(group[0].reading.found, Site)]
     with zipfile.ZipFile(file, "w") as archive:
-        _write(archive, MODEL, np.array(_fingerprint(job)))
+        _write(archive, MODEL, np.array(job.fingerprint))
         kept: list[str] = []
         for i, (found, known) in enumerate(zip(nodes, of_model(job, nodes), strict=True)):
             job.progress("collecting statistics", i, len(nodes))
@@ -100,10 +99,6 @@ def save(job: Job, file: IO[bytes]) -> None:
 def _write(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> None:
     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
         np.lib.format.write_array(entry, array, allow_pickle=False)
-
-
-def _fingerprint(job: Job) -> str:
-    return hashlib.sha256(job.content).hexdigest()
 
 
 class _Stored:
@@ -131,7 +126,7 @@ class _Stored:
         if isinstance(content, np.ndarray):
             raise self._unreadable("it is a single array")
         self._content = content
-        if str(self._array(MODEL)) != _fingerprint(job):
+        if str(self._array(MODEL)) != job.fingerprint:
             raise DataError(f"The statistics in {self._path} are of another model; collect them anew with --data.")
         self._numbers = {str(label): i for i, label in enumerate(self._array(NODES))}
 

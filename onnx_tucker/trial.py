@@ -66,19 +66,33 @@ def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = No
         basis: the way that was found before, if it was.
     """
     bases = calibrate.bases(job, planned)
-    bases = [basis] if basis in bases else bases
-    if len(bases) > 1 and calibrate.scarce(job):
+    if len(bases) == 1 or basis in bases:
+        return factorise(job, planned, basis if basis in bases else bases[0])
+    key = job.key("basis", sorted((label, str(candidate)) for label, candidate in planned.items()))
+    recalled = job.memory.recall(key) if key is not None else None
+    if recalled is not None and recalled.value in bases:
+        return factorise(job, planned, recalled.value)
+    best = _tried(job, planned, bases)
+    if key is not None:
+        job.memory.remember(key, best.basis)
+    return best
+
+
+def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> Factorised:
+    """The model made in the way that changes its outputs least."""
+    if calibrate.scarce(job):
         errors = _held_out(job, planned, bases)
         if min(errors.values(), default=math.inf) < math.inf:
             return factorise(job, planned, min(errors, key=errors.__getitem__))
-    trusts: calibrate.Trusts = {}
-    best, least = factorise(job, planned, bases[0], trusts), math.inf
-    for i, basis in enumerate(bases if len(bases) > 1 else ()):
-        made = factorise(job, planned, basis, trusts) if i else best
+    best: Factorised | None = None
+    least = math.inf
+    for basis in bases:
+        made = factorise(job, planned, basis)
         missed = error(job, made.model)
         logger.info("chains made from the %s: error %.4g of the outputs", basis, missed)
-        if missed * WORTHWHILE < least:
+        if best is None or missed * WORTHWHILE < least:
             best, least = made, missed
+    assert best is not None
     return best
 
 
@@ -92,9 +106,8 @@ def _held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]
     errors: dict[Basis, list[float]] = {}
     for part in inputs.folds(job.inputs, FOLDS):
         fold = replace(job, inputs=part, reference=Reference(job.session, part.feeds))
-        trusts: calibrate.Trusts = {}
         for basis in bases:
-            made = factorise(fold, planned, basis, trusts, rough=True)
+            made = factorise(fold, planned, basis, rough=True)
             errors.setdefault(basis, []).append(error(fold, made.model, part.check.samples))
     means = {basis: fmean(found) for basis, found in errors.items()}
     logger.info("errors of the outputs on other samples: %s", ", ".join(f"{b} {e:.4g}" for b, e in means.items()))

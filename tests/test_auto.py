@@ -15,13 +15,13 @@ from onnx_tucker.errors import PromiseError
 from tests.helpers import Array, model, relative, run
 
 RNG = np.random.default_rng(0)
-WIDE = 512
+WIDE = 256
 
 
 @pytest.fixture(scope="module")
 def smooth() -> tuple[onnx.ModelProto, Array]:
     """Two wide matrices of falling spectra, whose products take long enough to be timed, and inputs."""
-    spectrum = np.diag(0.9 ** np.arange(WIDE))
+    spectrum = np.diag(0.85 ** np.arange(WIDE))
     left, right = (np.linalg.qr(RNG.standard_normal((WIDE, WIDE)))[0] for _ in range(2))
     tensors = {
         "a": (left @ spectrum @ right).astype(np.float32),

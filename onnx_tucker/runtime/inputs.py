@@ -7,9 +7,11 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -73,6 +75,11 @@ class Inputs:
     kind: str
     fit: Batches
     check: Batches
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the values of all of them."""
+        return str(joblib.hash([[dict(feed) for feed in part.feeds] for part in (self.fit, self.check)]))
 
     @property
     def held_out(self) -> bool:

@@ -1,0 +1,96 @@
+"""The front between the original and the cheapest model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnx_tucker
+from onnx_tucker import compress
+from onnx_tucker.cli import main
+from onnx_tucker.errors import OutputError, UsageError
+from onnx_tucker.report.front import FORMATS
+from tests.helpers import Array, run
+from tests.test_allocate import uneven
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and data in files."""
+    place = tmp_path_factory.mktemp("front")
+    made, x = uneven()
+    onnx.save(made, place / "in.onnx")
+    np.savez(place / "data.npz", x=x)
+    return place
+
+
+def test_each_point_loses_less_than_all_that_cost_less_and_its_plan_makes_it_again(folder: Path) -> None:
+    source, data = folder / "in.onnx", folder / "data.npz"
+    front = onnx_tucker.sweep(source, data=data, benchmark=False, points=8)
+    assert len(front.spots) >= 4
+    assert front.quantity == "flops"
+    costs, errors = [s.shares["flops"] for s in front.spots], [s.error for s in front.spots]
+    assert costs == sorted(set(costs), reverse=True)
+    assert errors == sorted(set(errors))
+    for spot in front.spots:
+        again = compress(source, plan=spot.plan, data=data, benchmark=False)
+        assert again.report.fidelity is not None
+        assert again.report.fidelity.outputs[0].relative_l2 == spot.outputs[0].relative_l2
+        assert again.report.totals.flops.after == pytest.approx(spot.shares["flops"] * again.report.totals.flops.before)
+
+
+def test_the_command_line_writes_reports_and_plans(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("def score(run):\n    return 1.0\n")
+    (tmp_path / "plans").mkdir()
+    reports = [tmp_path / f"front{ending}" for ending in FORMATS]
+    options = ["--data", str(folder / "data.npz"), "--no-cache", "--no-benchmark", "-q", "--points", "4"]
+    options += ["--eval", f"{tmp_path / 'score.py'}:score", "--plans", str(tmp_path / "plans")]
+    for path in reports:
+        options += ["--report", str(path)]
+    assert main(["sweep", str(folder / "in.onnx"), *options]) == 0
+    document = json.loads(reports[0].read_text())
+    assert document["schema"] == "onnx-tucker/front/1"
+    assert {point["score"] for point in document["points"]} == {document["original_score"]} == {1.0}
+    plans = sorted((tmp_path / "plans").iterdir())
+    assert [json.loads(path.read_text()) for path in plans] == [point["plan"] for point in document["points"]]
+    assert all(path.read_text().strip() for path in reports)
+    assert main(["sweep", str(folder / "in.onnx"), *options]) == 1  # the files are there
+
+
+def test_times_are_the_cost_where_they_are_measured(folder: Path) -> None:
+    front = onnx_tucker.sweep(folder / "in.onnx", data=folder / "data.npz", points=3)
+    assert front.quantity == "time"
+    for spot in front.spots:
+        assert spot.speedup is not None
+        assert spot.shares["time"] == pytest.approx(1 / spot.speedup)
+
+
+def test_a_score_is_that_of_each_model(folder: Path) -> None:
+    made = onnx.load(folder / "in.onnx")
+    x = np.load(folder / "data.npz", allow_pickle=False)["x"]
+    expected = run(made, x=x)[0]
+
+    def closeness(run_: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> float:
+        return -float(np.abs(run_({"x": x})["y"] - expected).max())
+
+    front = onnx_tucker.sweep(made, data={"x": x}, eval=closeness, benchmark=False, points=4)
+    assert front.original_score == 0.0
+    scores = [spot.score for spot in front.spots]
+    assert scores[-1] is not None
+    assert scores[-1] < 0
+
+
+def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:
+    for options, kind in (
+        ({"points": 1}, UsageError),
+        ({"report": tmp_path / "front.txt"}, UsageError),
+        ({"plans": tmp_path / "none"}, OutputError),
+        ({"report": folder / "in.onnx", "overwrite": True}, UsageError),
+    ):
+        with pytest.raises(kind):
+            onnx_tucker.sweep(folder / "in.onnx", **options)
