@@ -219,22 +219,27 @@ def _openvino(model: onnx.ModelProto, feed: Feed, threads: int) -> Run:
     return lambda: request.infer(feed)
 
 
-def _int8(machine: Machine, subject: Subject) -> Run:
-    """Static quantisation by onnxruntime: QDQ, a scale for each channel, the same inputs to calibrate."""
+def int8_model(model: onnx.ModelProto, calibration: list[Feed], folder: Path) -> onnx.ModelProto:
+    """Static quantisation by onnxruntime: QDQ, a scale for each channel."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left = iter(subject.calibration)
+            self._left = iter(calibration)
 
         def get_next(self) -> Feed | None:
             return next(self._left, None)
 
+    source, target = folder / "in.onnx", folder / "out.onnx"
+    onnx.save(model, source)
+    quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+    return onnx.load(target)
+
+
+def _int8(machine: Machine, subject: Subject) -> Run:
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        onnx.save(subject.model, source)
-        quantize_static(source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
-        return _ort(machine, target.read_bytes(), subject.feed)
+        model = int8_model(subject.model, subject.calibration, Path(folder))
+    return _ort(machine, model.SerializeToString(), subject.feed)
 
 
 def _error(machine: Machine, a: onnx.ModelProto, b: onnx.ModelProto, feed: Feed) -> float:

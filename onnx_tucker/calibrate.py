@@ -26,7 +26,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded
 from onnx_tucker.rows import Flow, known_rows, obstacle, own_bias, seen_rows
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.types import Array, Basis, Candidate, Chain, Site
+from onnx_tucker.types import Array, Basis, Candidate, Chain, Site, Stage
 from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
@@ -61,12 +61,11 @@ def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
     }
 
 
-def decomposed(site: Site, candidate: Candidate) -> Chain:
-    """The chain of a candidate by the weight alone, factors in float64."""
-    weight = site.read()
+def decomposed(weight: Array, stage: Stage, candidate: Candidate) -> Chain:
+    """The chain of a candidate for a stage by its weight alone."""
     if candidate.method is None or candidate.ranks is None:
         return Chain(candidate.stages, (weight,))
-    return METHODS[candidate.method].chain(weight, site.stage, candidate.ranks)
+    return METHODS[candidate.method].chain(weight, stage, candidate.ranks)
 
 
 def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
@@ -94,7 +93,7 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
     for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
         candidate = planned[found.place.label]
         if known is None or candidate.method is None:
-            yield decomposed(found.site, candidate)
+            yield decomposed(found.site.read(), found.site.stage, candidate)
             continue
         means = found.site.bias and known.rows >= FEW
         chain = _chain(found.site, candidate, known, Trust(RIDGES[0], None, means), ROUNDS)
@@ -183,7 +182,7 @@ class Fitting:
         self._ahead -= {one.place.node.output[0] for one in group}
         chain = self._fitted(found, candidate)
         if chain is None:
-            return decomposed(found.site, candidate) if candidate.changes else None
+            return decomposed(found.site.read(), found.site.stage, candidate) if candidate.changes else None
         for one in group:
             self._factorised.replace(one, candidate, chain)
         self._changed = True
@@ -215,7 +214,7 @@ class Fitting:
             halves = "half of the data gives it no finite position"
         if isinstance(halves, str):
             logger.info("%s is not fitted: %s", site.name, halves)
-            return decomposed(site, candidate) if candidate.method else None
+            return decomposed(site.read(), site.stage, candidate) if candidate.method else None
         known = halves[0] + halves[1]
         trust = self._trusted(found, candidate, halves)
         if candidate.method is None and trust.ridge == RIDGES[0]:

@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from onnx_tucker import calibrate
@@ -114,7 +115,8 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
     keys = [job.key("curve", wanted, blind, *_about(job, group)) for group in groups]
     known = [_recalled(job, key, group) for key, group in zip(keys, groups, strict=True)]
     missing = [group for group, curve in zip(groups, known, strict=True) if curve is None]
-    made = (_curve(job, wanted, g, None, None) for g in missing) if blind else _measured(job, wanted, missing)
+    run = Parallel(n_jobs=job.settings.jobs, require="sharedmem", return_as="generator", pre_dispatch="n_jobs")
+    made = run(delayed(_curve)(job, wanted, *about) for about in _seen(job, missing, blind=blind))
     for key, curve in zip(keys, known, strict=True):
         if curve is not None:
             yield curve
@@ -146,15 +148,19 @@ def _recalled(job: Job, key: str | None, group: list[Found]) -> Curve | None:
         return None
 
 
-def _measured(job: Job, wanted: Wanted, groups: Sequence[list[Found]]) -> Iterator[Curve]:
-    if not groups:
+def _seen(
+    job: Job, groups: Sequence[list[Found]], *, blind: bool
+) -> Iterator[tuple[list[Found], list[Goal] | None, Sequence[Any] | None]]:
+    """Groups with what their weights do on the data, and the outputs of the model on the probe, where those count."""
+    if blind or not groups:
+        yield from ((group, None, None) for group in groups)
         return
     known: Iterator[list[Goal] | None] = repeat(None)
     expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session else None
     if expected is not None or job.settings.statistics is not None:
         known = calibrate.goals(job, [group[0] for group in groups])
     for group, goals in zip(groups, known, strict=False):
-        yield _curve(job, wanted, group, goals, expected)
+        yield group, goals, expected
 
 
 def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:

@@ -16,7 +16,7 @@ from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
 from onnx_tucker.menu import members
-from onnx_tucker.types import Basis, Candidate, Chain, Site
+from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def factorise(
     else:
         fitting = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough)
         fitted = ((found.site, fitting.chain(found)) for found in leaders)
-        chains = (None if chain is None else _rounded(site, chain) for site, chain in fitted)
+        chains = (None if chain is None else _rounded(site.read(), chain) for site, chain in fitted)
     for i, (leader, made) in enumerate(zip(leaders, chains, strict=True)):
         if not rough:
             job.progress("factorising", i, len(leaders))
@@ -97,16 +97,23 @@ def factorise(
 def _separate(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterable[tuple[Chain, float]]:
     """The chains of nodes with the errors of their weights, each by itself."""
     if job.settings.statistics is not None:
-        return map(_rounded, [found.site for found in leaders], calibrate.alone(job, leaders, planned))
-    return Parallel(n_jobs=job.settings.jobs, prefer="threads", return_as="generator")(  # type: ignore[no-any-return]
-        delayed(lambda f: _rounded(f.site, calibrate.decomposed(f.site, planned[f.place.label])))(f) for f in leaders
-    )
+        chains = calibrate.alone(job, leaders, planned)
+        return (_rounded(found.site.read(), chain) for found, chain in zip(leaders, chains, strict=True))
+    work = (delayed(_decomposed)(f.site.read(), f.site.stage, planned[f.place.label]) for f in leaders)
+    # Where one job is asked for, `joblib.parallel_config` says where it is done: on a cluster, if its backend is one.
+    jobs = job.settings.jobs if job.settings.jobs > 1 else None
+    run = Parallel(n_jobs=jobs, prefer="threads", return_as="generator", pre_dispatch="n_jobs")
+    return run(work)  # type: ignore[no-any-return]
 
 
-def _rounded(site: Site, chain: Chain) -> tuple[Chain, float]:
+def _decomposed(weight: Array, stage: Stage, candidate: Candidate) -> tuple[Chain, float]:
+    """The chain of a candidate by the weight alone, and its relative error; takes and gives what can be sent."""
+    return _rounded(weight, calibrate.decomposed(weight, stage, candidate))
+
+
+def _rounded(weight: Array, chain: Chain) -> tuple[Chain, float]:
     """A chain in the weight's own type, and its relative error."""
-    weight = site.read()
-    chain = replace(chain, factors=tuple(factor.astype(site.dtype, copy=False) for factor in chain.factors))
+    chain = replace(chain, factors=tuple(factor.astype(weight.dtype, copy=False) for factor in chain.factors))
     return chain, weight_error(weight, chain)
 
 

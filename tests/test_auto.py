@@ -84,3 +84,15 @@ def test_a_dry_run_says_what_would_be_made(smooth: tuple[onnx.ModelProto, Array]
     result = compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}], benchmark=False, dry_run=True)
     assert result.model == made
     assert {choice.status for choice in result.plan.choices} == {"factorized"}
+
+
+def test_time_that_other_forms_save_without_loss_is_all_that_is_taken() -> None:
+    made = model(
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv", pads=[2, 5, 5, 2, 5, 5])],
+        {"w": RNG.standard_normal((4, 3, 5, 11, 11)).astype(np.float32)},
+        {"x": [1, 3, 12, 40, 40]},
+        {"y": 5},
+    )
+    for dry_run in (True, False):
+        result = compress(made, ranks="auto", budget="time:0.8", dry_run=dry_run)
+        assert [choice.status for choice in result.plan.choices] == ["lowered"]

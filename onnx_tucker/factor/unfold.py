@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_tucker.types import Array
 
 OUT, IN = 0, 1
+CHUNK = 2**23
+"""Values that are turned into double precision at a time."""
 
 
 def unfold(weight: Array, mode: int) -> Array:
@@ -22,16 +25,15 @@ def unfold(weight: Array, mode: int) -> Array:
 def leading_basis(matrix: Array, rank: int) -> Array:
     """Orthonormal (rows, rank) basis of the leading left singular vectors of a (rows, columns) matrix.
 
-    A wide matrix goes through its rows x rows Gram matrix, so that the long right factor is never formed, and the
-    basis is complete even where `rank` exceeds the matrix's rank. Signs are fixed: the largest entry of each vector
-    is positive.
+    It comes from the Gram matrix of the shorter side, so that neither long factor is formed in full, and it is complete
+    even where `rank` exceeds the matrix's rank. Signs are fixed: the largest entry of each vector is positive.
     """
     rows, columns = matrix.shape
     if rank <= columns < rows:
-        vectors = np.linalg.svd(matrix, full_matrices=False)[0]
+        right = np.linalg.eigh(gram(matrix.T))[1][:, : -rank - 1 : -1]
+        vectors = np.linalg.qr(matrix @ right)[0]
     else:
-        vectors = np.linalg.eigh(matrix @ matrix.T)[1][:, ::-1]
-    vectors = vectors[:, :rank]
+        vectors = np.linalg.eigh(gram(matrix))[1][:, : -rank - 1 : -1]
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.where(vectors[largest, np.arange(rank)] < 0, -1.0, 1.0)
     return np.asarray(vectors * signs)
@@ -90,8 +92,26 @@ class Spectra:
 
 
 def singular_values(matrix: Array) -> Array:
-    """All singular values, descending, without any factor."""
-    return np.asarray(np.linalg.svd(matrix.astype(np.float64), compute_uv=False))
+    """All singular values, descending, without any factor.
+
+    Those of single precision come from the Gram matrix of the shorter side in double precision, whose rounding is below
+    that of the matrix itself.
+    """
+    if matrix.dtype.itemsize > 4:
+        return np.asarray(np.linalg.svd(matrix.astype(np.float64), compute_uv=False))
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return np.asarray(np.sqrt(np.maximum(np.linalg.eigvalsh(gram(short))[::-1], 0.0)))
+
+
+def gram(matrix: Array) -> NDArray[np.float64]:
+    """The rows x rows matrix of inner products, in double precision without a copy of the whole matrix in that."""
+    rows, columns = matrix.shape
+    total = np.zeros((rows, rows))
+    width = max(1, CHUNK // max(rows, 1))
+    for start in range(0, columns, width):
+        chunk = matrix[:, start : start + width].astype(np.float64)
+        total += chunk @ chunk.T
+    return total
 
 
 def _root_mean_square(values: list[Array]) -> Array:

@@ -1,0 +1,301 @@
+"""What `--ranks auto` finds: within budgets, beside uniform policies; and as fast as a score allows, beside int8.
+
+    python benchmarks/search.py [--real FOLDER] [--only NAME]... [--part budgets|policies|score]... [--threads N]
+                                [--rows build/search.json] [--out build/search.md]
+
+- *budgets*: score and measured time at half and a quarter of the FLOPs and at half of the time.
+- *policies*: the best score that `energy:E`, `ratio:R` or `vbmf:W` reach within the same budgets with the same data.
+  Each is tried at ten values, and the two of them that come closest to the budget from below are made and scored.
+- *score*: the fastest model whose score falls by at most 0.01 on every second labelled sample, its fall on the others,
+  and its time in turn with the original's and with static int8 (QDQ, a scale for each channel, the same inputs) of the
+  original and of the result.
+
+FOLDER holds models, each in a folder of its own: `model.onnx`, `calib.npz`, `test.npz`, and beside the folders `score.py`
+with `TASKS`, in which the name of each has its metric of (outputs, test arrays), samples to a batch, and what turns test
+arrays into inputs, or None. Rows are added to those in a file, if one is given, so that models can be measured one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from speed import int8_model
+
+import onnx_tucker
+from onnx_tucker.errors import PromiseError
+from onnx_tucker.report.numbers import factor
+from onnx_tucker.runtime.session import Machine, environment
+from onnx_tucker.runtime.timing import interleaved
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+sys.path.insert(0, str(MODELS))
+
+from clips import CALIBRATION, TEST, clips  # noqa: E402
+
+Score = Callable[[Callable[[Mapping[str, Any]], Mapping[str, Any]], slice], float]
+
+BUDGETS = ("flops:0.5", "flops:0.25", "time:0.5")
+POLICIES = {
+    "energy": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99),
+    "ratio": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75),
+    "vbmf": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+}
+NEAREST = 2
+DROP = 0.01
+CLIPS, BATCH, SECONDS = 200, 10, 10.0
+ALL, SHOWN, HIDDEN = slice(None), slice(0, None, 2), slice(1, None, 2)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, inputs to calibrate it with, and its score on some of the labelled samples."""
+
+    name: str
+    path: Path
+    data: Mapping[str, NDArray[Any]]
+    score: Score
+    samples: int
+
+
+@dataclass
+class Row:
+    """What was measured of a model: score of the original, and by part what was found."""
+
+    name: str
+    threads: int
+    original: float
+    budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    score: dict[str, Any] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--real", type=Path, help="folder of models besides strokes")
+    parser.add_argument("--only", action="append", default=[], help="names of models to measure; all unless given")
+    parser.add_argument("--part", action="append", default=[], choices=list(PARTS), help="all unless given")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rows", type=Path, help="JSON file that rows are kept in; those measured anew are replaced")
+    parser.add_argument("--out", type=Path, help="file to write the Markdown to as well")
+    args = parser.parse_args()
+    rows = {}
+    if args.rows and args.rows.exists():
+        rows = {row["name"]: Row(**row) for row in json.loads(args.rows.read_text(encoding="utf-8"))}
+    for subject in _subjects(args.real, args.only):
+        fresh = Row(subject.name, args.threads, subject.score(_runner(onnx.load(subject.path), args.threads), ALL))
+        row = rows.setdefault(subject.name, fresh)
+        for part in args.part or PARTS:
+            setattr(row, part, PARTS[part](subject, args.threads))
+            print(subject.name, part, json.dumps(getattr(row, part)), file=sys.stderr, flush=True)
+            if args.rows:
+                args.rows.parent.mkdir(parents=True, exist_ok=True)
+                args.rows.write_text(json.dumps([asdict(r) for r in rows.values()], indent=1), encoding="utf-8")
+    text = "\n".join([*_tables(list(rows.values())), "", _machine(args.threads), ""])
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text, encoding="utf-8")
+
+
+def _subjects(real: Path | None, only: Sequence[str]) -> list[Subject]:
+    found = []
+    if not only or "strokes" in only:
+        data = {"clip": clips(CALIBRATION, 64)[0]}
+        found.append(Subject("strokes", MODELS / "strokes.onnx", data, _strokes_score, CLIPS))
+    for path in sorted(real.glob("*/model.onnx")) if real else []:
+        name = path.parent.name
+        if only and name not in only:
+            continue
+        with np.load(path.with_name("calib.npz"), allow_pickle=False) as file:
+            data = {key: file[key].astype(np.float32) for key in file.files}
+        with np.load(path.with_name("test.npz"), allow_pickle=False) as file:
+            test = {key: file[key] for key in file.files}
+        metric, batch, prepare = _tasks(path.parents[1] / "score.py")[name]
+        x = prepare(test) if prepare else test["x"].astype(np.float32)
+        found.append(Subject(name, path, data, partial(_task_score, metric, batch, x, test), len(x)))
+    return found
+
+
+def _tasks(script: Path) -> Mapping[str, Any]:
+    spec = importlib.util.spec_from_file_location("score", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.TASKS)
+
+
+def _task_score(metric: Any, batch: int, x: NDArray[Any], test: Mapping[str, Any], run: Any, part: slice) -> float:
+    if len(x) == 1:
+        part = ALL
+    some = {key: array[part] if len(array) == len(x) else array for key, array in test.items()}
+    inputs = x[part]
+    outputs = [next(iter(run({"x": inputs[i : i + batch]}).values())) for i in range(0, len(inputs), batch)]
+    return float(metric(np.concatenate(outputs), some))
+
+
+def _strokes_score(run: Any, part: slice) -> float:
+    right: list[bool] = []
+    for start in range(0, CLIPS, BATCH):
+        pixels, labels = clips(TEST, BATCH, start)
+        outputs = [next(iter(run({"clip": pixels[i : i + 1]}).values())) for i in range(*part.indices(BATCH))]
+        right += list(np.concatenate(outputs).argmax(axis=1) == labels[part])
+    return float(np.mean(right))
+
+
+def _runner(model: onnx.ModelProto, threads: int) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    session = Machine(threads).session(model.SerializeToString())
+    names = [output.name for output in session.get_outputs()]
+    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def _options(subject: Subject, threads: int) -> dict[str, Any]:
+    shapes = {name: (1, *array.shape[1:]) for name, array in subject.data.items()}
+    return {"data": subject.data, "threads": threads, "input_shape": shapes}
+
+
+def _found(subject: Subject, result: onnx_tucker.Result, threads: int) -> dict[str, Any]:
+    totals = result.report.totals
+    return {
+        "score": subject.score(_runner(result.model, threads), ALL),
+        "flops": (totals.flops.after or 0) / (totals.flops.before or 1),
+        "speedup": totals.speedup,
+        "speedup_ci": totals.speedup_ci,
+    }
+
+
+def _budgets(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
+    found = {}
+    for budget in BUDGETS:
+        try:
+            result = onnx_tucker.compress(subject.path, ranks="auto", budget=budget, **_options(subject, threads))
+            found[budget] = _found(subject, result, threads)
+        except PromiseError as error:
+            found[budget] = {"broken": str(error)}
+    return found
+
+
+def _policies(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
+    """Of each budget the best of the policies within it; where time counts, all that are made for other budgets too."""
+    options = _options(subject, threads)
+    made: dict[str, dict[str, Any]] = {}
+    for budget in BUDGETS:
+        quantity, _, share = budget.partition(":")
+        for name, values in POLICIES.items():
+            shares = {}
+            for value in values:
+                ranks = f"{name}:{value:g}"
+                planned = {**options, "benchmark": quantity == "time", "dry_run": True, "keep_slower": True}
+                totals = onnx_tucker.compress(subject.path, ranks=ranks, **planned).report.totals
+                shares[ranks] = (totals.flops.after or 0) / (totals.flops.before or 1)
+            within = sorted((r for r in shares if shares[r] <= float(share)), key=lambda r: -shares[r])
+            for ranks in within[:NEAREST]:
+                if ranks not in made:
+                    result = onnx_tucker.compress(subject.path, ranks=ranks, keep_slower=True, **options)
+                    made[ranks] = _found(subject, result, threads)
+    best = {}
+    for budget in BUDGETS:
+        quantity, _, share = budget.partition(":")
+        costs = {r: f["flops"] if quantity == "flops" else 1 / f["speedup"] for r, f in made.items()}
+        inside = [ranks for ranks in made if costs[ranks] <= float(share)]
+        if inside:
+            first = max(inside, key=lambda ranks: made[ranks]["score"])
+            best[budget] = {"ranks": first, **made[first]}
+    return best
+
+
+def _score(subject: Subject, threads: int) -> dict[str, Any]:
+    options = _options(subject, threads)
+    original = onnx.load(subject.path)
+    result = onnx_tucker.compress(
+        subject.path, ranks="auto", eval=lambda run: subject.score(run, SHOWN), max_drop=DROP, **options
+    )
+    scores = {
+        part: [subject.score(_runner(model, threads), which) for model in (original, result.model)]
+        for part, which in (("shown", SHOWN), ("hidden", HIDDEN))
+    }
+    feed = {name: array[:1] for name, array in subject.data.items()}
+    calibration = [{name: array[i : i + 1] for name, array in subject.data.items()} for i in range(32)]
+    count = min(len(array) for array in subject.data.values())
+    models = {"original": original, "ours": result.model}
+    for name in ("original", "ours"):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                models[f"int8 of {name}"] = int8_model(models[name], calibration[:count], Path(folder))
+            except Exception as error:  # noqa: BLE001  # whatever it is that it cannot do
+                print(f"  int8 of {name}: {str(error).splitlines()[0][:150]}", file=sys.stderr)
+    sessions = [Machine(threads).session(model.SerializeToString()) for model in models.values()]
+    runs = [partial(session.run, None, feed) for session in sessions]
+    timings = dict(zip(models, interleaved(runs, SECONDS), strict=True))
+    totals = result.report.totals
+    return {
+        **scores,
+        "speedups": {name: [t.speedup, *t.speedup_ci] for name, t in timings.items()},
+        "int8": subject.score(_runner(models["int8 of original"], threads), ALL)
+        if "int8 of original" in models
+        else None,
+        "int8_ours": subject.score(_runner(models["int8 of ours"], threads), ALL) if "int8 of ours" in models else None,
+        "flops": (totals.flops.after or 0) / (totals.flops.before or 1),
+    }
+
+
+PARTS: dict[str, Callable[[Subject, int], dict[str, Any]]] = {
+    "budgets": _budgets,
+    "policies": _policies,
+    "score": _score,
+}
+
+
+def _tables(rows: Sequence[Row]) -> list[str]:
+    lines = ["| model | original | budget | score | FLOPs | time | best uniform policy | its score |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        for budget, found in row.budgets.items():
+            rival = row.policies.get(budget)
+            best = (
+                f"{rival['ranks']} | {rival['score']:.4f}" if rival else "none within it | –" if row.policies else " | "
+            )
+            known = f"| {row.name} | {row.original:.4f} | {budget} |"
+            if "broken" in found:
+                lines.append(f"{known} {found['broken']} | | | {best} |")
+            else:
+                speed = factor(found["speedup"]) if found["speedup"] else "–"
+                lines.append(f"{known} {found['score']:.4f} | {found['flops']:.3f} | {speed} | {best} |")
+    lines += [
+        "",
+        "| model | FLOPs | fall shown | fall hidden | ours | int8 of original | int8 of ours | score of int8 |",
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in (row for row in rows if row.score):
+        falls = [before - after for before, after in (row.score["shown"], row.score["hidden"])]
+        speeds = [row.score["speedups"].get(name) for name in ("ours", "int8 of original", "int8 of ours")]
+        cells = [f"{factor(s[0])} ({s[1]:.2f} to {s[2]:.2f})" if s else "–" for s in speeds]
+        int8 = row.score["int8"]
+        lines.append(
+            f"| {row.name} | {row.score['flops']:.3f} | {falls[0]:.4f} | {falls[1]:.4f} | {' | '.join(cells)} | "
+            f"{'–' if int8 is None else f'{int8:.4f}'} |"
+        )
+    return lines
+
+
+def _machine(threads: int) -> str:
+    env = environment(Machine(threads))
+    versions = f"onnxruntime {env['onnxruntime']}, onnx {env['onnx']}, numpy {env['numpy']}, Python {env['python']}"
+    return f"{env['cpu']}, {env['cores']} cores, threads {env['threads']}, {env['platform']}; {versions}."
+
+
+if __name__ == "__main__":
+    main()
