@@ -10,9 +10,10 @@
   and its time in turn with the original's and with static int8 (QDQ, a scale for each channel, the same inputs) of the
   original and of the result.
 
-FOLDER holds models, each in a folder of its own: `model.onnx`, `calib.npz`, `test.npz`, and beside the folders `score.py`
-with `TASKS`, in which the name of each has its metric of (outputs, test arrays), samples to a batch, and what turns test
-arrays into inputs, or None. Rows are added to those in a file, if one is given, so that models can be measured one by one.
+FOLDER holds models, each in a folder of its own: `model.onnx`, `calib.npz`, `test.npz`, and beside the folders
+`score.py` with `TASKS`, in which the name of each has its metric of (outputs, test arrays), samples to a batch, and
+what turns test arrays into inputs, or None. Rows are added to those in a file, if one is given, so that models can be
+measured one by one.
 """
 
 from __future__ import annotations

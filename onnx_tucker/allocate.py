@@ -23,6 +23,7 @@ from onnx_tucker.curves import Curve, Point, Wanted, curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import sharing
@@ -33,7 +34,7 @@ from onnx_tucker.rank.given import Given
 from onnx_tucker.rank.lagrange import choose
 from onnx_tucker.timed import planned, timed, whole_model
 from onnx_tucker.trial import error
-from onnx_tucker.tuning import Tuner
+from onnx_tucker.tuning import Tuner, alike, promising
 from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
@@ -294,7 +295,8 @@ class Allocator:
         for curve, point in allocation:
             if point.method and point.ranks:
                 stages = METHODS[point.method].stages(curve.group[0].site.stage, point.ranks)
-                candidate = Candidate(point.method, point.ranks, stages, 0.0)
+                form = promising(self._job.context, curve.group[0], stages) if alike(curve.group) else DIRECT
+                candidate = Candidate(point.method, point.ranks, stages, 0.0, str(form))
                 candidates |= dict.fromkeys((one.place.label for one in curve.group), candidate)
         return candidates
 

@@ -10,7 +10,7 @@ from onnx_tucker.giveback import Made, hold, make, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import decide
-from onnx_tucker.promises import Promises
+from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.fixed import Full
 from onnx_tucker.types import Closeness
@@ -72,20 +72,30 @@ def _fastest(job: Job, promises: Promises) -> Outcome:
     quantity = "time" if job.settings.benchmark and job.timed_feed is not None else "flops"
     allocator = Allocator(job, [quantity])
     ways = allocator.path(quantity, STEPS)
+    tried: dict[int, Verdict] = {}
+
+    def holds(number: int) -> bool:
+        if number not in tried:
+            job.progress("holding promises", len(tried), len(ways).bit_length())
+            tried[number] = promises.verify(allocator.roughly(ways[number]))
+            logger.info("allocation %d of %d: %s", number, len(ways), tried[number].broken or "holds")
+        return not tried[number].broken
+
     low, high = 0, len(ways)  # the first loses nothing
     while high - low > 1:
         middle = (low + high) // 2
-        job.progress("holding promises", STEPS - (high - low), STEPS)
-        verdict = promises.verify(allocator.roughly(ways[middle]))
-        logger.info("allocation %d of %d: %s", middle, len(ways), verdict.broken or "holds")
-        low, high = (low, middle) if verdict.broken else (middle, high)
-    job.progress("holding promises", STEPS, STEPS)
-    if high < len(ways) and not job.settings.dry_run:  # chains that are fitted in full are closer
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    near = [tried[high]] if high in tried else []
+    if near and not job.settings.dry_run:  # chains that are fitted in full are closer
         made = make(job, decide(job, rules_of(ways[high])))
         verdict = promises.verify(made.result)
-        if not verdict.broken:
+        if not verdict.broken and not promises.lucky([*near, verdict]):
             return made, verdict.closeness
-    return _carried_out(job, promises, rules_of(ways[low]))
+    firm = low
+    while firm > 0 and not (holds(firm) and not promises.lucky([*near, *(tried[n] for n in range(low, firm - 1, -1))])):
+        firm -= 1
+    job.progress("holding promises", 1, 1)
+    return _carried_out(job, promises, rules_of(ways[firm]))
 
 
 def _carried_out(job: Job, promises: Promises, rules: Rules) -> Outcome:

@@ -214,3 +214,10 @@ def forms_of(context: Context, found: Found, stages: Sequence[Stage]) -> list[Fo
     size = site.size if is_main(found.place) else None  # what bodies say of sizes need not be true
     framed = frames_of(context, node.input[0]) and frames_of(context, node.output[0])
     return [DIRECT, *(form for form in forms.fitting(stages, size) if framed or not form.on_frames)]
+
+
+def promising(context: Context, found: Found, stages: Sequence[Stage]) -> Form:
+    """The form on frames that should take a chain the least time, by estimate; direct where there is none."""
+    shape = found.site.input_shape
+    framed = [form for form in forms_of(context, found, stages) if form.on_frames]
+    return min(framed, key=lambda form: forms.effort(stages, shape, form), default=DIRECT) if shape else DIRECT

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_tucker.forms import DIRECT, Form, effort
+from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.layer import WHOLE, piece_of
 from onnx_tucker.graph.nodes import Names
@@ -23,8 +23,8 @@ from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.tuning import forms_of, untouched
-from onnx_tucker.types import Candidate, Chain, Site, Stage
+from onnx_tucker.tuning import promising, untouched
+from onnx_tucker.types import Candidate, Chain, Site
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Walk:
         self._pieces: dict[str, list[onnx.NodeProto]] = {}
         self._tensors = {tensor.name: tensor for tensor in job.model.graph.initializer}
         for found in job.found:
-            if isinstance(found.reading.found, Site) and _promising(job, found, (found.site.stage,)) != DIRECT:
+            if isinstance(found.reading.found, Site) and promising(job.context, found, (found.site.stage,)) != DIRECT:
                 self.replace(found, untouched(found), Chain((found.site.stage,), (found.site.read(),)))
         self._start()
 
@@ -64,7 +64,7 @@ class Walk:
         """
         if found.place.scope.outer is not None or found.place.scope.function:
             return
-        candidate = replace(candidate, form=str(_promising(self._job, found, chain.stages)))
+        candidate = replace(candidate, form=str(promising(self._job.context, found, chain.stages)))
         weights = store(found, candidate, chain, self._names)
         piece = piece_of(found, candidate, weights, self._job.context, self._names, WHOLE)
         output = found.place.node.output[0]
@@ -124,13 +124,6 @@ class Walk:
             logger.info("a piece is run again for each node behind it: %s", first_line(error))
             values = dict(zip(wanted, session.run(list(wanted), dict(feed), options), strict=True))
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-
-
-def _promising(job: Job, found: Found, stages: Sequence[Stage]) -> Form:
-    """The form on frames that should take a chain the least time; direct where there is none."""
-    shape = found.site.input_shape
-    framed = [form for form in forms_of(job.context, found, stages) if form.on_frames]
-    return min(framed, key=lambda form: effort(stages, shape, form), default=DIRECT) if shape else DIRECT
 
 
 def _size(values: Mapping[str, NDArray[Any]]) -> int:
