@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint lowest tables speed fidelity clean
+.PHONY: demo test lint lowest tables speed fidelity search clean
 
 demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
 	mkdir -p build
@@ -43,6 +43,11 @@ fidelity: $(VENV)/run  ## measure docs/fidelity.md; REAL=FOLDER adds models
 	$(BIN)/python benchmarks/fidelity.py $(if $(REAL),--real $(REAL)) --rows build/fidelity.json \
 		--out build/fidelity.md --plot docs/fidelity.svg
 	$(BIN)/python benchmarks/update_docs.py docs/fidelity.md
+
+search: $(VENV)/bench  ## measure docs/auto.md; REAL=FOLDER adds models
+	mkdir -p build
+	$(BIN)/python benchmarks/search.py $(if $(REAL),--real $(REAL)) --rows build/search.json --out build/search.md
+	$(BIN)/python benchmarks/update_docs.py docs/auto.md
 
 clean:
 	rm -rf .venv .venv-lowest build dist

@@ -1,7 +1,7 @@
 """What `--ranks auto` finds: within budgets, beside uniform policies; and as fast as a score allows, beside int8.
 
-    python benchmarks/search.py [--real FOLDER] [--only NAME]... [--part budgets|policies|score]... [--threads N]
-                                [--rows build/search.json] [--out build/search.md]
+    python benchmarks/search.py [--real FOLDER] [--only NAME]... [--part budgets|policies|score]...
+                                [--budget time:0.5]... [--threads N] [--rows build/search.json] [--out build/search.md]
 
 - *budgets*: score and measured time at half and a quarter of the FLOPs and at half of the time.
 - *policies*: the best score that `energy:E`, `ratio:R` or `vbmf:W` reach within the same budgets with the same data.
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of models besides strokes")
     parser.add_argument("--only", action="append", default=[], help="names of models to measure; all unless given")
     parser.add_argument("--part", action="append", default=[], choices=list(PARTS), help="all unless given")
+    parser.add_argument("--budget", action="append", help="repeatable; all three unless given")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rows", type=Path, help="JSON file that rows are kept in; those measured anew are replaced")
     parser.add_argument("--out", type=Path, help="file to write the Markdown to as well")
@@ -99,7 +100,7 @@ def main() -> None:
         fresh = Row(subject.name, args.threads, subject.score(_runner(onnx.load(subject.path), args.threads), ALL))
         row = rows.setdefault(subject.name, fresh)
         for part in args.part or PARTS:
-            setattr(row, part, PARTS[part](subject, args.threads))
+            setattr(row, part, PARTS[part](subject, args.budget or BUDGETS, args.threads))
             print(subject.name, part, json.dumps(getattr(row, part)), file=sys.stderr, flush=True)
             if args.rows:
                 args.rows.parent.mkdir(parents=True, exist_ok=True)
@@ -178,9 +179,9 @@ def _found(subject: Subject, result: onnx_tucker.Result, threads: int) -> dict[s
     }
 
 
-def _budgets(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
+def _budgets(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str, dict[str, Any]]:
     found = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         try:
             result = onnx_tucker.compress(subject.path, ranks="auto", budget=budget, **_options(subject, threads))
             found[budget] = _found(subject, result, threads)
@@ -189,11 +190,11 @@ def _budgets(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _policies(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
+def _policies(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str, dict[str, Any]]:
     """Of each budget the best of the policies within it; where time counts, all that are made for other budgets too."""
     options = _options(subject, threads)
     made: dict[str, dict[str, Any]] = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         quantity, _, share = budget.partition(":")
         for name, values in POLICIES.items():
             shares = {}
@@ -208,7 +209,7 @@ def _policies(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
                     result = onnx_tucker.compress(subject.path, ranks=ranks, keep_slower=True, **options)
                     made[ranks] = _found(subject, result, threads)
     best = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         quantity, _, share = budget.partition(":")
         costs = {r: f["flops"] if quantity == "flops" else 1 / f["speedup"] for r, f in made.items()}
         inside = [ranks for ranks in made if costs[ranks] <= float(share)]
@@ -218,7 +219,7 @@ def _policies(subject: Subject, threads: int) -> dict[str, dict[str, Any]]:
     return best
 
 
-def _score(subject: Subject, threads: int) -> dict[str, Any]:
+def _score(subject: Subject, _: Sequence[str], threads: int) -> dict[str, Any]:
     options = _options(subject, threads)
     original = onnx.load(subject.path)
     result = onnx_tucker.compress(
@@ -253,7 +254,7 @@ def _score(subject: Subject, threads: int) -> dict[str, Any]:
     }
 
 
-PARTS: dict[str, Callable[[Subject, int], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Subject, Sequence[str], int], dict[str, Any]]] = {
     "budgets": _budgets,
     "policies": _policies,
     "score": _score,

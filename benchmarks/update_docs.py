@@ -17,6 +17,7 @@ TABLES = {
     "docs/models.md": ("large_model.md",),
     "docs/speed.md": ("speed.md",),
     "docs/fidelity.md": ("fidelity.md",),
+    "docs/auto.md": ("search.md",),
 }
 BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
 
