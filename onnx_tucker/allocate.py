@@ -154,6 +154,8 @@ class Allocator:
             number: of shares of it, evenly by their logarithms; they may lead to fewer allocations.
         """
         most, least = self._share(quantity, [curve.points[0] for curve in self._found]), self.least(quantity)
+        if most <= 0:  # nothing is known to cost anything
+            return [[(curve, curve.points[0]) for curve in self._found]]
         least = max(least, most * LEAST)
         if self._law is None:
             self._law = self._best(self._limits({quantity: math.sqrt(most * least)}))

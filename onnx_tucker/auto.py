@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 from onnx_tucker.allocate import Allocator, rules_of
+from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import Made, hold, make, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
@@ -46,8 +47,8 @@ def _within(job: Job, promises: Promises) -> Outcome:
             return _carried_out(job, promises, lossless)
     allocator = Allocator(job, [budget.of for budget in budgets])
     aims = budgets
-    for _ in range(TRIES):
-        outcome = _carried_out(job, promises, rules_of(allocator.allocation(aims)))
+    outcome = _carried_out(job, promises, rules_of(allocator.allocation(aims)))
+    for _ in range(TRIES - 1):
         exceeded = {} if job.settings.dry_run else _exceeded(job, outcome[0])
         if not exceeded:
             break
@@ -56,6 +57,11 @@ def _within(job: Job, promises: Promises) -> Outcome:
             replace(a, share=a.share * b.share / exceeded[a.of] * TIGHTER) if a.of in exceeded else a
             for a, b in zip(aims, budgets, strict=True)
         )
+        try:
+            outcome = _carried_out(job, promises, rules_of(allocator.allocation(aims)))
+        except PromiseError as error:  # what was asked for could be reached, but for a little
+            logger.info("%s", error)
+            break
     return outcome
 
 

@@ -112,7 +112,7 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
         groups: nodes that share a weight.
         blind: leaves the data out of it.
     """
-    keys = [job.key("curve", wanted, blind, *_about(job, group)) for group in groups]
+    keys = [job.key("curve", wanted, blind, [found.place.label for found in group]) for group in groups]
     known = [_recalled(job, key, group) for key, group in zip(keys, groups, strict=True)]
     missing = [group for group, curve in zip(groups, known, strict=True) if curve is None]
     run = Parallel(n_jobs=job.settings.jobs, require="sharedmem", return_as="generator", pre_dispatch="n_jobs")
@@ -125,13 +125,6 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
         if key is not None:
             job.memory.remember(key, [[asdict(point) for point in fresh.points], fresh.weight])
         yield fresh
-
-
-def _about(job: Job, group: Sequence[Found]) -> tuple[object, ...]:
-    """What the curve of nodes depends on, besides the model and the data."""
-    settings = job.settings
-    sites = [(found.place.label, found.site.input_shape, str(found.site.dtype)) for found in group]
-    return sites, bool(excluded(settings, group)), settings.flops, settings.dequantize
 
 
 def _recalled(job: Job, key: str | None, group: list[Found]) -> Curve | None:

@@ -37,6 +37,8 @@ Progress = Callable[[str, int, int], None]
 
 RANDOM_FEEDS, HEAVY = 4, 1e9
 """Draws of noise that outputs are compared on, and multiply-accumulates from which on one draw has to do."""
+KEY_SETTINGS = "seed threads include exclude op_types flops input_shape dim dequantize refactorize".split()
+"""The settings that errors of nodes and of models may depend on."""
 PATIENCE = 3.0
 """Seconds that any model may take to run, besides its multiplications."""
 SLOWEST = 1e8
@@ -91,15 +93,15 @@ class Job:
         return hashlib.sha256(self.content).hexdigest()
 
     def key(self, *parts: object) -> str | None:
-        """A key for `memory` of what follows from the model, the data, the seed and these parts, in this version.
+        """A key for `memory` of what follows from the model, the data, the settings and these parts, in this version.
 
         None where weights are in other files, which may change.
         """
         if self.data_files or self.settings.statistics is not None:
             return None
         data = self.inputs.digest if self.inputs is not None and self.inputs.kind == "data" else None
-        known = (version("onnx-tucker"), self.fingerprint, data, self.settings.seed, self.settings.threads)
-        return str(joblib.hash((known, parts)))
+        settings = [getattr(self.settings, name) for name in KEY_SETTINGS]
+        return str(joblib.hash((version("onnx-tucker"), self.fingerprint, data, settings, parts)))
 
 
 def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:

@@ -96,3 +96,23 @@ def test_time_that_other_forms_save_without_loss_is_all_that_is_taken() -> None:
     for dry_run in (True, False):
         result = compress(made, ranks="auto", budget="time:0.8", dry_run=dry_run)
         assert [choice.status for choice in result.plan.choices] == ["lowered"]
+
+
+@pytest.mark.parametrize("options", [{"budget": "flops:0.5"}, {"budget": "time:0.9"}, {"max_error": 0.1}])
+def test_a_model_without_layers_stays_as_it_is_or_breaks_the_promise(options: dict[str, str | float]) -> None:
+    made = model([helper.make_node("Relu", ["x"], ["y"], "relu")], {}, {"x": [2, 3]}, {"y": 2})
+    try:
+        assert compress(made, ranks="auto", **options).model == made
+    except PromiseError:
+        assert "budget" in options
+
+
+def test_shapes_that_are_not_known_are_no_reason_to_fail() -> None:
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["n"]),
+        helper.make_node("Cast", ["n"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Transpose", ["f"], ["t"]),
+        helper.make_node("MatMul", ["t", "w"], ["y"], "product"),
+    ]
+    made = model(nodes, {"w": RNG.standard_normal((2, 64)).astype(np.float32)}, {"x": [4, 4]}, {"y": 2})
+    assert compress(made, ranks="auto", max_error=0.5).model == made

@@ -34,6 +34,8 @@ def choose(errors: Sequence[Numbers], costs: Sequence[Numbers], limits: Numbers)
         costs: of the points of each curve, (points, quantities).
         limits: of the sum of each quantity, (quantities,).
     """
+    if not errors:
+        return [] if (limits >= 0).all() else None
     most = np.sum([cost.max(axis=0) for cost in costs], axis=0)
     scale = np.maximum(limits, ROUNDING * most) + (most == 0)  # a limit may be none at all
     shares = [cost / scale for cost in costs]
