@@ -43,10 +43,8 @@ LEAST = 1e-3
 """The least share of what is lossless that a path leads to."""
 MOST = 0.999
 """The largest share of a node's output that counts as lost."""
-AIMS, AIMED = 6, 0.98
-"""How often the limit of the layers' time is moved, and the share of a budget of time that is aimed at."""
-CLOSE = 0.01
-"""A move of that limit, relative to the original's time, that is not worth another measurement."""
+AIMS, NEAR = 7, 0.95
+"""Whole models that are timed at most for a budget of time, and the share of it from which on one is near enough."""
 
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
@@ -115,8 +113,7 @@ class Allocator:
         self._law: Sequence[Curve] | None = None if calibrate.usable(job) else Law().of(self._found)
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
-        if self._tuner is not None and self._share_of_time([(curve, curve.points[0]) for curve in self._found]) is None:
-            raise PromiseError("A budget of time cannot be held, because the model cannot be timed; see above.")
+        self._timed: dict[object, float] = {}
 
     def _curves(self, groups: Sequence[list[Found]], *, blind: bool) -> Iterator[Curve]:
         wanted = Wanted([*self._counted, "flops"] if self._tuner else self._counted, aligned=self._tuner is not None)
@@ -142,8 +139,10 @@ class Allocator:
         """
         shares = {budget.of: budget.share for budget in budgets}
         if self._law is None:
-            self._within(Law().of(self._found), shares)  # from then on it is known what the layers may take
-            self._law = self._best(self._limits(shares))
+            limits = self._limits(shares)
+            if self._tuner is not None:  # what the layers may take is known from then on
+                limits["time"] = _used(self._within(Law().of(self._found), shares))
+            self._law = self._best(limits)
         return self._within(self._law, shares)
 
     def path(self, quantity: str, number: int) -> list[Allocation]:
@@ -153,28 +152,19 @@ class Allocator:
             quantity: what they cost.
             number: of shares of it, evenly by their logarithms; they may lead to fewer allocations.
         """
-        most, least = self._share(quantity, [curve.points[0] for curve in self._found]), self.least(quantity)
+        kept = [(curve, curve.points[0]) for curve in self._found]
+        most = sum(point.costs[quantity] for _, point in kept)
+        least = max(self._least(quantity), most * LEAST)
         if most <= 0:  # nothing is known to cost anything
-            return [[(curve, curve.points[0]) for curve in self._found]]
-        least = max(least, most * LEAST)
+            return [kept]
         if self._law is None:
-            self._law = self._best(self._limits({quantity: math.sqrt(most * least)}))
+            self._law = self._best({quantity: math.sqrt(most * least)})
         ways: dict[object, Allocation] = {}
-        for share in np.geomspace(most, least, number):
-            limit = float(share) * self._total[quantity] - self._rest[quantity]
-            allocation = _chosen(self._law, {quantity: limit * (1 + 1e-9)})
+        for limit in np.geomspace(most * (1 + 1e-9), least * (1 + 1e-9), number):
+            allocation = _chosen(self._law, {quantity: float(limit)})
             if allocation is not None:
                 ways.setdefault(_recipes(allocation), allocation)
         return list(ways.values())
-
-    def least(self, quantity: str) -> float:
-        """The share of a quantity that is left of the original at the cheapest points; of time by estimate."""
-        return self._share(quantity, [min(c.points, key=lambda p: p.costs[quantity]) for c in self._found])
-
-    def _share(self, quantity: str, points: Sequence[Point]) -> float:
-        """The share of a quantity that is left of the original with points taken, by estimate."""
-        cost = sum(point.costs[quantity] for point in points)
-        return (self._rest[quantity] + cost) / self._total[quantity] if self._total[quantity] else 0.0
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
@@ -182,53 +172,70 @@ class Allocator:
 
     def _within(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The allocation by a law that holds all budgets, that of time by measurement."""
-        if self._tuner is None:
-            chosen = _chosen(law, self._limits(shares))
-            if chosen is None:
-                raise self._unreached(shares)
-            return chosen
-        fastest, found, longest = math.inf, None, -math.inf
+        if self._tuner is not None:
+            return self._within_time(law, shares)
+        chosen = _chosen(law, self._limits(shares))
+        if chosen is None:
+            raise self._unreached(shares)
+        return chosen
+
+    def _within_time(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
+        """The same by a search for what the layers may take alone in sum, of which the model's time is a function."""
+        limits, share = self._limits(shares), shares["time"]
+        most = sum(curve.points[0].costs["time"] for curve in law)
         least = sum(min(point.costs["time"] for point in curve.points) for curve in law)
-        for _ in range(AIMS):
-            limits = self._limits(shares)
-            limits["time"] = max(limits["time"], least)
-            chosen = _chosen(law, limits)
+        found: Allocation | None = None
+        low, high, fastest = (least, 0.0), (most, math.inf), math.inf  # limits, and the shares of time there
+        limit = most
+        for step in range(AIMS):
+            chosen = _chosen(law, {**limits, "time": limit * (1 + 1e-9)})
             if chosen is None:
-                raise self._unreached({q: share for q, share in shares.items() if q != "time"})
-            share = self._share_of_time(chosen) or 0.0
-            fastest, used = min(fastest, share), sum(point.costs["time"] for _, point in chosen)
-            if share <= shares["time"] and used > longest:
-                found, longest = chosen, used
-            moved = self._limits(shares)["time"] - limits["time"]
-            if abs(moved) < CLOSE * self._total["time"] if found else limits["time"] <= least and moved < 0:
+                raise self._unreached({q: s for q, s in shares.items() if q != "time"})
+            known = _recipes(chosen) in self._timed
+            taken = self._share_of_time(chosen)
+            fastest = min(fastest, taken)
+            if taken <= share:
+                found, low = chosen, (_used(chosen), taken)
+            else:
+                high = (min(limit, _used(chosen)), taken)
+            near = taken <= share and (taken >= NEAR * share or limit >= most)
+            if near or (known and found is not None) or (limit <= least and found is None):
                 break
+            last = found is None and step == AIMS - 2
+            limit = least if last else _between(low, high, share * (1 + NEAR) / 2)
         if found is None:
             raise PromiseError(
-                f"The budget time:{shares['time']:g} cannot be reached: the fastest model found takes the share "
-                f"{fastest:.3g}."
+                f"The budget time:{share:g} cannot be reached: the fastest model found takes the share {fastest:.3g}."
             )
         return found
 
     def _limits(self, shares: Mapping[str, float]) -> dict[str, float]:
-        """What all curves together may cost."""
-        aimed = {q: share * (AIMED if q == "time" and share < 1 else 1.0) for q, share in shares.items()}
-        return {q: share * self._total[q] - self._rest[q] for q, share in aimed.items()}
+        """What all curves together may cost, of what is counted."""
+        return {q: s * self._total[q] - self._rest[q] for q, s in shares.items() if q != "time"}
 
-    def _share_of_time(self, allocation: Allocation) -> float | None:
-        """The share of the original's time that a model takes, from which what is not in the curves follows."""
+    def _share_of_time(self, allocation: Allocation) -> float:
+        """The share of the original's time that a model takes with an allocation.
+
+        Raises:
+            PromiseError: the model cannot be timed.
+        """
         assert self._tuner is not None
-        timings = whole_model(self._job, self._tuner, allocation)
-        if not timings:
-            return None
-        share, used = 1 / timings[1].speedup, sum(point.costs["time"] for _, point in allocation)
-        self._total.setdefault("time", timings[0].ms)
-        self._rest["time"] = share * self._total["time"] - used
-        logger.info("layers of %.3g ms alone: the whole model takes the share %.3g", used, share)
-        return share
+        recipes = _recipes(allocation)
+        if recipes not in self._timed:
+            timings = whole_model(self._job, self._tuner, allocation)
+            if not timings:
+                raise PromiseError("A budget of time cannot be held, because the model cannot be timed; see above.")
+            self._timed[recipes] = 1 / timings[1].speedup
+            logger.info("layers of %.3g ms alone: share of time %.3g", _used(allocation), self._timed[recipes])
+        return self._timed[recipes]
+
+    def _least(self, quantity: str) -> float:
+        """What all curves together cost at least."""
+        return sum(min(point.costs[quantity] for point in curve.points) for curve in self._found)
 
     def _unreached(self, shares: Mapping[str, float]) -> PromiseError:
         for quantity, share in shares.items():
-            least = self.least(quantity)
+            least = (self._rest[quantity] + self._least(quantity)) / (self._total[quantity] or 1.0)
             if least > share:
                 budget = Budget(quantity, share)
                 return PromiseError(
@@ -327,3 +334,15 @@ def _chosen(curves_: Sequence[Curve], limits: Mapping[str, float]) -> Allocation
 def _recipes(allocation: Allocation) -> object:
     """What tells allocations apart."""
     return tuple((point.method, point.ranks) for _, point in allocation)
+
+
+def _used(allocation: Allocation) -> float:
+    """Milliseconds that the layers take alone, in sum."""
+    return sum(point.costs["time"] for _, point in allocation)
+
+
+def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:
+    """The abscissa at which a line through two points has a value; never closer to either end than a tenth."""
+    (x0, y0), (x1, y1) = low, high
+    part = (aim - y0) / (y1 - y0) if y1 > y0 else 0.5
+    return x0 + (x1 - x0) * min(max(part, 0.1), 0.9)
