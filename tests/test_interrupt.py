@@ -44,7 +44,7 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
     assert subprocess.run(command("cache", "out.onnx"), cwd=tmp_path).returncode in (0, 3)  # noise may miss the budget
     whole = time.perf_counter() - began
     interrupted = 0
-    for share in np.linspace(0.05, 0.95, 7):
+    for share in np.linspace(0.05, 0.95, 5):
         process = subprocess.Popen(command("other", "late.onnx"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         time.sleep(share * whole)
         process.send_signal(signal.SIGINT)
@@ -56,7 +56,7 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
             assert not (tmp_path / "late.onnx").exists()
             assert not list(tmp_path.glob(".*"))
         (tmp_path / "late.onnx").unlink(missing_ok=True)
-    assert interrupted >= 3
+    assert interrupted >= 2
     for name in ("late.onnx", "later.onnx"):
         assert subprocess.run(command("other", name), cwd=tmp_path).returncode in (0, 3)
     files = [tmp_path / name for name in ("late.onnx", "later.onnx")]
