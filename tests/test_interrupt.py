@@ -37,28 +37,27 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
     network(tmp_path)
 
     def command(cache: str, output: str) -> list[str]:
-        options = f"--ranks auto --budget time:0.8 --data data.npz --threads 1 --cache {cache} -q"
+        options = f"--ranks auto --max-error 0.3 --data data.npz --threads 1 --cache {cache} -q"
         return [sys.executable, "-m", "onnx_tucker", "in.onnx", output, *options.split()]
 
     began = time.perf_counter()
-    assert subprocess.run(command("cache", "out.onnx"), cwd=tmp_path).returncode in (0, 3)  # noise may miss the budget
+    assert subprocess.run(command("cache", "out.onnx"), cwd=tmp_path).returncode == 0
     whole = time.perf_counter() - began
     interrupted = 0
-    for share in np.linspace(0.05, 0.95, 5):
+    for share in np.linspace(0.05, 0.95, 7):
         process = subprocess.Popen(command("other", "late.onnx"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         time.sleep(share * whole)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
-        if process.returncode not in (0, 3):
+        if process.returncode:
             interrupted += 1
             assert process.returncode == 130, said
             assert said.strip() == "onnx-tucker: error: Interrupted; nothing was written."
             assert not (tmp_path / "late.onnx").exists()
             assert not list(tmp_path.glob(".*"))
         (tmp_path / "late.onnx").unlink(missing_ok=True)
-    assert interrupted >= 2
+    assert interrupted >= 3
     for name in ("late.onnx", "later.onnx"):
-        assert subprocess.run(command("other", name), cwd=tmp_path).returncode in (0, 3)
+        assert subprocess.run(command("other", name), cwd=tmp_path).returncode == 0
     files = [tmp_path / name for name in ("late.onnx", "later.onnx")]
-    assert files[0].exists() == files[1].exists()
-    assert not files[0].exists() or files[0].read_bytes() == files[1].read_bytes()
+    assert files[0].read_bytes() == files[1].read_bytes()
