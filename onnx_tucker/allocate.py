@@ -189,8 +189,12 @@ class Allocator:
         limit = most
         for step in range(AIMS):
             chosen = _chosen(law, {**limits, "time": limit * (1 + 1e-9)})
-            if chosen is None:
+            if chosen is None and step == 0:
                 raise self._unreached({q: s for q, s in shares.items() if q != "time"})
+            if chosen is None:  # so little time goes only above the other budgets
+                low = (limit, 0.0)
+                limit = _between(low, high, share * (1 + NEAR) / 2)
+                continue
             known = _recipes(chosen) in self._timed
             taken = self._share_of_time(chosen)
             fastest = min(fastest, taken)
@@ -277,8 +281,8 @@ class Allocator:
         """The error of the outputs of a model with an allocation, which is remembered."""
         if not any(point.method for _, point in allocation):
             return 0.0
-        labels = [curve.group[0].place.label for curve, _ in allocation]
-        key = self._job.key("allocation", labels, _recipes(allocation))
+        planned_ = sorted((label, str(candidate)) for label, candidate in self._planned(allocation).items())
+        key = self._job.key("allocation", planned_)
         recalled = self._job.memory.recall(key) if key is not None else None
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
@@ -290,6 +294,8 @@ class Allocator:
     def _tried(self, allocation: Allocation) -> tuple[float, Factorised]:
         """The error of the outputs of a model with an allocation, and the model."""
         planned_ = self._planned(allocation)
+        if not calibrate.usable(self._job):
+            return math.nan, factorise(self._job, planned_, "weights", rough=True)
         ways = [factorise(self._job, planned_, "outputs", rough=True)]
         if calibrate.few(self._job):
             ways.append(factorise(self._job, planned_, "weights", rough=True))

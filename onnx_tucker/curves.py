@@ -113,7 +113,7 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
         blind: leaves the data out of it.
     """
     keys = [job.key("curve", wanted, blind, [found.place.label for found in group]) for group in groups]
-    known = [_recalled(job, key, group) for key, group in zip(keys, groups, strict=True)]
+    known = [_recalled(job, key, wanted, group) for key, group in zip(keys, groups, strict=True)]
     missing = [group for group, curve in zip(groups, known, strict=True) if curve is None]
     run = Parallel(n_jobs=job.settings.jobs, require="sharedmem", return_as="generator", pre_dispatch="n_jobs")
     made = run(delayed(_curve)(job, wanted, *about) for about in _seen(job, missing, blind=blind))
@@ -127,7 +127,7 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
         yield fresh
 
 
-def _recalled(job: Job, key: str | None, group: list[Found]) -> Curve | None:
+def _recalled(job: Job, key: str | None, wanted: Wanted, group: list[Found]) -> Curve | None:
     """A curve that is remembered."""
     recalled = job.memory.recall(key) if key is not None else None
     if recalled is None:
@@ -135,6 +135,8 @@ def _recalled(job: Job, key: str | None, group: list[Found]) -> Curve | None:
     try:
         points, weight = recalled.value
         made = [Point(**{**p, "ranks": None if p["ranks"] is None else tuple(p["ranks"])}) for p in points]
+        if not made or made[0].method or any(set(point.costs) != set(wanted.quantities) for point in made):
+            raise ValueError("it has other points")
         return Curve(group, made, float(weight))
     except (TypeError, KeyError, ValueError) as error:
         logger.info("a remembered curve is not used: %s", error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from onnx_tucker.allocate import Allocator, rules_of
+from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import Made, make
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
@@ -32,8 +34,10 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         number: models that are made; those that are no better than others are left out.
 
     Raises:
-        PromiseError: the outputs of models cannot be compared.
+        PromiseError: the model cannot be run.
     """
+    if job.session is None or job.inputs is None:
+        raise PromiseError("A sweep compares outputs, and the model cannot be run; see the reason above.")
     quantity = "time" if job.settings.benchmark and job.timed_feed is not None else "flops"
     allocations = Allocator(job, [quantity]).path(quantity, number)
     spots: list[Spot] = []
@@ -45,7 +49,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         basis = basis or made.plan(job).basis  # what is best for the one in the middle does for all
         spots.append(_spot(job, promises, made))
         logger.info("error %.4g at %s", spots[-1].error, spots[-1].shares)
-        if spots[-1].error >= NOTHING:
+        if i > middle and spots[-1].error >= NOTHING:
             break
     job.progress("making models", len(allocations), len(allocations))
     return Front(
@@ -70,9 +74,8 @@ def _spot(job: Job, promises: Promises, made: Made) -> Spot:
     if totals.speedup is not None:
         shares = {"time": 1 / totals.speedup, **shares}
     closeness = verdict.closeness or []
-    return Spot(
-        shares, totals.speedup, totals.speedup_ci, mean_error(closeness), closeness, verdict.score, made.plan(job)
-    )
+    error = math.inf if verdict.broken else mean_error(closeness)
+    return Spot(shares, totals.speedup, totals.speedup_ci, error, closeness, verdict.score, made.plan(job))
 
 
 def _undominated(spots: list[Spot], quantity: str) -> list[Spot]:

@@ -37,7 +37,9 @@ Progress = Callable[[str, int, int], None]
 
 RANDOM_FEEDS, HEAVY = 4, 1e9
 """Draws of noise that outputs are compared on, and multiply-accumulates from which on one draw has to do."""
-KEY_SETTINGS = "seed threads include exclude op_types flops input_shape dim dequantize refactorize".split()
+KEY_SETTINGS = (
+    "seed threads include exclude op_types flops input_shape dim dequantize refactorize freeze_initializer_inputs"
+).split()
 """The settings that errors of nodes and of models may depend on."""
 PATIENCE = 3.0
 """Seconds that any model may take to run, besides its multiplications."""
@@ -101,7 +103,7 @@ class Job:
             return None
         data = self.inputs.digest if self.inputs is not None and self.inputs.kind == "data" else None
         settings = [getattr(self.settings, name) for name in KEY_SETTINGS]
-        return str(joblib.hash((version("onnx-tucker"), self.fingerprint, data, settings, parts)))
+        return str(joblib.hash((version("onnx-tucker"), ort.__version__, self.fingerprint, data, settings, parts)))
 
 
 def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:

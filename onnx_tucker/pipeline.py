@@ -134,6 +134,7 @@ def sweep(
     outputs.check([*reports, *planned], None, settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
+    outputs.protect(job.data_files, [*reports, *planned])
     statistics.check(job)
     found = front(job, Promises(job, evaluate), points)
     with io.Staging() as staging:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,7 @@ class Promises:
         most = self._job.settings.max_drop
         pairs = [(fidelity.mean_error(v.closeness or []), v.fall) for v in verdicts]
         known = [(error, fall) for error, fall in pairs if fall is not None and math.isfinite(error)]
-        if most is None or len(known) < len(pairs):
+        if most is None or not pairs or pairs[-1][1] is None or not math.isfinite(pairs[-1][0]):
             return False
         squares = sum(error**2 for error, _ in known)
         return sum(error * fall for error, fall in known) * known[-1][0] > most * squares
@@ -180,8 +180,8 @@ def require_budget(settings: Settings, found: Report) -> None:
         return
     totals = found.totals
     shares = {
-        "flops": _share(totals.flops),
-        "params": _share(totals.params),
+        "flops": _share(_known(node.flops for node in found.nodes)),
+        "params": _share(_known(node.params for node in found.nodes)),
         "bytes": _share(totals.file_bytes),
         "time": 1 / totals.speedup if totals.speedup else None,
     }
@@ -192,6 +192,12 @@ def require_budget(settings: Settings, found: Report) -> None:
                 f"The budget {budget} is not held: the result has the share {share:.3g}, as chains that made the model "
                 "slower or broke a promise were given back; --keep-slower keeps those that are only slower."
             )
+
+
+def _known(changes: Iterable[Change[int]]) -> Change[int]:
+    """The sum of those that are known, which are what a budget is about."""
+    pairs = [(c.before, c.after) for c in changes if c.before is not None and c.after is not None]
+    return Change(sum(before for before, _ in pairs), sum(after for _, after in pairs))
 
 
 def _share(change: Change[int]) -> float | None:

@@ -61,7 +61,7 @@ class Settings:
     """
 
     ranks: str | int | tuple[int, int] = "vbmf"
-    budget: str | Sequence[str] = ()
+    budget: str | Sequence[str] | None = ()
     data: Any = ()
     statistics: PathLike | None = None
     statistics_out: PathLike | None = None
@@ -104,7 +104,7 @@ class Settings:
         """
         for name in ("budget", "include", "exclude", "op_types", "report"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | Path) else tuple(value))
+            object.__setattr__(self, name, (value,) if isinstance(value, str | Path) else tuple(value or ()))
         object.__setattr__(self, "data", _data(self.data))
         if isinstance(self.ranks, list):
             object.__setattr__(self, "ranks", tuple(self.ranks))
@@ -147,7 +147,7 @@ class Settings:
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """`budget`, one of each quantity."""
-        return parse_budgets(tuple(self.budget))
+        return parse_budgets(tuple(self.budget or ()))
 
     @property
     def insists(self) -> bool:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import compress
+from onnx_tucker import compress, sweep
 from onnx_tucker.errors import PromiseError
 from tests.helpers import Array, model, relative, run
 
@@ -116,3 +116,24 @@ def test_shapes_that_are_not_known_are_no_reason_to_fail() -> None:
     ]
     made = model(nodes, {"w": RNG.standard_normal((2, 64)).astype(np.float32)}, {"x": [4, 4]}, {"y": 2})
     assert compress(made, ranks="auto", max_error=0.5).model == made
+
+
+def test_a_budget_of_weights_may_take_more_multiplications() -> None:
+    weight = RNG.standard_normal((32, 64, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv", strides=[4, 4])]
+    made = model(nodes, {"w": weight}, {"x": [1, 64, 32, 32]}, {"y": 4})
+    totals = compress(made, ranks="auto", budget="params:0.5", benchmark=False).report.totals
+    assert totals.params.after <= 0.5 * totals.params.before
+
+
+def test_a_model_that_cannot_run_breaks_its_promise_in_words() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"], "product"),
+        helper.make_node("Mystery", ["h"], ["y"], "mystery", domain="nobody"),
+    ]
+    made = model(nodes, {"w": RNG.standard_normal((64, 64)).astype(np.float32)}, {"x": [2, 64]}, {"y": 2})
+    made.opset_import.append(helper.make_opsetid("nobody", 1))
+    with pytest.raises(PromiseError, match="cannot be checked"):
+        compress(made, ranks="auto", max_error=0.5)
+    with pytest.raises(PromiseError, match="cannot be run"):
+        sweep(made)

@@ -9,6 +9,7 @@ from onnx_tucker.errors import PlanError
 from onnx_tucker.factor import METHODS, Method, Spectra
 from onnx_tucker.rank import Rule
 from onnx_tucker.rank.fixed import Fixed
+from onnx_tucker.rank.given import Given
 from onnx_tucker.types import Candidate, Ranks, Site
 
 BLOCKS = (4, 8, 16)
@@ -41,7 +42,9 @@ def candidates(site: Site, rule: Rule) -> list[Candidate] | str:
             continue
         near = [r for block in BLOCKS for r in rule.policy.aligned(site.stage, method, ranks, block)]
         worst = ALIKE * method.error_bound(spectra, ranks)
-        tried = [(r, method.error_bound(spectra, r)) for r in dict.fromkeys([ranks, *near]) if _saves(site, method, r)]
+        wanted = isinstance(rule.policy, Given)  # whoever chose them knows what they cost
+        every = [r for r in dict.fromkeys([ranks, *near]) if wanted or _saves(site, method, r)]
+        tried = [(r, method.error_bound(spectra, r)) for r in every]
         found += [Candidate(method.name, r, method.stages(site.stage, r), e) for r, e in tried if e <= worst]
         if not tried:
             reasons.append(f"{method.name} at rank {','.join(map(str, ranks))} saves nothing")

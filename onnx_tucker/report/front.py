@@ -91,7 +91,7 @@ class Front:
     def to_svg(self) -> str:
         """The front as a plot of the score, or where there is none of the error, over the cost."""
         scored = all(spot.score is not None for spot in self.spots)
-        found = [(spot.shares[self.quantity], spot.score if scored else spot.error) for spot in self.spots]
+        found = [(spot.shares.get(self.quantity, 1.0), spot.score if scored else spot.error) for spot in self.spots]
         known = [(x, float(y)) for x, y in found if y is not None]
         low = min([0.0, *(y for _, y in known)])
         high = max([low + 1e-12, *(y for _, y in known), *([self.original_score or 0.0] if scored else [])])
