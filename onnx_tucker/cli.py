@@ -213,10 +213,7 @@ def _compress_parser() -> argparse.ArgumentParser:
     speed.add_argument(
         "--min-speedup", metavar="S", type=float, default=1.0, help="keep a chain only if it is S times as fast"
     )
-    speed.add_argument(
-        "--tune-seconds", metavar="T", type=float, default=60.0, help="time to spend on trying ways to compute a layer"
-    )
-    speed.add_argument("--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time")
+    _add_work(speed)
     out = parser.add_argument_group("output")
     out.add_argument("--plan-out", metavar="P.json", help="write the plan")
     out.add_argument("--statistics-out", metavar="S.npz", help="write what the nodes see on --data, for --statistics")
@@ -254,6 +251,7 @@ def _sweep_parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     _add_sites(parser.add_argument_group("what to factorise"))
+    _add_work(parser.add_argument_group("speed"))
     _add_common(parser, front.FORMATS)
     return parser
 
@@ -284,6 +282,13 @@ def _add_sites(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--inline-functions", action="store_true", help="also nodes in model-local functions")
     group.add_argument("--dequantize", action="store_true", help="also weights stored as integers; they become floats")
     group.add_argument("--refactorize", action="store_true", help="also chains that an earlier run has made")
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--tune-seconds", metavar="T", type=float, default=60.0, help="time to spend on trying ways to compute a layer"
+    )
+    group.add_argument("--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time")
 
 
 def _add_common(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMATS) -> None:

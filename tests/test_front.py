@@ -48,7 +48,7 @@ def test_the_command_line_writes_reports_and_plans(folder: Path, tmp_path: Path)
     (tmp_path / "score.py").write_text("def score(run):\n    return 1.0\n")
     (tmp_path / "plans").mkdir()
     reports = [tmp_path / f"front{ending}" for ending in FORMATS]
-    options = ["--data", str(folder / "data.npz"), "--no-cache", "--no-benchmark", "-q", "--points", "4"]
+    options = ["--data", str(folder / "data.npz"), "--no-cache", "--no-benchmark", "-q", "--points", "4", "--jobs", "2"]
     options += ["--eval", f"{tmp_path / 'score.py'}:score", "--plans", str(tmp_path / "plans")]
     for path in reports:
         options += ["--report", str(path)]
