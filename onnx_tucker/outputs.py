@@ -13,7 +13,7 @@ from onnx_tucker import rank, statistics
 from onnx_tucker.errors import OutputError, UsageError
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job
-from onnx_tucker.report import render, writer
+from onnx_tucker.report import FORMATS, render, writer
 from onnx_tucker.report.schema import Report
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Plan
@@ -24,7 +24,7 @@ Source = onnx.ModelProto | Path
 def targets(target: Path | None, settings: Settings) -> list[Path]:
     """All files that are going to be written, but for a data file, whose name is chosen when it is."""
     for path in settings.report:
-        writer(Path(path))
+        writer(Path(path), FORMATS)
     paths = [Path(p) for p in (settings.plan_out, settings.statistics_out, *settings.report) if p is not None]
     if target is not None and not settings.dry_run:
         paths.append(target)

@@ -22,7 +22,8 @@ from onnx_tucker.pricing import decide, rules_of
 from onnx_tucker.promises import Promises, require_budget
 from onnx_tucker.rank import Rules
 from onnx_tucker.replay import replay
-from onnx_tucker.report.front import Front, writer
+from onnx_tucker.report import writer
+from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import load_function
 from onnx_tucker.settings import Settings
@@ -126,7 +127,7 @@ def sweep(
         raise UsageError("--points is from 2 to 1000.")
     source = model if isinstance(model, onnx.ModelProto) else Path(model)
     reports = [Path(path) for path in settings.report]
-    writers = [writer(path) for path in reports]
+    writers = [writer(path, FORMATS) for path in reports]
     planned = [Path(plans) / f"plan-{i + 1:02}.json" for i in range(points)] if plans is not None else []
     outputs.protect(outputs.sources(source, settings), [*reports, *planned])
     if plans is not None and not Path(plans).is_dir():

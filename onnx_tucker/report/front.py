@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from onnx_tucker.errors import UsageError
 from onnx_tucker.report.markdown import lines
 from onnx_tucker.report.numbers import factor, share, small
 from onnx_tucker.report.schema import finite
@@ -133,14 +131,3 @@ FORMATS: dict[str, Callable[[Front], str]] = {
     ".md": Front.to_markdown,
     ".svg": Front.to_svg,
 }
-
-
-def writer(path: Path) -> Callable[[Front], str]:
-    """The format that a file's ending asks for.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if path.suffix not in FORMATS:
-        raise UsageError(f"--report {path}: the ending is one of {', '.join(FORMATS)}.")
-    return FORMATS[path.suffix]
