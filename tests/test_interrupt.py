@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,23 +41,34 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
         options = f"--ranks auto --max-error 0.3 --data data.npz --threads 1 --cache {cache} -q"
         return [sys.executable, "-m", "onnx_tucker", "in.onnx", output, *options.split()]
 
-    began = time.perf_counter()
     assert subprocess.run(command("cache", "out.onnx"), cwd=tmp_path).returncode == 0
-    whole = time.perf_counter() - began
-    interrupted = 0
-    for share in np.linspace(0.05, 0.95, 7):
+
+    def interrupt(moment: Callable[[], bool]) -> bool:
+        """Whether a run was interrupted as soon as it was time to, rather than over by then."""
         process = subprocess.Popen(command("other", "late.onnx"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        time.sleep(share * whole)
+        while process.poll() is None and not moment():
+            time.sleep(0.001)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate()
-        if process.returncode:
-            interrupted += 1
-            assert process.returncode == 130, said
-            assert said.strip() == "onnx-tucker: error: Interrupted; nothing was written."
-            assert not (tmp_path / "late.onnx").exists()
-            assert not list(tmp_path.glob(".*"))
-        (tmp_path / "late.onnx").unlink(missing_ok=True)
-    assert interrupted >= 3
+        if not process.returncode:
+            (tmp_path / "late.onnx").unlink()
+            return False
+        assert process.returncode == 130, said
+        assert said.strip() == "onnx-tucker: error: Interrupted; nothing was written."
+        assert not (tmp_path / "late.onnx").exists()
+        assert not list(tmp_path.glob(".*"))
+        return True
+
+    def after(seconds: float) -> Callable[[], bool]:
+        end = time.perf_counter() + seconds
+        return lambda: time.perf_counter() > end
+
+    def known(share: float) -> Callable[[], bool]:
+        most = len(list((tmp_path / "cache").rglob("*.json")))
+        return lambda: len(list((tmp_path / "other").rglob("*.json"))) > share * most
+
+    assert all(interrupt(after(seconds)) for seconds in (0.1, 0.5))  # while modules are imported
+    assert sum(interrupt(known(share)) for share in (0, 0.1, 0.3, 0.6, 0.9)) >= 3  # each goes on from the one before
     for name in ("late.onnx", "later.onnx"):
         assert subprocess.run(command("other", name), cwd=tmp_path).returncode == 0
     files = [tmp_path / name for name in ("late.onnx", "later.onnx")]
