@@ -1,21 +1,32 @@
 """`python -m onnx_tucker` and `onnx-tucker`."""
 
 import os
+import signal
 import sys
+from typing import NoReturn
 
 INTERRUPTED = 130
 
 
 def main() -> int:
-    """Runs the command line and returns its exit code; an interrupt ends the program, also while it is imported."""
-    try:
-        from onnx_tucker.cli import main as run
+    """Runs the command line and returns its exit code; an interrupt ends the program."""
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:  # what an interrupt raises while modules are imported can be swallowed there
+        signal.signal(signal.SIGINT, _end)
+    from onnx_tucker.cli import main as run
 
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
         return run()
     except KeyboardInterrupt:
-        sys.stderr.write("onnx-tucker: error: Interrupted; nothing was written.\n")
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)  # an interrupt within exec() makes Python end with the signal, whatever the exit code
+        _end()
+
+
+def _end(*_: object) -> NoReturn:
+    sys.stderr.write("onnx-tucker: error: Interrupted; outputs are whole or absent.\n")
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)  # an interrupt within exec() makes Python end with the signal, whatever the exit code
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ TIGHTER = 0.98
 STEPS = 32
 """Allocations between what loses nothing and the cheapest, among which the fastest that holds what was promised is."""
 
+NEAR, FURTHER = 4, (1, 2, 4)
+"""How far off in these allocations are alike, and which are tried besides, beyond the first that broke a promise."""
+
 Outcome = tuple[Made, list[Closeness] | None]
 
 
@@ -87,21 +90,30 @@ def _fastest(job: Job, promises: Promises) -> Outcome:
             logger.info("allocation %d of %d: %s", number, len(ways), tried[number].broken or "holds")
         return not tried[number].broken
 
+    def lucky(number: int, verdict: Verdict) -> bool:
+        near = [n for n in sorted(tried) if n != number and abs(n - number) <= NEAR]
+        return promises.lucky([*(tried[n] for n in near), verdict])
+
+    def firm(number: int) -> bool:
+        return holds(number) and not lucky(number, tried[number])
+
     low, high = 0, len(ways)  # the first loses nothing
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
-    near = [tried[high]] if high in tried else []
-    if near and not job.settings.dry_run:  # chains that are fitted in full are closer
-        made = make(job, decide(job, rules_of(ways[high])))
+    if job.settings.max_drop is not None:  # scores err, so that what is faster may hold where this does not
+        for number in (high + further for further in FURTHER if high + further < len(ways)):
+            low = number if firm(number) else low
+    above = low + 1
+    if above < len(ways) and not job.settings.dry_run:  # chains that are fitted in full are closer
+        made = make(job, decide(job, rules_of(ways[above])))
         verdict = promises.verify(made.result)
-        if not verdict.broken and not promises.lucky([*near, verdict]):
+        if not verdict.broken and not lucky(above, verdict):
             return made, verdict.closeness
-    firm = low
-    while firm > 0 and not (holds(firm) and not promises.lucky([*near, *(tried[n] for n in range(low, firm - 1, -1))])):
-        firm -= 1
+    while low > 0 and not firm(low):
+        low -= 1
     job.progress("holding promises", 1, 1)
-    return _carried_out(job, promises, rules_of(ways[firm]))
+    return _carried_out(job, promises, rules_of(ways[low]))
 
 
 def _carried_out(job: Job, promises: Promises, rules: Rules) -> Outcome:

@@ -144,6 +144,8 @@ def sweep(
         for path, spot in zip(planned, found.spots, strict=False):
             staging.write(path, spot.plan.to_json().encode())
         staging.commit(None, job.data_files)
+    for path in planned[len(found.spots) :]:  # of a sweep before, that found more
+        path.unlink(missing_ok=True)
     return found
 
 

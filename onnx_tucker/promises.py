@@ -188,9 +188,13 @@ def require_budget(settings: Settings, found: Report) -> None:
     for budget in settings.budgets:
         share = shares[budget.of]
         if share is not None and share > budget.share * (1 + 1e-9):
+            given_back = any(node.reason.startswith("given back") for node in found.nodes)
+            why = (
+                ", as chains that made the model slower or broke a promise were given back; --keep-slower keeps those "
+                "that are only slower"
+            )
             raise PromiseError(
-                f"The budget {budget} is not held: the result has the share {share:.3g}, as chains that made the model "
-                "slower or broke a promise were given back; --keep-slower keeps those that are only slower."
+                f"The budget {budget} is not held: the result has the share {share:.3g}{why if given_back else ''}."
             )
 
 

@@ -26,8 +26,8 @@ from onnx_tucker.types import Candidate, Stage
 
 logger = logging.getLogger(__name__)
 
-LAYER_SECONDS = 0.4
-"""Time spent at most on comparing one layer with what it could become."""
+LAYER_SECONDS, SURVEY_SECONDS = 0.4, 1.0
+"""Time spent at most on comparing one layer with what it could become, and with many chains."""
 FRAME_FORMS, SURVEYED, HURRIED = 8, 4, 2
 """Candidates on frames that are timed, the best by estimate: of a node as it is, and again as many of its chains; of
 each of many chains; and when the time for that is over.
@@ -83,23 +83,26 @@ class Tuner:
         same = untouched(group[0])
         framed = HURRIED if self.hurried else FRAME_FORMS
         lowered = [*self._lowered(group, [same], framed), *self._lowered(group, chains, framed)] if lower else []
-        options = self._rough(group, [same, *chains, *lowered])
-        if not options:
-            return []
-        finalists = _finalists(options)
-        measured = [self._compare(found, finalists) for found in group]
-        if not all(measured):
-            return []
-        columns = zip(*measured, strict=True)
-        return [Option(c, sum(timing.ms for timing in column)) for c, column in zip(finalists, columns, strict=True)]
+        return self._in_turn(group, _finalists(self._rough(group, [same, *chains, *lowered])), LAYER_SECONDS)
 
     def survey(self, group: Sequence[Found], chains: Sequence[Candidate], *, lower: bool) -> list[Option]:
-        """The same of many chains, each in few forms and roughly."""
+        """The same of many chains, each in few forms: of each the fastest with, and without, frames.
+
+        A curve has to say which of its points are faster, so they are compared in turn, as rough times would not.
+        """
         same = untouched(group[0])
         most = (HURRIED, HURRIED) if self.hurried else (FRAME_FORMS, SURVEYED)
         lowered = self._lowered(group, [same], most[0]) if lower else []
         lowered += [form for chain in chains for form in self._lowered(group, [chain], most[1])] if lower else []
-        return self._rough(group, [same, *chains, *lowered])
+        return self._in_turn(group, _first_of_each(self._rough(group, [same, *chains, *lowered])), SURVEY_SECONDS)
+
+    def _in_turn(self, group: Sequence[Found], candidates: Sequence[Candidate], seconds: float) -> list[Option]:
+        """Times of nodes that share a weight, measured in turn; empty where one of them is not timed."""
+        measured = [self._compare(found, candidates, seconds) for found in group]
+        if not candidates or not all(measured):
+            return []
+        columns = zip(*measured, strict=True)
+        return [Option(c, sum(timing.ms for timing in column)) for c, column in zip(candidates, columns, strict=True)]
 
     def _rough(self, group: Sequence[Found], candidates: Sequence[Candidate]) -> list[Option]:
         """Rough times of nodes that share a weight; empty where the first candidate is not timed."""
@@ -132,9 +135,9 @@ class Tuner:
             return []
         return self._job.stopwatch.sift([self._model(found, c, layer.FRAMES_ONLY) for c in candidates], feed)
 
-    def _compare(self, found: Found, candidates: Sequence[Candidate]) -> list[Timing]:
+    def _compare(self, found: Found, candidates: Sequence[Candidate], seconds: float) -> list[Timing]:
         """Times of candidates in the place of a node, which are kept for those that need no conversions."""
-        timings = self._timed(found, candidates, layer.FRAMES_ONLY)
+        timings = self._timed(found, candidates, layer.FRAMES_ONLY, seconds)
         for candidate, timing in zip(candidates, timings, strict=bool(timings)):
             self._compared[found.place.label, candidate] = timing
         return timings
@@ -145,15 +148,15 @@ class Tuner:
         known = [self._compared.get((found.place.label, c)) for c in wanted if not FORMS[c.form].on_frames]
         if len(known) == len(wanted) and all(known):
             return [timing for timing in known if timing]
-        return self._timed(found, wanted, borders)
+        return self._timed(found, wanted, borders, LAYER_SECONDS)
 
-    def _timed(self, found: Found, candidates: Sequence[Candidate], borders: Borders) -> list[Timing]:
+    def _timed(self, found: Found, candidates: Sequence[Candidate], borders: Borders, seconds: float) -> list[Timing]:
         feed = self._feed(found)
         if not feed:
             return []
         models = [self._model(found, c, borders) for c in candidates]
         try:
-            return self._job.stopwatch.compare(models, feed, LAYER_SECONDS)
+            return self._job.stopwatch.compare(models, feed, seconds)
         except FAILURES as error:
             logger.warning("%s is not timed: %s", found.place.label, first_line(error))
             return []
@@ -182,8 +185,18 @@ class Tuner:
         return self._noise
 
 
+def _first_of_each(options: Sequence[Option]) -> list[Candidate]:
+    """The first, and of each method and ranks the fastest with, and without, frames."""
+    fastest: dict[object, Option] = {}
+    for option in sorted(options[1:], key=lambda o: o.ms):
+        fastest.setdefault((option.kind, option.candidate.method, option.candidate.ranks), option)
+    return [o.candidate for o in options if o is options[0] or o in fastest.values()]
+
+
 def _finalists(options: Sequence[Option]) -> list[Candidate]:
     """The first, and of each kind the fastest, and the most accurate of those that are about as fast."""
+    if not options:
+        return []
     kinds: dict[tuple[bool, bool], list[Option]] = {}
     for option in sorted(options, key=lambda o: o.ms):
         kinds.setdefault(option.kind, []).append(option)
