@@ -13,12 +13,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from onnx_tucker import calibrate
+from onnx_tucker.aim import Aimed, aim
 from onnx_tucker.curves import Curve, Point, Wanted, curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
@@ -26,6 +25,7 @@ from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
+from onnx_tucker.law import CHANGES, Law
 from onnx_tucker.menu import sharing
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
@@ -41,55 +41,9 @@ logger = logging.getLogger(__name__)
 
 LEAST = 1e-3
 """The least share of what is lossless that a path leads to."""
-MOST = 0.999
-"""The largest share of a node's output that counts as lost."""
-AIMS, NEAR = 7, 0.95
-"""Whole models that are timed at most for a budget of time, and the share of it from which on one is near enough."""
 
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
-
-
-@dataclass(frozen=True)
-class Law:
-    """How errors of nodes may add up to one of the model.
-
-    Attributes:
-        tilt: how far the last node counts more than the first, as a power of e: what is lost early, the nodes behind
-            make up for.
-        power: how far it counts what a node's error alone does to the model's outputs.
-        logarithmic: whether a chain of layers that each keep the share 1 - e of the signal keeps the product of those;
-            else squared errors are summed.
-    """
-
-    tilt: float = 0.0
-    power: float = 0.0
-    logarithmic: bool = False
-
-    def of(self, curves: Sequence[Curve]) -> list[Curve]:
-        """Curves whose weighted errors it takes to add up."""
-        last = max(len(curves) - 1, 1)
-        return [
-            replace(
-                curve,
-                points=[replace(point, error=self._error(point.error)) for point in curve.points],
-                weight=math.exp(self.tilt * i / last) * curve.weight**self.power,
-            )
-            for i, curve in enumerate(curves)
-        ]
-
-    def _error(self, error: float) -> float:
-        return -math.log1p(-min(error, MOST)) if self.logarithmic else error
-
-
-CHANGES = (
-    partial(replace, tilt=1.0),
-    partial(replace, tilt=2.0),
-    partial(replace, power=0.5),
-    partial(replace, power=1.0),
-    partial(replace, logarithmic=True),
-)
-"""What is tried of the law, each on top of what has helped so far."""
 
 
 class Allocator:
@@ -182,36 +136,23 @@ class Allocator:
     def _within_time(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The same by a search for what the layers may take alone in sum, of which the model's time is a function."""
         limits, share = self._limits(shares), shares["time"]
+
+        def at(limit: float) -> Aimed[Allocation] | None:
+            chosen = _chosen(law, {**limits, "time": limit * (1 + 1e-9)})
+            return None if chosen is None else Aimed(chosen, _used(chosen), self._share_of_time(chosen))
+
         most = sum(curve.points[0].costs["time"] for curve in law)
         least = sum(min(point.costs["time"] for point in curve.points) for curve in law)
-        found: Allocation | None = None
-        low, high, fastest = (least, 0.0), (most, math.inf), math.inf  # limits, and the shares of time there
-        limit = most
-        for step in range(AIMS):
-            chosen = _chosen(law, {**limits, "time": limit * (1 + 1e-9)})
-            if chosen is None and step == 0:
-                raise self._unreached({q: s for q, s in shares.items() if q != "time"})
-            if chosen is None:  # so little time goes only above the other budgets
-                low = (limit, 0.0)
-                limit = _between(low, high, share * (1 + NEAR) / 2)
-                continue
-            known = _recipes(chosen) in self._timed
-            taken = self._share_of_time(chosen)
-            fastest = min(fastest, taken)
-            if taken <= share:
-                found, low = chosen, (_used(chosen), taken)
-            else:
-                high = (min(limit, _used(chosen)), taken)
-            near = taken <= share and (taken >= NEAR * share or limit >= most)
-            if near or (known and found is not None) or (limit <= least and found is None):
-                break
-            last = found is None and step == AIMS - 2
-            limit = least if last else _between(low, high, share * (1 + NEAR) / 2)
+        aimed = aim(at, (least, most), share)
+        if not aimed:
+            raise self._unreached({q: s for q, s in shares.items() if q != "time"})
+        found = max((one for one in aimed if one.taken <= share), key=lambda one: one.used, default=None)
         if found is None:
+            fastest = min(one.taken for one in aimed)
             raise PromiseError(
                 f"The budget time:{share:g} cannot be reached: the fastest model found takes the share {fastest:.3g}."
             )
-        return found
+        return found.what
 
     def _limits(self, shares: Mapping[str, float]) -> dict[str, float]:
         """What all curves together may cost, of what is counted."""
@@ -283,11 +224,11 @@ class Allocator:
             return 0.0
         planned_ = sorted((label, str(candidate)) for label, candidate in self._planned(allocation).items())
         key = self._job.key("allocation", planned_)
-        recalled = self._job.memory.recall(key) if key is not None else None
+        recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
         found = self._tried(allocation)[0]
-        if key is not None and math.isfinite(found):
+        if math.isfinite(found):
             self._job.memory.remember(key, found)
         return found
 
@@ -345,10 +286,3 @@ def _recipes(allocation: Allocation) -> object:
 def _used(allocation: Allocation) -> float:
     """Milliseconds that the layers take alone, in sum."""
     return sum(point.costs["time"] for _, point in allocation)
-
-
-def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:
-    """The abscissa at which a line through two points has a value; never closer to either end than a tenth."""
-    (x0, y0), (x1, y1) = low, high
-    part = (aim - y0) / (y1 - y0) if y1 > y0 else 0.5
-    return x0 + (x1 - x0) * min(max(part, 0.1), 0.9)

@@ -122,14 +122,13 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
             yield curve
             continue
         fresh = next(made)
-        if key is not None:
-            job.memory.remember(key, [[asdict(point) for point in fresh.points], fresh.weight])
+        job.memory.remember(key, [[asdict(point) for point in fresh.points], fresh.weight])
         yield fresh
 
 
 def _recalled(job: Job, key: str | None, wanted: Wanted, group: list[Found]) -> Curve | None:
     """A curve that is remembered."""
-    recalled = job.memory.recall(key) if key is not None else None
+    recalled = job.memory.recall(key)
     if recalled is None:
         return None
     try:

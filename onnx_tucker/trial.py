@@ -69,12 +69,11 @@ def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = No
     if len(bases) == 1 or basis in bases:
         return factorise(job, planned, basis if basis in bases else bases[0])
     key = job.key("basis", sorted((label, str(candidate)) for label, candidate in planned.items()))
-    recalled = job.memory.recall(key) if key is not None else None
+    recalled = job.memory.recall(key)
     if recalled is not None and recalled.value in bases:
         return factorise(job, planned, recalled.value)
     best = _tried(job, planned, bases)
-    if key is not None:
-        job.memory.remember(key, best.basis)
+    job.memory.remember(key, best.basis)
     return best
 
 

@@ -30,8 +30,10 @@ class Memory:
         self._folder = folder
         self._known: dict[str, Recalled] = {}
 
-    def recall(self, key: str) -> Recalled | None:
-        """What is known by a key, or None."""
+    def recall(self, key: str | None) -> Recalled | None:
+        """What is known by a key, or None; nothing is by a key that is None."""
+        if key is None:
+            return None
         path = self._path(key)
         if key not in self._known and path is not None and path.exists():
             try:
@@ -40,8 +42,10 @@ class Memory:
                 logger.info("%s is not used: %s", path, error)
         return self._known.get(key)
 
-    def remember(self, key: str, value: Any) -> None:
-        """Keeps a value; a folder that cannot be written is no reason to fail."""
+    def remember(self, key: str | None, value: Any) -> None:
+        """Keeps a value, unless its key is None; a folder that cannot be written is no reason to fail."""
+        if key is None:
+            return
         self._known[key] = Recalled(value, False)
         path = self._path(key)
         if path is None:

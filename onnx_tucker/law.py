@@ -1,0 +1,58 @@
+"""How errors of nodes may add up to one of the model.
+
+That is not known. These are the laws that are tried, and all that matters of one is which allocation it leads to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from onnx_tucker.curves import Curve
+
+MOST = 0.999
+"""The largest share of a node's output that counts as lost."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """How errors of nodes may add up to one of the model.
+
+    Attributes:
+        tilt: how far the last node counts more than the first, as a power of e: what is lost early, the nodes behind
+            make up for.
+        power: how far it counts what a node's error alone does to the model's outputs.
+        logarithmic: whether a chain of layers that each keep the share 1 - e of the signal keeps the product of those;
+            else squared errors are summed.
+    """
+
+    tilt: float = 0.0
+    power: float = 0.0
+    logarithmic: bool = False
+
+    def of(self, curves: Sequence[Curve]) -> list[Curve]:
+        """Curves whose weighted errors it takes to add up."""
+        last = max(len(curves) - 1, 1)
+        return [
+            replace(
+                curve,
+                points=[replace(point, error=self._error(point.error)) for point in curve.points],
+                weight=math.exp(self.tilt * i / last) * curve.weight**self.power,
+            )
+            for i, curve in enumerate(curves)
+        ]
+
+    def _error(self, error: float) -> float:
+        return -math.log1p(-min(error, MOST)) if self.logarithmic else error
+
+
+CHANGES = (
+    partial(replace, tilt=1.0),
+    partial(replace, tilt=2.0),
+    partial(replace, power=0.5),
+    partial(replace, power=1.0),
+    partial(replace, logarithmic=True),
+)
+"""What is tried of the law, each on top of what has helped so far."""
