@@ -5,7 +5,8 @@
 
 - *budgets*: score and measured time at half and a quarter of the FLOPs and at half of the time.
 - *policies*: the best score that `energy:E`, `ratio:R` or `vbmf:W` reach within the same budgets with the same data.
-  Each is tried at ten values, and the two of them that come closest to the budget from below are made and scored.
+  Each has ten values. Of FLOPs, the two that come closest to the budget from below are made and scored; of time, those
+  that halving in on it passes by, as more FLOPs take more time.
 - *score*: the fastest model whose score falls by at most 0.01 on every second labelled sample, its fall on the others,
   and its time in turn with the original's and with static int8 (QDQ, a scale for each channel, the same inputs) of the
   original and of the result.
@@ -19,6 +20,7 @@ measured one by one.
 from __future__ import annotations
 
 import argparse
+import bisect
 import importlib.util
 import json
 import sys
@@ -191,32 +193,43 @@ def _budgets(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str
 
 
 def _policies(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str, dict[str, Any]]:
-    """Of each budget the best of the policies within it; where time counts, all that are made for other budgets too."""
+    """Of each budget the best of the policies within it, of all that are made for any of them."""
     options = _options(subject, threads)
     made: dict[str, dict[str, Any]] = {}
+
+    def share(quantity: str, ranks: str) -> float:
+        if ranks not in made:
+            result = onnx_tucker.compress(subject.path, ranks=ranks, keep_slower=True, **options)
+            made[ranks] = _found(subject, result, threads)
+        return float(made[ranks]["flops"] if quantity == "flops" else 1 / made[ranks]["speedup"])
+
+    counted = {name: _by_flops(subject, name, options) for name in POLICIES}
     for budget in budgets:
-        quantity, _, share = budget.partition(":")
-        for name, values in POLICIES.items():
-            shares = {}
-            for value in values:
-                ranks = f"{name}:{value:g}"
-                planned = {**options, "benchmark": quantity == "time", "dry_run": True, "keep_slower": True}
-                totals = onnx_tucker.compress(subject.path, ranks=ranks, **planned).report.totals
-                shares[ranks] = (totals.flops.after or 0) / (totals.flops.before or 1)
-            within = sorted((r for r in shares if shares[r] <= float(share)), key=lambda r: -shares[r])
-            for ranks in within[:NEAREST]:
-                if ranks not in made:
-                    result = onnx_tucker.compress(subject.path, ranks=ranks, keep_slower=True, **options)
-                    made[ranks] = _found(subject, result, threads)
+        quantity, _, most = budget.partition(":")
+        for ordered in counted.values():
+            if quantity == "flops":
+                for ranks in [ranks for ranks, flops in ordered.items() if flops <= float(most)][:NEAREST]:
+                    share(quantity, ranks)
+            else:  # more FLOPs take more time
+                bisect.bisect_left(list(ordered), -float(most), key=lambda ranks: -share(quantity, ranks))
     best = {}
     for budget in budgets:
-        quantity, _, share = budget.partition(":")
-        costs = {r: f["flops"] if quantity == "flops" else 1 / f["speedup"] for r, f in made.items()}
-        inside = [ranks for ranks in made if costs[ranks] <= float(share)]
+        quantity, _, most = budget.partition(":")
+        inside = [ranks for ranks in made if share(quantity, ranks) <= float(most)]
         if inside:
             first = max(inside, key=lambda ranks: made[ranks]["score"])
             best[budget] = {"ranks": first, **made[first]}
     return best
+
+
+def _by_flops(subject: Subject, name: str, options: Mapping[str, Any]) -> dict[str, float]:
+    """The values of a policy with the shares of FLOPs that they leave, most first."""
+    shares = {}
+    for value in POLICIES[name]:
+        planned = {**options, "benchmark": False, "dry_run": True}
+        totals = onnx_tucker.compress(subject.path, ranks=f"{name}:{value:g}", **planned).report.totals
+        shares[f"{name}:{value:g}"] = (totals.flops.after or 0) / (totals.flops.before or 1)
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
 
 
 def _score(subject: Subject, _: Sequence[str], threads: int) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = No
 def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> Factorised:
     """The model made in the way that changes its outputs least."""
     if calibrate.scarce(job):
-        errors = _held_out(job, planned, bases)
+        errors = held_out(job, planned, bases)
         if min(errors.values(), default=math.inf) < math.inf:
             return factorise(job, planned, min(errors, key=errors.__getitem__))
     best: Factorised | None = None
@@ -95,7 +95,7 @@ def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -
     return best
 
 
-def _held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> dict[Basis, float]:
+def held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> dict[Basis, float]:
     """Of each way the mean error of models on the samples that they are not fitted to; empty where that is not known.
 
     Samples that are fitted to look closer than others, the more the fewer there are.
