@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx_tucker.errors import TuckerError
-    from onnx_tucker.pipeline import Result, compress, inspect, sweep
+    from onnx_tucker.pipeline import Result, compress, finetune, inspect, sweep
     from onnx_tucker.settings import Settings
     from onnx_tucker.types import Plan
 
 __version__ = "0.1.0"
 
-__all__ = ["Plan", "Result", "Settings", "TuckerError", "__version__", "compress", "inspect", "sweep"]
+__all__ = ["Plan", "Result", "Settings", "TuckerError", "__version__", "compress", "finetune", "inspect", "sweep"]
 
 _HOMES = {
     "Plan": "types",
@@ -24,6 +24,7 @@ _HOMES = {
     "Settings": "settings",
     "TuckerError": "errors",
     "compress": "pipeline",
+    "finetune": "pipeline",
     "inspect": "pipeline",
     "sweep": "pipeline",
 }

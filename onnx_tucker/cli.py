@@ -1,4 +1,4 @@
-"""The command line: `onnx-tucker IN OUT`, `inspect IN`, `sweep IN` and `bench IN...`. The only place that prints."""
+"""The command line: `onnx-tucker IN OUT` and the commands inspect, sweep, finetune and bench. Nothing else prints."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from onnx_tucker.job import Progress
 from onnx_tucker.report import FORMATS, front
 from onnx_tucker.report.json import to_json
 from onnx_tucker.report.terminal import show, show_bench, show_front
+from onnx_tucker.settings import Course
 
 T = TypeVar("T")
 
 ERROR = 1
 STDOUT = "-"
-NO_SETTINGS = ("model", "models", "output", "json", "quiet", "verbose", "no_cache")
+NO_SETTINGS = ("model", "models", "original", "factorised", "output", "json", "quiet", "verbose", "no_cache")
 """Arguments that are no fields of `Settings`."""
 PIPE_WIDTH = 250
 """Width of lines where the output is no terminal."""
@@ -100,7 +101,13 @@ def _run(given: list[str], err: Console) -> int:
         found = _watched(args, err, lambda progress: pipeline.sweep(args.model, progress=progress, **_options(args)))
         _print(args, err, partial(show_front, found), found.to_json() if STDOUT in args.report else None)
         return 0
-    if given[:1] == ["inspect"]:
+    if given[:1] == ["finetune"]:
+        args = _finetune_parser().parse_args(given[1:])
+        models = args.original, args.factorised, args.output
+        report = _watched(
+            args, err, lambda progress: pipeline.finetune(*models, progress=progress, **_options(args)).report
+        )
+    elif given[:1] == ["inspect"]:
         args = _inspect_parser().parse_args(given[1:])
         report = _watched(args, err, lambda progress: pipeline.inspect(args.model, progress=progress, **_options(args)))
     else:
@@ -179,7 +186,8 @@ def _compress_parser() -> argparse.ArgumentParser:
         description="Turn a trained ONNX model into a smaller, faster one with the same inputs and outputs.",
         epilog="Further commands: onnx-tucker inspect IN counts and times the layers of a model as they are; "
         "onnx-tucker bench IN... times models side by side; "
-        "onnx-tucker sweep IN finds the models between the original and the cheapest. "
+        "onnx-tucker sweep IN finds the models between the original and the cheapest; "
+        "onnx-tucker finetune ORIGINAL FACTORISED -o TUNED trains the weights of a factorised model. "
         "Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a promise does not hold; "
         "on 1, 2 and 3 no output is written.",
         allow_abbrev=False,
@@ -203,10 +211,7 @@ def _compress_parser() -> argparse.ArgumentParser:
     what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
     _add_sites(what)
     what.add_argument("--statistics", metavar="S.npz", help="fit to what an earlier run has kept, in place of --data")
-    promises = parser.add_argument_group("promises: if one is broken, the exit code is 3 and nothing is written")
-    promises.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
-    promises.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
-    promises.add_argument("--max-drop", metavar="D", type=float, help="largest loss of that score")
+    promises = _add_promises(parser)
     promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised or lowered")
     speed = parser.add_argument_group("speed")
     speed.add_argument("--keep-slower", action="store_true", help="keep chains that measure slower than their node")
@@ -234,6 +239,27 @@ def _inspect_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="IN", help="the model")
     parser.add_argument("--overwrite", action="store_true", help="replace report files that exist")
+    _add_common(parser)
+    return parser
+
+
+def _finetune_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onnx-tucker finetune",
+        description="Train the weights of a factorised model until it does what the original does; nothing else of it "
+        "changes. Inputs without labels suffice.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("original", metavar="ORIGINAL", help="the model that it was made from")
+    parser.add_argument("factorised", metavar="FACTORISED", help="the factorised model; it is never changed")
+    parser.add_argument("-o", "--output", metavar="TUNED", required=True, help="where to write the result")
+    parser.add_argument("--epochs", metavar="N", type=int, default=Course.epochs, help="passes over the data, at most")
+    parser.add_argument(
+        "--learning-rate", metavar="L", type=float, default=Course.learning_rate, help="of AdamW, at first"
+    )
+    parser.add_argument("--batch", metavar="N", type=int, default=Course.batch, help="samples of a step, at most")
+    _add_promises(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     _add_common(parser)
     return parser
 
@@ -267,6 +293,14 @@ def _bench_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_inputs(parser.add_argument_group("inputs and timing"))
     return parser
+
+
+def _add_promises(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("promises: if one is broken, the exit code is 3 and nothing is written")
+    group.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
+    group.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
+    group.add_argument("--max-drop", metavar="D", type=float, help="largest loss of that score")
+    return group
 
 
 def _add_sites(group: argparse._ArgumentGroup) -> None:

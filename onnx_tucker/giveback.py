@@ -7,14 +7,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import onnx
+
 from onnx_tucker import calibrate
-from onnx_tucker.errors import PromiseError, TuckerError
+from onnx_tucker.errors import PlanError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.graph import provenance
 from onnx_tucker.job import Job
 from onnx_tucker.measure import in_situ
-from onnx_tucker.pricing import Decision
+from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises
-from onnx_tucker.replay import give_back, planned_candidate
+from onnx_tucker.replay import give_back, planned_candidate, replay
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import NOISY, Timing
 from onnx_tucker.trial import closest
@@ -65,6 +68,29 @@ def planned_only(job: Job, decision: Decision) -> Made:
     """A decision that is not carried out, and the time of the model as it is."""
     untouched = Factorised(job.model, {}, {}, {})
     return Made(decision, untouched, time(job, untouched))
+
+
+def restored(job: Job, model: onnx.ModelProto) -> Made:
+    """A model that an earlier run has made of the original, by what it says of itself.
+
+    Raises:
+        PlanError: it was made of another one, or does not say of which.
+    """
+    noted = provenance.recipes(model)
+    if not noted:
+        raise PlanError("The factorised model does not say what was made of the original; make it with this version.")
+    choices, candidates = [], {}
+    for found in job.found:
+        recipe = noted.get(found.place.label)
+        candidate = Candidate(recipe.method, recipe.ranks, (), 0.0, recipe.form) if recipe else None
+        choices.append(choice_of(found, candidate, "" if recipe else "not changed by the earlier run"))
+    decision = replay(job, Plan(tuple(choices)))
+    for found, choice in zip(job.found, choices, strict=True):
+        if choice.form:
+            candidates[found.place.label] = planned_candidate(job.context, found, choice)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = {label: [tensors[name] for name in noted[label].weights] for label in candidates}
+    return Made(decision, Factorised(model, candidates, weights, {}))
 
 
 def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, list[Closeness] | None]:

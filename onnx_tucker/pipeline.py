@@ -12,9 +12,10 @@ import onnx
 
 from onnx_tucker import outputs, statistics
 from onnx_tucker.auto import search
-from onnx_tucker.errors import OutputError, PlanError, UsageError
+from onnx_tucker.distil import require_torch, tuned
+from onnx_tucker.errors import ModelError, OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
-from onnx_tucker.giveback import Made, hold, make, planned_only
+from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
@@ -26,7 +27,8 @@ from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import load_function
-from onnx_tucker.settings import Settings
+from onnx_tucker.runtime.fidelity import mean_error
+from onnx_tucker.settings import Course, Settings
 from onnx_tucker.types import Closeness, Plan
 
 logger = logging.getLogger(__name__)
@@ -147,6 +149,86 @@ def sweep(
     for path in planned[len(found.spots) :]:  # of a sweep before, that found more
         path.unlink(missing_ok=True)
     return found
+
+
+def finetune(
+    original: onnx.ModelProto | str | Path,
+    factorised: onnx.ModelProto | str | Path,
+    output: str | Path | None = None,
+    *,
+    epochs: int = Course.epochs,
+    learning_rate: float = Course.learning_rate,
+    batch: int = Course.batch,
+    progress: Progress = silent,
+    **options: Any,
+) -> Result:
+    """Trains the weights of a factorised model until it does what the original does; nothing else of it changes.
+
+    Args:
+        original: the model that it was made from, or the path of that.
+        factorised: what `compress` has made of it, or the path of that; it is not changed.
+        output: where to write the result; None writes nothing.
+        epochs: passes over the data, at most.
+        learning_rate: of AdamW.
+        batch: samples of a step, where the model's first dimension is free.
+        progress: is told what is being done.
+        **options: the fields of `Settings` that concern data, promises, timing and outputs.
+
+    Returns:
+        The tuned model, or the factorised one where that is closer to the original on the samples kept apart.
+
+    Raises:
+        TuckerError: see `errors`; no file has then been written.
+    """
+    settings, course = Settings(**options), Course(epochs, learning_rate, batch, seed=options.get("seed", 0))
+    if not settings.data:
+        raise UsageError("Fine-tuning needs --data; inputs without labels suffice.")
+    require_torch()
+    source = original if isinstance(original, onnx.ModelProto) else Path(original)
+    other = factorised if isinstance(factorised, onnx.ModelProto) else Path(factorised)
+    target = Path(output) if output is not None else None
+    written = outputs.targets(target, settings)
+    outputs.protect(outputs.sources(source, settings) | outputs.sources(other, settings), written)
+    outputs.check(written, target, settings)
+    evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
+    job = prepare(source, settings, progress)
+    outputs.protect(job.data_files, written)
+    before = restored(job, _student(job, other))
+    after = replace(before, result=replace(before.result, model=tuned(job, before.result.model, course)))
+    promises = Promises(job, evaluate)
+    made, verdict = after, promises.verify(after.result)
+    untuned = promises.verify(before.result)
+    if mean_error(verdict.closeness or []) >= mean_error(untuned.closeness or []):
+        logger.warning("Fine-tuning brings the model no closer to the original, so its weights stay as they were.")
+        made, verdict = before, untuned
+    if verdict.broken:
+        raise PromiseError(verdict.broken)
+    made = replace(made, timings=time(job, made.result))
+    outcome = _outcome(job, made, verdict.closeness)
+    with io.Staging() as staging:
+        if target is not None:
+            _, size = outputs.stage_model(job, other, made.result.model, target, staging)
+            outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
+        result = Result(made.result.model, report(job, outcome), made.decision.plan)
+        outputs.stage_sides(job, result.report, result.plan, staging)
+        staging.commit(target, job.data_files)
+    return result
+
+
+def _student(job: Job, source: onnx.ModelProto | Path) -> onnx.ModelProto:
+    """The factorised model, if it can stand in for the original.
+
+    Raises:
+        ModelError: it cannot be read, has other inputs or outputs, or its weights are in other files.
+    """
+    model = source if isinstance(source, onnx.ModelProto) else io.load(source).model
+    if io.external_tensors(model):
+        raise ModelError("The factorised model has weights in other files, which are not fine-tuned; save it in one.")
+    for kind in ("input", "output"):
+        ends = [[v.name for v in getattr(one.graph, kind)] for one in (job.original, model)]
+        if ends[0] != ends[1]:
+            raise ModelError(f"The factorised model is not one of the original: it has other {kind}s.")
+    return model
 
 
 def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent, **options: Any) -> Report:

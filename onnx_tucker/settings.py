@@ -175,6 +175,33 @@ class Settings:
         return plain | {"data": _plain(self.data_paths or self.data_arrays[:1])}  # the other batches look the same
 
 
+@dataclass(frozen=True)
+class Course:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the samples, at most.
+        learning_rate: of AdamW, relative to the size of each weight, from which it falls to 0 as a cosine.
+        batch: samples of a step, where the model's first dimension is free.
+        seed: of all randomness.
+    """
+
+    epochs: int = 60
+    learning_rate: float = 1e-2
+    batch: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            UsageError: one is out of its range.
+        """
+        for name, least, most in (("epochs", 1, 10**6), ("learning_rate", 0, 10), ("batch", 1, 10**6)):
+            if not least <= getattr(self, name) <= most:
+                raise UsageError(f"--{name.replace('_', '-')} is from {least} to {most}.")
+
+
 def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
     """Paths or batches of arrays, however they were given.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -11,6 +12,15 @@ import onnx
 from onnx_tucker.graph.nodes import Place
 
 KEY = "onnx_tucker"
+
+
+class Recipe(NamedTuple):
+    """What a node was made into: its method, ranks and form, and the names of the initializers that are its weights."""
+
+    method: str | None
+    ranks: tuple[int, ...] | None
+    form: str
+    weights: tuple[str, ...]
 
 
 class Chains(NamedTuple):
@@ -49,11 +59,24 @@ def chains(model: onnx.ModelProto) -> Chains:
         return Chains()
 
 
-def record(model: onnx.ModelProto, new: Chains) -> None:
-    """Notes chains in the model, in place, beside those of earlier runs."""
+def recipes(model: onnx.ModelProto) -> dict[str, Recipe]:
+    """What the nodes of a model were made into by the last run, by label; none where that is not noted."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == KEY), "{}")
+    try:
+        noted = json.loads(text)["recipes"]
+        return {
+            label: Recipe(method, None if ranks is None else tuple(map(int, ranks)), form, tuple(map(str, weights)))
+            for label, (method, ranks, form, weights) in noted.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def record(model: onnx.ModelProto, new: Chains, recipes: Mapping[str, Recipe]) -> None:
+    """Notes chains in the model, in place, beside those of earlier runs, and what this run made of its nodes."""
     known = chains(model)
     content = {name: sorted(getattr(known, name) | getattr(new, name)) for name in new._fields}
-    text = json.dumps({"version": version("onnx-tucker"), **content})
+    text = json.dumps({"version": version("onnx-tucker"), **content, "recipes": recipes})
     entry = next((entry for entry in model.metadata_props if entry.key == KEY), None)
     if entry is None:
         entry = model.metadata_props.add(key=KEY)

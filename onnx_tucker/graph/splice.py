@@ -221,7 +221,12 @@ def splice(
         if one.group == one.place.label:
             _add_weights(result, scope, piece.weights)
         _add_weights(result, scope, list(piece.constants))
-    provenance.record(result, _made(chains, planned, context))
+    recipes = {
+        label: provenance.Recipe(c.method, c.ranks, c.form, tuple(tensor.name for tensor in weights[label]))
+        for label, c in planned.items()
+        if c.changes
+    }
+    provenance.record(result, _made(chains, planned, context), recipes)
     return result
 
 

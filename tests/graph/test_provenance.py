@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from onnx_tucker.graph.provenance import KEY, Chains, chains, record
+from onnx_tucker.graph.provenance import KEY, Chains, Recipe, chains, recipes, record
 from tests.helpers import two_layers
 
 
 def test_chains_of_all_runs_are_noted_in_one_entry() -> None:
     made = two_layers()
     assert chains(made) == Chains()
-    record(made, Chains(frozenset({"b"}), frozenset({"b/svd/0"})))
-    record(made, Chains(frozenset({"a"}), frozenset({"a/svd/0"})))
+    record(made, Chains(frozenset({"b"}), frozenset({"b/svd/0"})), {})
+    record(made, Chains(frozenset({"a"}), frozenset({"a/svd/0"})), {})
     assert chains(made) == Chains(frozenset("ab"), frozenset(["a/svd/0", "b/svd/0"]))
     [entry] = made.metadata_props
     assert json.loads(entry.value)["nodes"] == ["a", "b"]
@@ -22,6 +22,24 @@ def test_chains_of_all_runs_are_noted_in_one_entry() -> None:
 def test_what_others_write_there_is_no_chain_and_no_harm(value: str) -> None:
     made = two_layers()
     made.metadata_props.add(key=KEY, value=value)
-    record(made, Chains(frozenset({"a"})))
+    record(made, Chains(frozenset({"a"})), {})
     assert "a" in chains(made).nodes
     made.SerializeToString()
+
+
+def test_recipes_of_the_last_run_are_noted() -> None:
+    made = two_layers()
+    assert recipes(made) == {}
+    record(made, Chains(), {"b": Recipe(None, None, "tiles2", ("b/0/weight",))})
+    known = {"a": Recipe("svd", (3,), "direct", ("a/svd/0/weight", "a/svd/1/weight"))}
+    record(made, Chains(), known)
+    assert recipes(made) == known
+
+
+@pytest.mark.parametrize(
+    "value", ["", "[]", '{"recipes": 5}', '{"recipes": {"a": [1]}}', '{"recipes": {"a": [1, 2, 3, 4]}}']
+)
+def test_recipes_that_others_have_damaged_are_none(value: str) -> None:
+    made = two_layers()
+    made.metadata_props.add(key=KEY, value=value)
+    assert recipes(made) == {}

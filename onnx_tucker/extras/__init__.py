@@ -1,0 +1,1 @@
+"""What needs packages that the core does without; imported only when it is asked for."""

@@ -1,0 +1,152 @@
+"""The main graph of an ONNX model in torch, node by node, with some of its initializers as what is trained.
+
+Linear operators are the project's own, as their weights may be shared or computed from what is trained, which a module
+with weights of its own cannot be. All others are those of onnx2torch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from onnx2torch.node_converters.registry import get_converter
+from onnx2torch.onnx_graph import OnnxGraph
+from onnx2torch.onnx_node import OnnxNode
+from torch import Tensor
+
+from onnx_tucker.errors import ModelError
+from onnx_tucker.extras.operators import OPERATORS
+from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
+from onnx_tucker.graph.segment import between
+from onnx_tucker.runtime.session import Feed
+
+AXES_INPUT = 18
+"""The opset from which on reductions take their axes as an input, which onnx2torch knows as an attribute only."""
+
+
+class Step(NamedTuple):
+    """A node: what it computes, from which values, and the values it makes."""
+
+    node: onnx.NodeProto
+    run: Callable[..., Any]
+    inputs: Sequence[str]
+
+
+class Network:
+    """A model in torch.
+
+    Args:
+        model: its main graph alone is run; it is not changed.
+        trained: the initializers that are trained.
+        device: of torch, on which it runs.
+
+    Attributes:
+        weights: the trained initializers, by name.
+
+    Raises:
+        ModelError: a node cannot be run in torch.
+    """
+
+    def __init__(self, model: onnx.ModelProto, trained: Collection[str], device: str = "cpu") -> None:
+        graph, self._device = model.graph, device
+        self.weights: dict[str, Tensor] = {}
+        self._constants: dict[str, Tensor] = {}
+        for tensor in graph.initializer:
+            values = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
+            if tensor.name in trained:
+                self.weights[tensor.name] = values.requires_grad_()
+            else:
+                self._constants[tensor.name] = values
+        self.nodes = list(graph.node)
+        self._steps = {id(step.node): step for step in _steps(model, device)}
+        inputs = [value.name for value in graph.input if value.name not in self._constants]
+        varying = {*inputs, *self.weights}
+        fixed = []
+        for node in self.nodes:
+            if varying.isdisjoint(node.input):
+                fixed.append(node)
+            else:
+                varying.update(node.output)
+        with torch.no_grad():
+            self._compute(fixed, self._constants)
+
+    def run(self, known: Feed, wanted: Sequence[str]) -> list[Tensor]:
+        """Values of the graph.
+
+        Args:
+            known: those that are there already, such as the inputs.
+            wanted: names of those to compute.
+
+        Raises:
+            ModelError: a node fails.
+        """
+        given = {name: torch.from_numpy(np.ascontiguousarray(a)).to(self._device) for name, a in known.items()}
+        values = {**self._constants, **self.weights, **given}
+        self._compute(between(self.nodes, values, wanted), values)
+        return [values[name] for name in wanted]
+
+    def _compute(self, nodes: Sequence[onnx.NodeProto], values: dict[str, Tensor]) -> None:
+        for node in nodes:
+            step = self._steps[id(node)]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # onnx2torch's, of torch and of itself
+                    made = step.run(*(values[name] if name else None for name in step.inputs))
+            except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+                raise ModelError(f"torch cannot run {_named(node)}: {str(error).splitlines()[0]}.") from error
+            outputs = made if isinstance(made, list | tuple) else [made]
+            values.update((name, value) for name, value in zip(node.output, outputs, strict=False) if name)
+
+
+def _steps(model: onnx.ModelProto, device: str) -> list[Step]:
+    """The nodes of the main graph in torch."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for node in copy.graph.node:
+        _axes_as_attribute(node, constants, opset_of(model))
+    shaped = onnx.shape_inference.infer_shapes(copy) if copy.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF else copy
+    graph = OnnxGraph(shaped.graph)
+    pairs = zip(model.graph.node, graph.nodes.values(), strict=True)
+    return [_step(node, other, graph, model, device) for node, other in pairs]
+
+
+def _step(node: onnx.NodeProto, other: OnnxNode, graph: OnnxGraph, model: onnx.ModelProto, device: str) -> Step:
+    try:
+        if node.op_type in OPERATORS and node.domain in STANDARD:
+            return Step(node, OPERATORS[node.op_type](attributes(node)), list(node.input))
+        module, mapping = _converter(other, model)(other, graph)
+    except (NotImplementedError, KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"torch does not know {_named(node)}: {str(error).splitlines()[0]}.") from error
+    return Step(node, module.eval().to(device), list(mapping.inputs))
+
+
+def _converter(node: OnnxNode, model: onnx.ModelProto) -> Callable[..., Any]:
+    """onnx2torch's converter of the newest version that it has; whether that does the same is seen by its outputs."""
+    versions = {o.domain: o.version for o in model.opset_import}
+    newest = opset_of(model) if node.domain in STANDARD else versions[node.domain]
+    for version in range(newest, 0, -1):
+        try:
+            return get_converter(node.operation_type, version, node.domain)  # type: ignore[no-any-return]
+        except NotImplementedError:
+            continue
+    raise NotImplementedError("onnx2torch has no such operator")
+
+
+def _axes_as_attribute(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], opset: int) -> None:
+    """Gives a reduction its axes as they were given before `AXES_INPUT`, in place."""
+    axes = node.input[1] if len(node.input) > 1 else ""
+    if not node.op_type.startswith("Reduce") or node.op_type == "ReduceSum" or opset < AXES_INPUT:
+        return
+    if axes in constants:
+        node.attribute.append(onnx.helper.make_attribute("axes", numpy_helper.to_array(constants[axes]).tolist()))
+        del node.input[1:]
+
+
+def _named(node: onnx.NodeProto) -> str:
+    return f"the {node.op_type} {node.name or next(iter(node.output), '')!r}"

@@ -1,0 +1,92 @@
+"""The linear operators of ONNX in torch, with weights that may be any values, trained or computed from trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Operator = Callable[..., Tensor]
+Attributes = dict[str, Any]
+
+CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+
+
+def conv(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__Conv.html."""
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        axes = x.ndim - 2
+        strides, dilations = (list(attributes.get(name, [1] * axes)) for name in ("strides", "dilations"))
+        spans = [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
+        before, after = _pads(attributes, list(x.shape[2:]), spans, strides)
+        if before != after:
+            x, before = functional.pad(x, _innermost_first(before, after)), [0] * axes
+        return CONV[axes](x, weight, bias, strides, before, dilations, attributes.get("group", 1))
+
+    return run
+
+
+def conv_transpose(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__ConvTranspose.html."""
+    if "output_shape" in attributes or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise NotImplementedError("a transposed convolution whose pads follow from its output's shape")
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        axes = x.ndim - 2
+        strides, dilations = (list(attributes.get(name, [1] * axes)) for name in ("strides", "dilations"))
+        pads, extra = attributes.get("pads", [0] * 2 * axes), attributes.get("output_padding", [0] * axes)
+        before, after = pads[:axes], [end - more for end, more in zip(pads[axes:], extra, strict=True)]
+        full = TRANSPOSED[axes](x, weight, bias, strides, 0, 0, attributes.get("group", 1), dilations)
+        return functional.pad(full, [-pad for pad in _innermost_first(before, after)])
+
+    return run
+
+
+def gemm(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__Gemm.html."""
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+
+    def run(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+        product = (a.T if attributes.get("transA") else a) @ (b.T if attributes.get("transB") else b)
+        scaled = product if alpha == 1 else alpha * product
+        return scaled if c is None else scaled + (c if beta == 1 else beta * c)
+
+    return run
+
+
+def matmul(_: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__MatMul.html."""
+    return torch.matmul
+
+
+OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "Gemm": gemm,
+    "MatMul": matmul,
+}
+"""By ONNX's name: what makes an operator from a node's attributes."""
+
+
+def _pads(
+    attributes: Attributes, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """What a convolution adds before and after each axis."""
+    axes, auto = len(sizes), attributes.get("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        moves = zip(sizes, spans, strides, strict=True)
+        total = [max((-(-size // step) - 1) * step + span - size, 0) for size, span, step in moves]
+        less, more = [pad // 2 for pad in total], [pad - pad // 2 for pad in total]
+        return (less, more) if auto == "SAME_UPPER" else (more, less)
+    pads = list(attributes.get("pads", [0] * 2 * axes)) if auto == "NOTSET" else [0] * 2 * axes
+    return pads[:axes], pads[axes:]
+
+
+def _innermost_first(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """Pads in the order in which torch takes them."""
+    return [pad for pair in reversed(list(zip(before, after, strict=True))) for pad in pair]

@@ -1,0 +1,246 @@
+"""Trains weights so that a network's values come close to those that a teacher has on the same inputs.
+
+What is to be matched are the outputs, and on the way there the values behind the linear nodes that both models have:
+with few samples the outputs alone are learnt by heart (Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015).
+The teacher can say what any input should give, so inputs are varied: two are mixed (Zhang et al., "mixup: Beyond
+Empirical Risk Minimization", ICLR 2018), moved along the axes behind the channels, and mirrored along the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnx_tucker.extras.network import Network
+from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.runtime.session import Feed
+from onnx_tucker.settings import Course
+
+Values = Mapping[str, NDArray[Any]]
+Teacher = Callable[[Feed], Values]
+"""The values that are to be matched, by name, for an input."""
+
+HIDDEN = 3.0
+"""How much all values on the way count, relative to all outputs."""
+MOVED = 8
+"""Inputs are moved along an axis by at most one part in so many."""
+DECAY = 1e-4
+"""Of AdamW."""
+SMALL = 1e-3
+"""The size that a weight counts as at least, for its steps."""
+WARM = 0.05
+"""The share of the epochs in which the learning rate rises."""
+PATIENCE = 0.75
+"""The share of the epochs without a better one after which there are no more; while steps are large, few are."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and on what.
+
+    Attributes:
+        network: the student.
+        teacher: says what it is to match.
+        outputs: names of the model's outputs that are numbers.
+        hidden: names of the values on the way there.
+        fit: the samples that are trained on.
+        check: the samples that tell how good it is.
+        fixed: whether the model takes batches of one size only.
+        varied: whether inputs are varied.
+    """
+
+    network: Network
+    teacher: Teacher
+    outputs: Sequence[str]
+    hidden: Sequence[str]
+    fit: Batches
+    check: Batches
+    fixed: bool = False
+    varied: bool = True
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        weights: of the best epoch, by name; those from before where none was better.
+        before: mean over the outputs of the squared error over the variance, on the samples kept apart.
+        after: the same of the best epoch.
+        epochs: how many there were.
+    """
+
+    weights: dict[str, NDArray[Any]]
+    before: float
+    after: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """How far training is: epochs done, the best weights, their error, and the epochs since."""
+
+    epoch: int
+    best: dict[str, Tensor]
+    least: float
+    waited: int
+
+
+def train(task: Task, course: Course, watch: Callable[[int, float, float], None], state: Path | None = None) -> Trained:
+    """Trains a network's weights.
+
+    Args:
+        task: what on what.
+        course: how.
+        watch: is told of every epoch its number, its loss, and the error on the samples kept apart.
+        state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
+    """
+    optimiser = torch.optim.AdamW(_groups(task.network, course), weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_rate, course.epochs))
+    scales = _scales(task)
+    before = _error(task, scales)
+    now = _Standing(0, _copied(task.network), before, 0)
+    if state is not None and state.exists():
+        known = torch.load(state, weights_only=True)
+        now = _Standing(**known["standing"])
+        optimiser.load_state_dict(known["optimiser"])
+        schedule.load_state_dict(known["schedule"])
+        _put(task.network, known["weights"])
+    while now.epoch < course.epochs and now.waited < PATIENCE * course.epochs:
+        losses = [_step(optimiser, _loss(task, feed, scales)) for feed in _epoch(task, course, now.epoch)]
+        schedule.step()
+        error = _error(task, scales)
+        watch(now.epoch, float(np.mean(losses)), error)
+        if error < now.least:
+            now = _Standing(now.epoch + 1, _copied(task.network), error, 0)
+        else:
+            now = replace(now, epoch=now.epoch + 1, waited=now.waited + 1)
+        if state is not None:
+            known = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+            _save(state, {"standing": vars(now), "weights": _copied(task.network), **known})
+    return Trained({name: weight.numpy() for name, weight in now.best.items()}, before, now.least, now.epoch)
+
+
+def _groups(network: Network, course: Course) -> list[dict[str, Any]]:
+    """Each weight with a step in proportion to its own size.
+
+    As Shazeer and Stern do, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8.
+    """
+    sizes = {name: float(weight.detach().square().mean().sqrt()) for name, weight in network.weights.items()}
+    return [
+        {"params": [weight], "lr": course.learning_rate * max(sizes[name], SMALL)}
+        for name, weight in network.weights.items()
+    ]
+
+
+def _rate(epochs: int, epoch: int) -> float:
+    """The share of the learning rate in an epoch: it rises in the first ones, and falls as a cosine."""
+    rising = min(1.0, (epoch + 1) / (1 + WARM * epochs))
+    return rising * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(loss.detach())
+
+
+def _loss(task: Task, feed: Feed, scales: Mapping[str, float]) -> Tensor:
+    """The squared errors of all values over their variances; the mean of the outputs, and that of the others."""
+    names = [*task.outputs, *task.hidden]
+    wanted = task.teacher(feed)
+    made = task.network.run(feed, names)
+    errors = [_missed(one, wanted[name]) / scales[name] for name, one in zip(names, made, strict=True)]
+    outputs, hidden = errors[: len(task.outputs)], errors[len(task.outputs) :]
+    total = torch.stack(outputs).mean()
+    return total + HIDDEN * torch.stack(hidden).mean() if hidden else total
+
+
+def _missed(made: Tensor, wanted: NDArray[Any]) -> Tensor:
+    return (made - torch.from_numpy(wanted).to(made.device)).square().mean()
+
+
+def _error(task: Task, scales: Mapping[str, float]) -> float:
+    """The same of the outputs alone, on the samples kept apart."""
+    total = 0.0
+    with torch.no_grad():
+        for feed in task.check.feeds:
+            wanted, made = task.teacher(feed), task.network.run(feed, task.outputs)
+            errors = [float(_missed(one, wanted[n])) / scales[n] for n, one in zip(task.outputs, made, strict=True)]
+            total += task.check.batch(feed) * float(np.mean(errors))
+    return total / task.check.samples
+
+
+def _scales(task: Task) -> dict[str, float]:
+    """The variances of the teacher's values."""
+    found: dict[str, list[float]] = {}
+    for feed in task.fit.feeds:
+        for name, array in task.teacher(feed).items():
+            found.setdefault(name, []).append(float(np.var(array, dtype=np.float64)))
+    return {name: float(np.mean(values)) or 1.0 for name, values in found.items()}
+
+
+def _epoch(task: Task, course: Course, epoch: int) -> Iterator[Feed]:
+    """The samples in another order each time, in batches, varied."""
+    rng = np.random.default_rng((course.seed, epoch))
+    feeds = task.fit.feeds
+    if task.fit.samples == 1:
+        yield from feeds
+        return
+    # No more than in a feed: those are as large as memory allows, or as the model takes them.
+    size = task.fit.batch(feeds[0]) if task.fixed else min(course.batch, task.fit.batch(feeds[0]))
+    arrays = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    order, others = rng.permutation(task.fit.samples), rng.permutation(task.fit.samples)
+    for start in range(0, len(order), size):
+        batch, beside = (
+            {name: array[some[start : start + size]] for name, array in arrays.items()} for some in (order, others)
+        )
+        yield _varied(batch, beside, rng) if task.varied else batch
+
+
+def _varied(batch: Feed, others: Feed, rng: np.random.Generator) -> Feed:
+    """Samples each mixed with another, moved and mirrored; what are no numbers with fractions stay as they are."""
+    made = {}
+    for name, array in batch.items():
+        if array.dtype.kind != "f":
+            made[name] = array
+            continue
+        part = rng.random((len(array), *[1] * (array.ndim - 1))).astype(array.dtype)
+        mixed = part * array + (1 - part) * others[name]
+        made[name] = np.stack([_moved(sample, rng) for sample in mixed]) if array.ndim > 2 else mixed
+    return made
+
+
+def _moved(sample: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    axes = range(1, sample.ndim)
+    most = [sample.shape[axis] // MOVED for axis in axes]
+    sample = np.roll(sample, [int(rng.integers(-far, far + 1)) for far in most], tuple(axes))
+    return np.flip(sample, -1) if rng.random() < 0.5 else sample
+
+
+def _copied(network: Network) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in network.weights.items()}
+
+
+def _put(network: Network, weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, weight in network.weights.items():
+            weight.copy_(weights[name])
+
+
+def _save(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file that appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)

@@ -1,0 +1,57 @@
+"""Which initializers are weights and biases of the linear nodes, and no others: those that may be trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import onnx
+
+from onnx_tucker.graph import provenance
+from onnx_tucker.graph.nodes import STANDARD, Place, places
+
+OPERANDS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul": (0, 1)}
+"""The inputs of linear operators that may be weights or biases."""
+CONSTANT = re.compile(r"/constant\d+(_\d+)?")
+"""How the names of what is no weight end in the chains that work on frames (`lower.writer`)."""
+
+
+def trainable(model: onnx.ModelProto) -> list[str]:
+    """Names of the weights and biases in single precision that the main graph's linear nodes take, in order."""
+    graph = model.graph
+    given = {value.name for value in graph.input} if model.ir_version >= 4 else set()  # those may be replaced
+    weights = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT} - given
+    chains = provenance.chains(model)
+    here = [place for place in places(model) if place.scope.graph is graph]
+    makers = {name: place for place in here for name in place.node.output}
+    found: dict[str, None] = {}
+    for place in here:
+        for name in _operands(place, makers):
+            for source in _sources(name, makers, chains):
+                own = chains.transforms(place) and CONSTANT.fullmatch(source[source.rfind("/") :])
+                if source in weights and not own:
+                    found[source] = None
+    return list(found)
+
+
+def _operands(place: Place, makers: Mapping[str, Place]) -> Iterator[str]:
+    node = place.node
+    if node.domain not in STANDARD:
+        return
+    for index in OPERANDS.get(node.op_type, ()):
+        if index < len(node.input):
+            yield node.input[index]
+    if node.op_type == "Add":  # the bias of a product
+        for one, other in (node.input, reversed(node.input)):
+            if one in makers and makers[one].node.op_type == "MatMul":
+                yield other
+
+
+def _sources(name: str, makers: Mapping[str, Place], chains: provenance.Chains) -> Iterator[str]:
+    """A value itself, and where a chain on frames computes it, what it is computed from."""
+    place = makers.get(name)
+    if place is None:
+        yield name
+    elif chains.transforms(place):
+        for source in place.node.input:
+            yield from _sources(source, makers, chains)

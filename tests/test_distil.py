@@ -1,0 +1,171 @@
+"""Fine-tuning from files to files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from onnx_tucker.cli import main
+from onnx_tucker.errors import ModelError, PlanError, PromiseError, UsageError
+from onnx_tucker.graph.trainable import trainable
+from onnx_tucker.pipeline import finetune
+from tests.helpers import Array, model, relative, run, two_layers
+
+RNG = np.random.default_rng(0)
+QUICK = {"epochs": 20, "benchmark": False, "threads": 1}
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx2torch")
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[onnx.ModelProto, onnx.ModelProto, Array]:
+    """A model, the same at ranks that are too low, and inputs."""
+    made = two_layers(rank=12)
+    x = RNG.standard_normal((60, 24, 16, 16)).astype(np.float32)
+    return made, compress(made, ranks=6, benchmark=False).model, x
+
+
+def test_it_comes_closer_and_only_the_weights_change(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], tmp_path: Path
+) -> None:
+    made, factorised, x = pair
+    before = factorised.SerializeToString(deterministic=True)
+    result = finetune(made, factorised, tmp_path / "tuned.onnx", data={"x": x}, **QUICK)
+    assert factorised.SerializeToString(deterministic=True) == before
+    tuned = onnx.load(tmp_path / "tuned.onnx")
+    assert tuned == result.model
+    fresh = RNG.standard_normal((20, 24, 16, 16)).astype(np.float32)
+    errors = [relative(run(made, x=fresh)[0], run(one, x=fresh)[0]) for one in (factorised, tuned)]
+    assert errors[1] < 0.8 * errors[0]
+    names = trainable(factorised)
+    for one in (tuned, factorised := onnx.ModelProto.FromString(before)):
+        for tensor in one.graph.initializer:
+            if tensor.name in names:
+                tensor.ClearField("raw_data")
+    assert tuned == factorised
+    assert {node.status for node in result.report.nodes} == {"factorized"}
+    assert result.report.totals.params.after < result.report.totals.params.before
+    assert result.report.fidelity is not None
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], tmp_path: Path
+) -> None:
+    made, factorised, x = pair
+    whole = finetune(made, factorised, data={"x": x}, **QUICK).model
+
+    def stop(what: str, done: int, of: int) -> None:
+        if what.startswith("fine-tuning") and done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(made, factorised, data={"x": x}, cache=tmp_path, progress=stop, **QUICK)
+    [state] = (tmp_path / "trained").iterdir()
+    assert torch.load(state, weights_only=True)["standing"]["epoch"] == 4
+    assert finetune(made, factorised, data={"x": x}, cache=tmp_path, **QUICK).model == whole
+
+
+def test_what_does_not_help_is_not_taken(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, factorised, x = pair
+    result = finetune(made, factorised, data={"x": x}, **{**QUICK, "epochs": 1, "learning_rate": 10})
+    assert result.model == factorised
+    assert "no closer to the original" in caplog.text
+
+
+def test_promises_hold_or_nothing_is_written(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], tmp_path: Path
+) -> None:
+    made, factorised, x = pair
+    with pytest.raises(PromiseError, match="above --max-error"):
+        finetune(made, factorised, tmp_path / "tuned.onnx", data={"x": x}, max_error=1e-6, **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_inputs_and_outputs() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["a", "w"], ["p"], "left"),
+        helper.make_node("MatMul", ["b", "v"], ["q"], "right"),
+        helper.make_node("Add", ["p", "q"], ["s"], "sum"),
+        helper.make_node("Tanh", ["s"], ["y"], "tanh"),
+        helper.make_node("ArgMax", ["s"], ["z"], "largest", axis=1),
+    ]
+    tensors = {name: (RNG.standard_normal((32, 32)) / 6).astype(np.float32) for name in "wv"}
+    made = model(nodes, tensors, {"a": ["n", 32], "b": ["n", 32]}, {"y": 2})
+    made.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.INT64, ["n", 1]))
+    made.graph.output.append(helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, ["n", 32]))
+    data = {name: RNG.standard_normal((100, 32)).astype(np.float32) for name in "ab"}
+    factorised = compress(made, ranks=8, benchmark=False).model
+    tuned = finetune(made, factorised, data=data, **QUICK).model
+    expected, before, after = (run(one, **data)[0] for one in (made, factorised, tuned))
+    assert relative(expected, after) < relative(expected, before)
+
+
+def test_what_cannot_be_tuned_is_refused_in_words(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:
+    made, factorised, x = pair
+    with pytest.raises(UsageError, match="needs --data"):
+        finetune(made, factorised, **QUICK)
+    with pytest.raises(UsageError, match="--epochs is from 1"):
+        finetune(made, factorised, data={"x": x}, epochs=0)
+    with pytest.raises(PlanError, match="does not say what was made"):
+        finetune(made, made, data={"x": x}, **QUICK)
+    other = onnx.ModelProto()
+    other.CopyFrom(factorised)
+    other.graph.output[0].name = "c"
+    with pytest.raises(ModelError, match="has other outputs"):
+        finetune(made, other, data={"x": x}, **QUICK)
+
+
+def test_a_node_that_torch_computes_otherwise_is_named(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, factorised, x = pair
+    operators = pytest.importorskip("onnx_tucker.extras.operators").OPERATORS
+    monkeypatch.setitem(operators, "Gemm", lambda attributes: lambda a, b, c=None: 2 * a @ b.T)
+    with pytest.raises(ModelError, match="torch does not compute the Gemm 'fc"):
+        finetune(made, factorised, data={"x": x}, **QUICK)
+
+
+def test_the_command_line(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, factorised, x = pair
+    onnx.save(made, tmp_path / "in.onnx")
+    onnx.save(factorised, tmp_path / "small.onnx")
+    np.savez(tmp_path / "data.npz", x=x)
+    paths = [str(tmp_path / name) for name in ("in.onnx", "small.onnx", "tuned.onnx", "data.npz")]
+    options = ["--epochs", "5", "--no-benchmark", "--no-cache", "--threads", "1"]
+    assert main(["finetune", *paths[:2], "-o", paths[2], "--data", paths[3], *options]) == 0
+    assert "2 of 2 factorized" in capsys.readouterr().out
+    assert main(["finetune", *paths[:2], "-o", paths[1], "--data", paths[3], "--overwrite", *options]) == 2
+
+
+def test_without_torch_one_sentence_says_how_to_get_it(tmp_path: Path) -> None:
+    onnx.save(two_layers(), tmp_path / "in.onnx")
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 24, 16, 16), np.float32))
+    hidden = "import sys; sys.modules['torch'] = None; from onnx_tucker.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", hidden, "finetune", "in.onnx", "in.onnx", "-o", "out.onnx", "--data", "data.npz"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("pip install 'onnx-tucker[finetune]'.")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_the_core_imports_no_torch(tmp_path: Path) -> None:
+    onnx.save(two_layers(), tmp_path / "in.onnx")
+    looked = (
+        "import sys; from onnx_tucker.cli import main; "
+        "assert main(['in.onnx', 'out.onnx', '-q', '--no-benchmark', '--no-cache']) == 0; "
+        "assert not {'torch', 'onnx2torch'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", looked], cwd=tmp_path).returncode == 0
