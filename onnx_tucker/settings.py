@@ -187,7 +187,7 @@ class Course:
     """
 
     epochs: int = 60
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     batch: int = 16
     seed: int = 0
 
