@@ -98,8 +98,8 @@ class Tuner:
 
     def _in_turn(self, group: Sequence[Found], candidates: Sequence[Candidate], seconds: float) -> list[Option]:
         """Times of nodes that share a weight, measured in turn; empty where one of them is not timed."""
-        measured = [self._compare(found, candidates, seconds) for found in group]
-        if not candidates or not all(measured):
+        measured = [self._compare(found, candidates, seconds) for found in group] if candidates else []
+        if not measured or not all(measured):
             return []
         columns = zip(*measured, strict=True)
         return [Option(c, sum(timing.ms for timing in column)) for c, column in zip(candidates, columns, strict=True)]

@@ -19,7 +19,7 @@ from onnx_tucker.pipeline import finetune
 from tests.helpers import Array, model, relative, run, two_layers
 
 RNG = np.random.default_rng(0)
-QUICK = {"epochs": 20, "benchmark": False, "threads": 1}
+QUICK = {"epochs": 20, "learning_rate": 0.01, "benchmark": False, "threads": 1}
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx2torch")

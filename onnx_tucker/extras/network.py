@@ -23,7 +23,7 @@ from onnx_tucker.errors import ModelError
 from onnx_tucker.extras.operators import OPERATORS
 from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
 from onnx_tucker.graph.segment import between
-from onnx_tucker.runtime.session import Feed
+from onnx_tucker.runtime.session import Feed, first_line
 
 AXES_INPUT = 18
 """The opset from which on reductions take their axes as an input, which onnx2torch knows as an attribute only."""
@@ -57,7 +57,10 @@ class Network:
         self.weights: dict[str, Tensor] = {}
         self._constants: dict[str, Tensor] = {}
         for tensor in graph.initializer:
-            values = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
+            try:
+                values = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
+            except TypeError as error:
+                raise ModelError(f"torch cannot hold the values of {tensor.name!r}: {first_line(error)}") from error
             if tensor.name in trained:
                 self.weights[tensor.name] = values.requires_grad_()
             else:
@@ -91,16 +94,16 @@ class Network:
         return [values[name] for name in wanted]
 
     def _compute(self, nodes: Sequence[onnx.NodeProto], values: dict[str, Tensor]) -> None:
-        for node in nodes:
-            step = self._steps[id(node)]
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # onnx2torch's, of torch and of itself
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what onnx2torch asks of torch
+            for node in nodes:
+                step = self._steps[id(node)]
+                try:
                     made = step.run(*(values[name] if name else None for name in step.inputs))
-            except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
-                raise ModelError(f"torch cannot run {_named(node)}: {str(error).splitlines()[0]}.") from error
-            outputs = made if isinstance(made, list | tuple) else [made]
-            values.update((name, value) for name, value in zip(node.output, outputs, strict=False) if name)
+                except Exception as error:  # whatever torch and onnx2torch raise
+                    raise ModelError(f"torch cannot run {_named(node)}: {first_line(error)}.") from error
+                outputs = made if isinstance(made, list | tuple) else [made]
+                values.update((name, value) for name, value in zip(node.output, outputs, strict=False) if name)
 
 
 def _steps(model: onnx.ModelProto, device: str) -> list[Step]:
@@ -121,8 +124,8 @@ def _step(node: onnx.NodeProto, other: OnnxNode, graph: OnnxGraph, model: onnx.M
         if node.op_type in OPERATORS and node.domain in STANDARD:
             return Step(node, OPERATORS[node.op_type](attributes(node)), list(node.input))
         module, mapping = _converter(other, model)(other, graph)
-    except (NotImplementedError, KeyError, ValueError, RuntimeError) as error:
-        raise ModelError(f"torch does not know {_named(node)}: {str(error).splitlines()[0]}.") from error
+    except Exception as error:  # whatever onnx2torch raises
+        raise ModelError(f"torch does not know {_named(node)}: {first_line(error)}.") from error
     return Step(node, module.eval().to(device), list(mapping.inputs))
 
 

@@ -107,7 +107,8 @@ def train(task: Task, course: Course, watch: Callable[[int, float, float], None]
     optimiser = torch.optim.AdamW(_groups(task.network, course), weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_rate, course.epochs))
     scales = _scales(task)
-    before = _error(task, scales)
+    expected = [{name: values[name] for name in task.outputs} for values in map(task.teacher, task.check.feeds)]
+    before = _error(task, expected, scales)
     now = _Standing(0, _copied(task.network), before, 0)
     if state is not None and state.exists():
         known = torch.load(state, weights_only=True)
@@ -118,7 +119,7 @@ def train(task: Task, course: Course, watch: Callable[[int, float, float], None]
     while now.epoch < course.epochs and now.waited < PATIENCE * course.epochs:
         losses = [_step(optimiser, _loss(task, feed, scales)) for feed in _epoch(task, course, now.epoch)]
         schedule.step()
-        error = _error(task, scales)
+        error = _error(task, expected, scales)
         watch(now.epoch, float(np.mean(losses)), error)
         if error < now.least:
             now = _Standing(now.epoch + 1, _copied(task.network), error, 0)
@@ -170,12 +171,12 @@ def _missed(made: Tensor, wanted: NDArray[Any]) -> Tensor:
     return (made - torch.from_numpy(wanted).to(made.device)).square().mean()
 
 
-def _error(task: Task, scales: Mapping[str, float]) -> float:
+def _error(task: Task, expected: Sequence[Values], scales: Mapping[str, float]) -> float:
     """The same of the outputs alone, on the samples kept apart."""
     total = 0.0
     with torch.no_grad():
-        for feed in task.check.feeds:
-            wanted, made = task.teacher(feed), task.network.run(feed, task.outputs)
+        for feed, wanted in zip(task.check.feeds, expected, strict=True):
+            made = task.network.run(feed, task.outputs)
             errors = [float(_missed(one, wanted[n])) / scales[n] for n, one in zip(task.outputs, made, strict=True)]
             total += task.check.batch(feed) * float(np.mean(errors))
     return total / task.check.samples
