@@ -223,14 +223,14 @@ class Allocator:
         """The error of the outputs of a model with an allocation, which is remembered."""
         if not any(point.method for _, point in allocation):
             return 0.0
-        planned_ = sorted((label, str(candidate)) for label, candidate in self._planned(allocation).items())
-        key = self._job.key("allocation", planned_)
+        planned_ = self._planned(allocation)
+        key = self._job.key("allocation", sorted((label, str(candidate)) for label, candidate in planned_.items()))
         recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
         if calibrate.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
-            bases = calibrate.bases(self._job, self._planned(allocation))
-            found = min(held_out(self._job, self._planned(allocation), bases).values(), default=math.inf)
+            errors = held_out(self._job, planned_, calibrate.bases(self._job, planned_))
+            found = min(errors.values(), default=math.inf)
         else:
             found = self._tried(allocation)[0]
         if math.isfinite(found):

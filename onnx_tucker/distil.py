@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import relative_l2
-from onnx_tucker.runtime.session import FAILURES, Feed, cores, first_line, output_names
+from onnx_tucker.runtime.session import FAILURES, Feed, cores, first_line, run_named
 from onnx_tucker.settings import Course
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course) -> onnx.ModelProto:
     network = training.Network(model, names, "cuda" if torch.cuda.is_available() else "cpu")
     feed = dict(job.inputs.check.feeds[0])
     _check(job, model, network, feed)
-    outputs = [name for name, array in _outputs(job, feed) if array.dtype.kind == "f"]
+    outputs = [name for name, array in run_named(job.session, feed).items() if array.dtype.kind == "f"]
     hidden = _hidden(job, model, outputs)
     fixed = any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape)
-    teacher = partial(_taught, job.stopwatch.machine.session(probe(job.model, [*outputs, *hidden]), job.folder))
+    teacher = partial(run_named, job.stopwatch.machine.session(probe(job.model, [*outputs, *hidden]), job.folder))
     fit, check = job.inputs.fit, job.inputs.check
 
     def watch(epoch: int, loss: float, error: float) -> None:
@@ -97,20 +97,11 @@ def _state(job: Job, model: onnx.ModelProto, course: Course) -> Path | None:
     return Path(job.settings.cache) / "trained" / f"{key}.pt"
 
 
-def _outputs(job: Job, feed: Feed) -> Iterator[tuple[str, NDArray[Any]]]:
-    assert job.session is not None
-    return zip(output_names(job.session), job.session.run(None, dict(feed)), strict=True)
-
-
 def _hidden(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
     """Values of the original's linear nodes that the model has too, but for the outputs."""
     made = {name for node in model.graph.node for name in node.output}
     here = [found.place for found in job.found if found.place.scope.graph is job.model.graph]
     return [place.node.output[0] for place in here if place.node.output[0] in made - {*outputs}]
-
-
-def _taught(session: Any, feed: Feed) -> dict[str, NDArray[Any]]:
-    return dict(zip(output_names(session), session.run(None, dict(feed)), strict=True))
 
 
 def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> None:

@@ -79,15 +79,13 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     noted = provenance.recipes(model)
     if not noted:
         raise PlanError("The factorised model does not say what was made of the original; make it with this version.")
-    choices, candidates = [], {}
+    choices = []
     for found in job.found:
         recipe = noted.get(found.place.label)
         candidate = Candidate(recipe.method, recipe.ranks, (), 0.0, recipe.form) if recipe else None
         choices.append(choice_of(found, candidate, "" if recipe else "not changed by the earlier run"))
     decision = replay(job, Plan(tuple(choices)))
-    for found, choice in zip(job.found, choices, strict=True):
-        if choice.form:
-            candidates[found.place.label] = planned_candidate(job.context, found, choice)
+    candidates = _planned(job, decision)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     weights = {label: [tensors[name] for name in noted[label].weights] for label in candidates}
     return Made(decision, Factorised(model, candidates, weights, {}))

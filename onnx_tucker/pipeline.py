@@ -197,10 +197,9 @@ def finetune(
     after = replace(before, result=replace(before.result, model=tuned(job, before.result.model, course)))
     promises = Promises(job, evaluate)
     made, verdict = after, promises.verify(after.result)
-    untuned = promises.verify(before.result)
-    if mean_error(verdict.closeness or []) >= mean_error(untuned.closeness or []):
+    if mean_error(verdict.closeness or []) >= promises.error(before.result):
         logger.warning("Fine-tuning brings the model no closer to the original, so its weights stay as they were.")
-        made, verdict = before, untuned
+        made, verdict = before, promises.verify(before.result)
     if verdict.broken:
         raise PromiseError(verdict.broken)
     made = replace(made, timings=time(job, made.result))

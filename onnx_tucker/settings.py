@@ -127,15 +127,14 @@ class Settings:
             raise UsageError("--statistics-out needs --data, of which they are.")
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
-        for name, least, most in (
+        _check_ranges(
+            self,
             ("threads", 0, 1024),
             ("seed", 0, 2**63),
             ("jobs", 1, 1024),
             ("min_speedup", 0, 1e9),
             ("tune_seconds", 0, 1e9),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise UsageError(f"--{name.replace('_', '-')} is from {least} to {most:g}.")
+        )
         for name, sizes in (*self.input_shape.items(), *((n, (size,)) for n, size in self.dim.items())):
             if not all(1 <= size < 2**31 for size in sizes):
                 raise UsageError(f"The sizes {tuple(sizes)} given for {name} are not all from 1 to 2147483647.")
@@ -197,9 +196,18 @@ class Course:
         Raises:
             UsageError: one is out of its range.
         """
-        for name, least, most in (("epochs", 1, 10**6), ("learning_rate", 0, 10), ("batch", 1, 10**6)):
-            if not least <= getattr(self, name) <= most:
-                raise UsageError(f"--{name.replace('_', '-')} is from {least} to {most}.")
+        _check_ranges(self, ("epochs", 1, 1e6), ("learning_rate", 0, 10), ("batch", 1, 1e6))
+
+
+def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float]) -> None:
+    """Makes sure that numbers are within what makes sense: name, least and largest.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name, least, most in ranges:
+        if not least <= getattr(options, name) <= most:
+            raise UsageError(f"--{name.replace('_', '-')} is from {least:g} to {most:g}.")
 
 
 def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:

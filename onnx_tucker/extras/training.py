@@ -8,6 +8,7 @@ Empirical Risk Minimization", ICLR 2018), moved along the axes behind the channe
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from onnx_tucker.extras.network import Network
 from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.runtime.memory import keep
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course
 
@@ -55,7 +57,6 @@ class Task:
         fit: the samples that are trained on.
         check: the samples that tell how good it is.
         fixed: whether the model takes batches of one size only.
-        varied: whether inputs are varied.
     """
 
     network: Network
@@ -65,7 +66,6 @@ class Task:
     fit: Batches
     check: Batches
     fixed: bool = False
-    varied: bool = True
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _epoch(task: Task, course: Course, epoch: int) -> Iterator[Feed]:
         batch, beside = (
             {name: array[some[start : start + size]] for name, array in arrays.items()} for some in (order, others)
         )
-        yield _varied(batch, beside, rng) if task.varied else batch
+        yield _varied(batch, beside, rng)
 
 
 def _varied(batch: Feed, others: Feed, rng: np.random.Generator) -> Feed:
@@ -240,8 +240,6 @@ def _put(network: Network, weights: Mapping[str, Tensor]) -> None:
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file that appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    keep(path, buffer.getvalue())

@@ -51,9 +51,8 @@ class Chains(NamedTuple):
 
 def chains(model: onnx.ModelProto) -> Chains:
     """The chains that are noted in a model; none where the entry is not one of this tool."""
-    text = next((entry.value for entry in model.metadata_props if entry.key == KEY), "{}")
     try:
-        document = json.loads(text)
+        document = json.loads(_text(model))
         return Chains(_texts(document["nodes"]), _texts(document["values"]), _texts(document.get("lowered", [])))
     except (ValueError, KeyError, TypeError, RecursionError):
         return Chains()
@@ -61,9 +60,8 @@ def chains(model: onnx.ModelProto) -> Chains:
 
 def recipes(model: onnx.ModelProto) -> dict[str, Recipe]:
     """What the nodes of a model were made into by the last run, by label; none where that is not noted."""
-    text = next((entry.value for entry in model.metadata_props if entry.key == KEY), "{}")
     try:
-        noted = json.loads(text)["recipes"]
+        noted = json.loads(_text(model))["recipes"]
         return {
             label: Recipe(method, None if ranks is None else tuple(map(int, ranks)), form, tuple(map(str, weights)))
             for label, (method, ranks, form, weights) in noted.items()
@@ -81,6 +79,10 @@ def record(model: onnx.ModelProto, new: Chains, recipes: Mapping[str, Recipe]) -
     if entry is None:
         entry = model.metadata_props.add(key=KEY)
     entry.value = text
+
+
+def _text(model: onnx.ModelProto) -> str:
+    return next((entry.value for entry in model.metadata_props if entry.key == KEY), "{}")
 
 
 def _texts(values: Any) -> frozenset[str]:

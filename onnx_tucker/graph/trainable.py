@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
 import onnx
 
 from onnx_tucker.graph import provenance
+from onnx_tucker.graph.lower.writer import is_constant
 from onnx_tucker.graph.nodes import STANDARD, Place, places
 
 OPERANDS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul": (0, 1)}
 """The inputs of linear operators that may be weights or biases."""
-CONSTANT = re.compile(r"/constant\d+(_\d+)?")
-"""How the names of what is no weight end in the chains that work on frames (`lower.writer`)."""
 
 
 def trainable(model: onnx.ModelProto) -> list[str]:
@@ -28,8 +26,7 @@ def trainable(model: onnx.ModelProto) -> list[str]:
     for place in here:
         for name in _operands(place, makers):
             for source in _sources(name, makers, chains):
-                own = chains.transforms(place) and CONSTANT.fullmatch(source[source.rfind("/") :])
-                if source in weights and not own:
+                if source in weights and not (chains.transforms(place) and is_constant(source)):
                     found[source] = None
     return list(found)
 

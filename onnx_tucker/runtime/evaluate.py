@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError, UsageError
-from onnx_tucker.runtime.session import Feed, output_names
+from onnx_tucker.runtime.session import Feed, run_named
 
 Run = Callable[[Feed], dict[str, NDArray[Any]]]
 """Runs a model: arrays by input name to arrays by output name."""
@@ -53,13 +54,8 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
     Raises:
         DataError: the function fails or returns no number.
     """
-    names = output_names(session)
-
-    def run(feed: Feed) -> dict[str, NDArray[Any]]:
-        return dict(zip(names, session.run(names, dict(feed)), strict=True))
-
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the report
-            return float(evaluate(run))
+            return float(evaluate(partial(run_named, session)))
     except (Exception, SystemExit) as error:  # whatever the user's function raises
         raise DataError(f"The function of --eval fails: {error!r}.") from error

@@ -48,17 +48,21 @@ class Memory:
             return
         self._known[key] = Recalled(value, False)
         path = self._path(key)
-        if path is None:
-            return
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(value), encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            logger.info("The cache cannot be written: %s", error)
-            with suppress(OSError):
-                temporary.unlink()
+        if path is not None:
+            keep(path, json.dumps(value).encode())
 
     def _path(self, key: str) -> Path | None:
         return self._folder / "measured" / f"{key}.json" if self._folder else None
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole; a folder that cannot be written is no reason to fail."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        logger.info("The cache cannot be written: %s", error)
+        with suppress(OSError):
+            temporary.unlink()

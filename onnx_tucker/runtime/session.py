@@ -134,6 +134,11 @@ def output_names(session: ort.InferenceSession) -> list[str]:
     return [value.name for value in session.get_outputs()]
 
 
+def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
+    """The outputs of a model by name."""
+    return dict(zip(output_names(session), session.run(None, dict(feed)), strict=True))
+
+
 def environment(machine: Machine) -> dict[str, Any]:
     """What a measurement depends on, for the report."""
     packages = ("onnx-tucker", "onnx", "onnxruntime", "numpy", "tensorly")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ SLICE_INPUTS = 10
 """The first opset in which Slice takes its bounds as inputs."""
 REDUCE_INPUTS = 18
 """The first opset in which ReduceMax takes its axes as an input."""
+
+
+CONSTANT = re.compile(r".*/constant\d+(_\d+)?", re.DOTALL)
+
+
+def is_constant(name: str) -> bool:
+    """Whether an initializer of a chain in another form has the name of a constant, and not of a weight."""
+    return CONSTANT.fullmatch(name) is not None
 
 
 class Writer:
