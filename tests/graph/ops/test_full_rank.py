@@ -150,10 +150,7 @@ def matmul(draw: st.DrawFn, opset: int, op_type: str = "MatMul") -> Case:
             x = np.ascontiguousarray(np.swapaxes(x, -1, -2))
     domain = "com.microsoft" if op_type == "FusedMatMul" else ""
     node = helper.make_node(op_type, ["w", "x"] if left else ["x", "w"], ["y"], "node", domain=domain, **attributes)
-    a, b = (weight, x) if left else (x, weight)
-    a = np.swapaxes(a, -1, -2) if attributes.get("transA") else a
-    b = np.swapaxes(b, -1, -2) if attributes.get("transB") else b
-    rank = np.matmul(a, b).ndim
+    rank = 1 if vector else max(weight.ndim, x.ndim)
     return one_node(node, x, {"w": weight}, opset, rank, list(x.shape)), x
 
 
