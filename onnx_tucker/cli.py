@@ -26,7 +26,7 @@ from onnx_tucker.job import Progress
 from onnx_tucker.report import FORMATS, front
 from onnx_tucker.report.json import to_json
 from onnx_tucker.report.terminal import show, show_bench, show_front
-from onnx_tucker.settings import Course
+from onnx_tucker.settings import LOSSES, Course
 
 T = TypeVar("T")
 
@@ -211,6 +211,10 @@ def _compress_parser() -> argparse.ArgumentParser:
     what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
     _add_sites(what)
     what.add_argument("--statistics", metavar="S.npz", help="fit to what an earlier run has kept, in place of --data")
+    what.add_argument(
+        "--finetune-epochs", metavar="N", type=int, default=0, help="then train the result on the data (default: 0)"
+    )
+    _add_labels(what)
     promises = _add_promises(parser)
     promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised or lowered")
     speed = parser.add_argument_group("speed")
@@ -258,6 +262,9 @@ def _finetune_parser() -> argparse.ArgumentParser:
         "--learning-rate", metavar="L", type=float, default=Course.learning_rate, help="of AdamW, at first"
     )
     parser.add_argument("--batch", metavar="N", type=int, default=Course.batch, help="samples of a step, at most")
+    parser.add_argument("--loss", choices=LOSSES, help="what to learn (default: both if there are --labels)")
+    parser.add_argument("--blocks", action="store_true", help="train block by block, which takes less memory")
+    _add_labels(parser)
     _add_promises(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     _add_common(parser)
@@ -301,6 +308,10 @@ def _add_promises(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
     group.add_argument("--max-drop", metavar="D", type=float, help="largest loss of that score")
     return group
+
+
+def _add_labels(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--labels", metavar="KEY", help="array of the data with labels, which fine-tuning learns too")
 
 
 def _add_sites(group: argparse._ArgumentGroup) -> None:

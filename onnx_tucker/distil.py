@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -20,6 +22,7 @@ from onnx import numpy_helper
 
 from onnx_tucker.errors import ModelError, TuckerError
 from onnx_tucker.graph.layer import probe
+from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import relative_l2
@@ -31,6 +34,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Weights = Mapping[str, NDArray[Any]]
+"""Values of initializers, by name."""
+Score = Callable[[onnx.ModelProto], float]
+"""The user's score of a model."""
+
+SHARE = 0.1
+"""The share of the time that scores may take which are only shown."""
 CLOSE = 1e-4
 """The relative error up to which what torch computes is what onnxruntime does."""
 
@@ -50,50 +60,149 @@ def require_torch() -> None:
             ) from error
 
 
-def tuned(job: Job, model: onnx.ModelProto, course: Course) -> onnx.ModelProto:
-    """A copy of a model with weights that are trained to give what the original gives.
+class Part(NamedTuple):
+    """What is trained at a time: all of the model, or what lies between two linear nodes.
+
+    Attributes:
+        weights: names of the initializers that are trained.
+        takes: names of values that it needs, besides the model's inputs.
+        gives: names of the values that are to come close to the original's.
+        hidden: names of others on the way there.
+    """
+
+    weights: Sequence[str]
+    takes: Sequence[str]
+    gives: Sequence[str]
+    hidden: Sequence[str]
+
+
+def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None = None) -> onnx.ModelProto:
+    """A copy of a model with weights that are trained to give what the original gives, or what labels say.
 
     Args:
         job: the run on the original, with data.
         model: takes the same inputs and has the same outputs.
         course: how to train; an interrupted run goes on from its last epoch, if there is a cache.
+        score: the user's of a model, to be shown.
+
+    Returns:
+        The copy; the model itself where none comes closer on the samples kept apart.
 
     Raises:
         ModelError: it has nothing to train, or torch does not compute what onnxruntime does.
+        DataError: the labels fit no output.
     """
     assert job.session is not None
     assert job.inputs is not None
-    training: Any = importlib.import_module("onnx_tucker.extras.training")
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(job.settings.threads or cores())
     names = trainable(model)
     if not names:
         raise ModelError("The factorised model has no weights in single precision that could be trained.")
-    network = training.Network(model, names, "cuda" if torch.cuda.is_available() else "cpu")
-    feed = dict(job.inputs.check.feeds[0])
-    _check(job, model, network, feed)
-    outputs = [name for name, array in run_named(job.session, feed).items() if array.dtype.kind == "f"]
+    values = run_named(job.session, job.inputs.check.feeds[0])
+    outputs = [n for n, array in values.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+    if not outputs:
+        raise ModelError("The model has no output of numbers with fractions, which could come closer.")
     hidden = _hidden(job, model, outputs)
-    fixed = any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape)
-    teacher = partial(run_named, job.stopwatch.machine.session(probe(job.model, [*outputs, *hidden]), job.folder))
+    parts = _blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
+    result = model
+    for number, part in enumerate(parts):
+        what = f"block {number + 1} of {len(parts)}, " if course.blocks else ""
+        result = _trained(
+            job, result, part, course, _Watch(job, course, result, what, None if course.blocks else score)
+        )
+    return result
+
+
+class _Watch:
+    """Tells of every epoch how far training is, and the score as often as that takes a tenth of the time at most."""
+
+    def __init__(self, job: Job, course: Course, model: onnx.ModelProto, what: str, score: Score | None) -> None:
+        self._job, self._course, self._model, self._what, self._score = job, course, model, what, score
+        self._began, self._spent = time.monotonic(), 0.0
+        self._least, self._scored = math.inf, ""
+
+    def __call__(self, epochs: int, loss: float, error: float, best: Weights) -> None:
+        better, self._least = error < self._least, min(error, self._least)
+        if self._score is not None and better and self._spent <= SHARE * (time.monotonic() - self._began):
+            began = time.monotonic()
+            self._scored = f", score {self._score(_with_weights(self._model, best)):.6g}"
+            self._spent += time.monotonic() - began
+        told = f"loss {loss:.4g}, error {error:.4g}{self._scored}"
+        self._job.progress(f"fine-tuning, {self._what}{told}", epochs, self._course.epochs)
+        logger.info("%sepoch %d: %s", self._what, epochs, told)
+
+
+def _trained(job: Job, model: onnx.ModelProto, part: Part, course: Course, watch: _Watch) -> onnx.ModelProto:
+    """A copy of a model with other weights of a part of it; the model itself where none are better."""
+    assert job.session is not None
+    assert job.inputs is not None
+    training: Any = importlib.import_module("onnx_tucker.extras.training")
     fit, check = job.inputs.fit, job.inputs.check
+    session = partial(job.stopwatch.machine.session, folder=job.folder)
+    before = session(probe(model, part.takes)) if part.takes else None
 
-    def watch(epoch: int, loss: float, error: float) -> None:
-        job.progress(f"fine-tuning, error {error:.4g}", epoch + 1, course.epochs)
-        logger.info("epoch %d: loss %.4g, error on samples kept apart %.4g", epoch + 1, loss, error)
+    def lead(feed: Feed) -> Feed:
+        return {**feed, **run_named(before, feed)} if before is not None else feed
 
-    task = training.Task(network, teacher, outputs, hidden, fit, check, fixed)
-    trained = training.train(task, course, watch, _state(job, model, course))
+    known = lead(check.feeds[0])
+    piece = model
+    if course.blocks:
+        nodes = between(model.graph.node, known, part.gives)
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        piece = onnx.ModelProto.FromString(model_of(model, nodes, tensors, known, part.gives))
+    network = training.Network(piece, part.weights, training.device(), job.folder)
+    _check(job, piece, network, {value.name: known[value.name] for value in piece.graph.input if value.name in known})
+    teacher = partial(run_named, session(probe(job.model, [*part.gives, *part.hidden])))
+    task = training.Task(
+        network,
+        teacher,
+        part.gives,
+        part.hidden,
+        fit,
+        check,
+        fixed=any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape),
+        lead=lead,
+        criterion=None if course.loss == "distill" else _criterion(job, model),
+        distilled=course.loss != "labels",
+    )
+    trained = training.train(task, course, watch, _state(job, model, part, course))
     logger.info("error %.4g before, %.4g after %d epochs", trained.before, trained.after, trained.epochs)
-    return _with_weights(model, trained.weights)
+    return _with_weights(model, trained.weights) if trained.after < trained.before else model
 
 
-def _state(job: Job, model: onnx.ModelProto, course: Course) -> Path | None:
-    """The file that an interrupted run goes on from."""
-    if job.settings.cache is None or job.inputs is None:
+def _blocks(model: onnx.ModelProto, names: Sequence[str], values: Sequence[str]) -> list[Part]:
+    """What lies between values, in order; weights that several use are trained with the first."""
+    known = {value.name for value in model.graph.input}
+    left, parts = dict.fromkeys(names), []
+    for value in values:
+        used = {name for node in between(model.graph.node, known, [value]) for name in uses(node)}
+        weights = [name for name in left if name in used]
+        if weights:
+            takes = sorted(used & known - {v.name for v in model.graph.input})
+            parts.append(Part(weights, takes, [value], ()))
+        left = {name: None for name in left if name not in used}
+        known.add(value)
+    return parts
+
+
+def _criterion(job: Job, model: onnx.ModelProto) -> Any:
+    """The loss that fits the labels."""
+    assert job.session is not None
+    assert job.inputs is not None
+    labels: Any = importlib.import_module("onnx_tucker.extras.labels")
+    check = job.inputs.check
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    outputs = {n: a for n, a in run_named(job.session, check.feeds[0]).items() if isinstance(a, np.ndarray)}
+    return labels.criterion([*check.labels, *job.inputs.fit.labels], outputs, makers)
+
+
+def _state(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> Path | None:
+    """The file that an interrupted run goes on from; none where weights are in other files, which may change."""
+    if job.settings.cache is None or job.inputs is None or job.data_files:
         return None
-    content = model.SerializeToString(deterministic=True)
-    key = joblib.hash((job.fingerprint, content, job.inputs.digest, course))
+    content, labels = model.SerializeToString(deterministic=True), [job.inputs.fit.labels, job.inputs.check.labels]
+    key = joblib.hash((job.fingerprint, content, job.inputs.digest, labels, part, course))
     return Path(job.settings.cache) / "trained" / f"{key}.pt"
 
 
@@ -138,13 +247,14 @@ def _differing(job: Job, model: onnx.ModelProto, network: Network, feed: Feed, n
     return None
 
 
-def _with_weights(model: onnx.ModelProto, weights: dict[str, NDArray[Any]]) -> onnx.ModelProto:
+def _with_weights(model: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
     """A copy of a model with other values for some of its initializers."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     for tensor in result.graph.initializer:
         if tensor.name in weights:
             values = numpy_helper.from_array(weights[tensor.name])
-            tensor.ClearField("float_data")
+            for field in ("float_data", "external_data", "data_location"):
+                tensor.ClearField(field)
             tensor.raw_data = values.raw_data
     return result

@@ -206,15 +206,18 @@ def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | 
     arrays = inputs.joined(batches)
     if not arrays:
         return None
+    labels = arrays.pop(settings.labels, None) if settings.labels is not None else None
+    if settings.labels is not None and labels is None:
+        raise DataError(f"The data has no array {settings.labels!r} of labels.")
     if session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
-    data = inputs.from_data(arrays, session)
+    data = inputs.from_data(arrays, session, labels=labels)
     try:
         if data.held_out:
             session.run(None, dict(data.check.feeds[0]))
     except FAILURES as error:
         logger.info("no samples are kept apart, as the model does not run on those: %s", first_line(error))
-        return inputs.from_data(arrays, session, apart=False)
+        return inputs.from_data(arrays, session, labels=labels, apart=False)
     return data
 
 

@@ -17,6 +17,7 @@ from onnx_tucker.errors import ModelError, OutputError, PlanError, PromiseError,
 from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
 from onnx_tucker.graph import io
+from onnx_tucker.graph.check import LIMIT, weight_bytes
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import decide, rules_of
@@ -85,12 +86,15 @@ def compress(
     outputs.check(written, target, settings)
     rules = None if settings.ranks == "auto" else rules_of(settings)
     plan = _given_plan(settings)
+    course = _course(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
     statistics.check(job)
     promises = Promises(job, evaluate)
     made, closeness = _made(job, plan, rules, promises)
+    if course is not None and made.result.weights:
+        made, closeness = _tuned(job, made, course, promises)
     outcome = _outcome(job, made, closeness)
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
     with io.Staging() as staging:
@@ -124,7 +128,7 @@ def sweep(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings(**{**options, **({"max_drop": math.inf} if options.get("eval") else {})})
+    settings = Settings(**_any_drop(options))
     if not 2 <= points <= 1000:
         raise UsageError("--points is from 2 to 1000.")
     source = model if isinstance(model, onnx.ModelProto) else Path(model)
@@ -151,6 +155,12 @@ def sweep(
     return found
 
 
+def _any_drop(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with which a score that is shown may fall as far as it likes, unless they say how far."""
+    shown = options.get("eval") is not None and options.get("max_drop") is None
+    return {**options, "max_drop": math.inf} if shown else options
+
+
 def finetune(
     original: onnx.ModelProto | str | Path,
     factorised: onnx.ModelProto | str | Path,
@@ -159,6 +169,8 @@ def finetune(
     epochs: int = Course.epochs,
     learning_rate: float = Course.learning_rate,
     batch: int = Course.batch,
+    loss: str | None = None,
+    blocks: bool = False,
     progress: Progress = silent,
     **options: Any,
 ) -> Result:
@@ -170,7 +182,10 @@ def finetune(
         output: where to write the result; None writes nothing.
         epochs: passes over the data, at most.
         learning_rate: of AdamW.
-        batch: samples of a step, where the model's first dimension is free.
+        batch: samples of a step, at most, where the model's first dimension is free.
+        loss: what is learnt: "distill" for what the original gives, "labels", which have to be named, or "both";
+            without one, labels are learnt too if they are named.
+        blocks: whether what lies between two linear nodes is trained by itself, one after another, for less memory.
         progress: is told what is being done.
         **options: the fields of `Settings` that concern data, promises, timing and outputs.
 
@@ -180,9 +195,13 @@ def finetune(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings, course = Settings(**options), Course(epochs, learning_rate, batch, seed=options.get("seed", 0))
+    settings = Settings(**_any_drop(options))
+    loss = loss or _loss(settings, blocks=blocks)
+    course = Course(epochs, learning_rate, batch, loss, blocks, settings.seed)
     if not settings.data:
         raise UsageError("Fine-tuning needs --data; inputs without labels suffice.")
+    if loss != "distill" and settings.labels is None:
+        raise UsageError(f"--loss {loss} needs --labels, the name of their array in the data.")
     require_torch()
     source = original if isinstance(original, onnx.ModelProto) else Path(original)
     other = factorised if isinstance(factorised, onnx.ModelProto) else Path(factorised)
@@ -194,16 +213,9 @@ def finetune(
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
     before = restored(job, _student(job, other))
-    after = replace(before, result=replace(before.result, model=tuned(job, before.result.model, course)))
-    promises = Promises(job, evaluate)
-    made, verdict = after, promises.verify(after.result)
-    if mean_error(verdict.closeness or []) >= promises.error(before.result):
-        logger.warning("Fine-tuning brings the model no closer to the original, so its weights stay as they were.")
-        made, verdict = before, promises.verify(before.result)
-    if verdict.broken:
-        raise PromiseError(verdict.broken)
+    made, closeness = _tuned(job, before, course, Promises(job, evaluate))
     made = replace(made, timings=time(job, made.result))
-    outcome = _outcome(job, made, verdict.closeness)
+    outcome = _outcome(job, made, closeness)
     with io.Staging() as staging:
         if target is not None:
             _, size = outputs.stage_model(job, other, made.result.model, target, staging)
@@ -214,15 +226,60 @@ def finetune(
     return result
 
 
+def _course(settings: Settings) -> Course | None:
+    """How the main command trains what it makes, if it is asked to.
+
+    Raises:
+        TuckerError: it is, and what training needs is not there.
+    """
+    if not settings.finetune_epochs:
+        return None
+    require_torch()
+    return Course(settings.finetune_epochs, loss=_loss(settings), seed=settings.seed)
+
+
+def _loss(settings: Settings, *, blocks: bool = False) -> str:
+    """What is learnt unless the user says: labels too, where there are some."""
+    return "distill" if settings.labels is None or blocks else "both"
+
+
+def _tuned(job: Job, before: Made, course: Course, promises: Promises) -> tuple[Made, list[Closeness] | None]:
+    """A model with trained weights, if they are better, which holds the promises.
+
+    Raises:
+        PromiseError: it does not hold them.
+    """
+    old = before.result
+    model = tuned(job, old.model, course, promises.score if job.settings.eval is not None else None)
+    made, verdict = before, None
+    if model is not old.model:
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        weights = {label: [tensors[weight.name] for weight in chain] for label, chain in old.weights.items()}
+        made = replace(before, result=replace(old, model=model, weights=weights))
+        verdict = promises.verify(made.result)
+        if course.loss == "distill" and not mean_error(verdict.closeness or []) < promises.error(old):
+            made, verdict = before, None
+    if verdict is None:
+        logger.warning("Fine-tuning makes the model no better on the samples kept apart, so its weights stay.")
+        verdict = promises.verify(old)
+    if verdict.broken:
+        raise PromiseError(verdict.broken)
+    return made, verdict.closeness
+
+
 def _student(job: Job, source: onnx.ModelProto | Path) -> onnx.ModelProto:
     """The factorised model, if it can stand in for the original.
 
     Raises:
-        ModelError: it cannot be read, has other inputs or outputs, or its weights are in other files.
+        ModelError: it cannot be read, has other inputs or outputs, or is too large.
     """
-    model = source if isinstance(source, onnx.ModelProto) else io.load(source).model
-    if io.external_tensors(model):
-        raise ModelError("The factorised model has weights in other files, which are not fine-tuned; save it in one.")
+    loaded = io.Loaded(source, Path(), frozenset()) if isinstance(source, onnx.ModelProto) else io.load(source)
+    model = loaded.model
+    if io.external_tensors(model) and (model is source or weight_bytes(model) > LIMIT):
+        raise ModelError(
+            "The factorised model has weights in files that are not read; give its path, and 2 GB at most."
+        )
+    io.read_in(model, loaded.folder)
     for kind in ("input", "output"):
         ends = [[v.name for v in getattr(one.graph, kind)] for one in (job.original, model)]
         if ends[0] != ends[1]:

@@ -85,6 +85,11 @@ class Promises:
             broken = f"The score falls from {self._before:.6g} to {after:.6g}, by more than --max-drop {most:g}."
         return Verdict(closeness, after, fall, broken)
 
+    def score(self, model: onnx.ModelProto) -> float:
+        """The user's score of a model, which is there to be asked."""
+        assert self._evaluate is not None
+        return score(self._evaluate, self._job.stopwatch.machine.session(model.SerializeToString(), self._job.folder))
+
     def lucky(self, verdicts: Sequence[Verdict]) -> bool:
         """Whether the score of the last of similar results held by chance only.
 

@@ -15,6 +15,8 @@ from onnx_tucker.types import Plan
 
 PathLike = str | Path
 
+LOSSES = ("distill", "labels", "both")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,6 +28,8 @@ class Settings:
         budget: what "auto" may leave of the original's cost: "flops:S", "params:S", "bytes:S", "time:S", or several.
         data: `.npz` or `.npy` files or folders of them, arrays by input name, batches of those, or an object whose
             `get_next()` gives one batch after another and None at the end (onnxruntime's CalibrationDataReader).
+        labels: name of the array of the data that holds labels, which fine-tuning may learn.
+        finetune_epochs: passes over the data in which the result is trained to do what the original does; 0 for none.
         statistics: file of `statistics_out` of an earlier run, in place of data: nodes are fitted one by one to that.
         statistics_out: where to write what the nodes see on the data.
         max_error: the largest relative L2 error of any output that is accepted.
@@ -63,6 +67,8 @@ class Settings:
     ranks: str | int | tuple[int, int] = "vbmf"
     budget: str | Sequence[str] | None = ()
     data: Any = ()
+    labels: str | None = None
+    finetune_epochs: int = 0
     statistics: PathLike | None = None
     statistics_out: PathLike | None = None
     max_error: float | None = None
@@ -125,6 +131,8 @@ class Settings:
             raise UsageError("--statistics takes the place of --data; give one of them.")
         if self.statistics_out is not None and not self.data:
             raise UsageError("--statistics-out needs --data, of which they are.")
+        if self.finetune_epochs and not self.data:
+            raise UsageError("--finetune-epochs needs --data, on which the result is trained.")
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
         _check_ranges(
@@ -134,6 +142,7 @@ class Settings:
             ("jobs", 1, 1024),
             ("min_speedup", 0, 1e9),
             ("tune_seconds", 0, 1e9),
+            ("finetune_epochs", 0, 1e6),
         )
         for name, sizes in (*self.input_shape.items(), *((n, (size,)) for n, size in self.dim.items())):
             if not all(1 <= size < 2**31 for size in sizes):
@@ -181,13 +190,17 @@ class Course:
     Attributes:
         epochs: passes over the samples, at most.
         learning_rate: of AdamW, relative to the size of each weight, from which it falls to 0 as a cosine.
-        batch: samples of a step, where the model's first dimension is free.
+        batch: samples of a step, at most, where the model's first dimension is free.
+        loss: what is learnt, one of `LOSSES`: what the original gives, labels, or both.
+        blocks: whether what lies between two linear nodes is trained by itself, one after another.
         seed: of all randomness.
     """
 
     epochs: int = 60
     learning_rate: float = 3e-3
     batch: int = 16
+    loss: str = "distill"
+    blocks: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -197,6 +210,10 @@ class Course:
             UsageError: one is out of its range.
         """
         _check_ranges(self, ("epochs", 1, 1e6), ("learning_rate", 0, 10), ("batch", 1, 1e6))
+        if self.loss not in LOSSES:
+            raise UsageError(f"--loss {self.loss}: it is one of {', '.join(LOSSES)}.")
+        if self.blocks and self.loss != "distill":
+            raise UsageError("--blocks matches what the original gives block by block, so --loss is distill.")
 
 
 def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from onnx_tucker.errors import ModelError
 from onnx_tucker.extras.operators import OPERATORS
+from onnx_tucker.graph import external
 from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
 from onnx_tucker.graph.segment import between
 from onnx_tucker.runtime.session import Feed, first_line
@@ -44,6 +46,7 @@ class Network:
         model: its main graph alone is run; it is not changed.
         trained: the initializers that are trained.
         device: of torch, on which it runs.
+        folder: what its external data is relative to.
 
     Attributes:
         weights: the trained initializers, by name.
@@ -52,13 +55,15 @@ class Network:
         ModelError: a node cannot be run in torch.
     """
 
-    def __init__(self, model: onnx.ModelProto, trained: Collection[str], device: str = "cpu") -> None:
+    def __init__(
+        self, model: onnx.ModelProto, trained: Collection[str], device: str = "cpu", folder: Path = Path()
+    ) -> None:
         graph, self._device = model.graph, device
         self.weights: dict[str, Tensor] = {}
         self._constants: dict[str, Tensor] = {}
         for tensor in graph.initializer:
             try:
-                values = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device)
+                values = torch.from_numpy(external.values(tensor, folder).copy()).to(device)
             except TypeError as error:
                 raise ModelError(f"torch cannot hold the values of {tensor.name!r}: {first_line(error)}") from error
             if tensor.name in trained:

@@ -4,6 +4,7 @@ What is to be matched are the outputs, and on the way there the values behind th
 with few samples the outputs alone are learnt by heart (Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015).
 The teacher can say what any input should give, so inputs are varied: two are mixed (Zhang et al., "mixup: Beyond
 Empirical Risk Minimization", ICLR 2018), moved along the axes behind the channels, and mirrored along the last.
+Labels hold for inputs as they are, and are learnt of those.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnx_tucker.extras.labels import Criterion, tensor
 from onnx_tucker.extras.network import Network
 from onnx_tucker.runtime.inputs import Batches
 from onnx_tucker.runtime.memory import keep
@@ -41,6 +43,8 @@ SMALL = 1e-3
 """The size that a weight counts as at least, for its steps."""
 WARM = 0.05
 """The share of the epochs in which the learning rate rises."""
+STEPS = 8
+"""Of an epoch, at least, if there are as many samples."""
 PATIENCE = 0.75
 """The share of the epochs without a better one after which there are no more; while steps are large, few are."""
 
@@ -57,6 +61,9 @@ class Task:
         fit: the samples that are trained on.
         check: the samples that tell how good it is.
         fixed: whether the model takes batches of one size only.
+        lead: turns an input of the model into what the network takes, if it is a part of one.
+        criterion: the loss on labels, if those of the samples count.
+        distilled: whether the teacher counts.
     """
 
     network: Network
@@ -66,6 +73,17 @@ class Task:
     fit: Batches
     check: Batches
     fixed: bool = False
+    lead: Callable[[Feed], Feed] = lambda feed: feed
+    criterion: Criterion | None = None
+    distilled: bool = True
+
+
+class Lesson(NamedTuple):
+    """What a step learns from: varied inputs, of which the teacher tells, and inputs as they are, with their labels."""
+
+    varied: Feed
+    plain: Feed
+    labels: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,8 @@ class Trained:
 
     Attributes:
         weights: of the best epoch, by name; those from before where none was better.
-        before: mean over the outputs of the squared error over the variance, on the samples kept apart.
+        before: mean over the outputs of the squared error over the variance, on the samples kept apart, and the loss
+            on their labels, as far as they count.
         after: the same of the best epoch.
         epochs: how many there were.
     """
@@ -95,19 +114,23 @@ class _Standing:
     waited: int
 
 
-def train(task: Task, course: Course, watch: Callable[[int, float, float], None], state: Path | None = None) -> Trained:
+Watch = Callable[[int, float, float, Mapping[str, NDArray[Any]]], None]
+"""Is told after each epoch how many there were, its loss, the error on samples kept apart, and the best weights yet."""
+
+
+def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -> Trained:
     """Trains a network's weights.
 
     Args:
         task: what on what.
         course: how.
-        watch: is told of every epoch its number, its loss, and the error on the samples kept apart.
+        watch: is told of every epoch.
         state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
     """
     optimiser = torch.optim.AdamW(_groups(task.network, course), weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_rate, course.epochs))
     scales = _scales(task)
-    expected = [{name: values[name] for name in task.outputs} for values in map(task.teacher, task.check.feeds)]
+    expected = [_expected(task, feed) for feed in task.check.feeds]
     before = _error(task, expected, scales)
     now = _Standing(0, _copied(task.network), before, 0)
     if state is not None and state.exists():
@@ -117,18 +140,27 @@ def train(task: Task, course: Course, watch: Callable[[int, float, float], None]
         schedule.load_state_dict(known["schedule"])
         _put(task.network, known["weights"])
     while now.epoch < course.epochs and now.waited < PATIENCE * course.epochs:
-        losses = [_step(optimiser, _loss(task, feed, scales)) for feed in _epoch(task, course, now.epoch)]
+        losses = [_step(optimiser, _loss(task, lesson, scales)) for lesson in _epoch(task, course, now.epoch)]
         schedule.step()
         error = _error(task, expected, scales)
-        watch(now.epoch, float(np.mean(losses)), error)
         if error < now.least:
             now = _Standing(now.epoch + 1, _copied(task.network), error, 0)
         else:
             now = replace(now, epoch=now.epoch + 1, waited=now.waited + 1)
+        watch(now.epoch, float(np.mean(losses)), error, _arrays(now.best))
         if state is not None:
             known = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
             _save(state, {"standing": vars(now), "weights": _copied(task.network), **known})
-    return Trained({name: weight.numpy() for name, weight in now.best.items()}, before, now.least, now.epoch)
+    return Trained(_arrays(now.best), before, now.least, now.epoch)
+
+
+def _arrays(weights: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: weight.cpu().numpy() for name, weight in weights.items()}
+
+
+def device() -> str:
+    """Where torch computes: a GPU if it sees one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _groups(network: Network, course: Course) -> list[dict[str, Any]]:
@@ -156,57 +188,85 @@ def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
     return float(loss.detach())
 
 
-def _loss(task: Task, feed: Feed, scales: Mapping[str, float]) -> Tensor:
-    """The squared errors of all values over their variances; the mean of the outputs, and that of the others."""
-    names = [*task.outputs, *task.hidden]
-    wanted = task.teacher(feed)
-    made = task.network.run(feed, names)
-    errors = [_missed(one, wanted[name]) / scales[name] for name, one in zip(names, made, strict=True)]
-    outputs, hidden = errors[: len(task.outputs)], errors[len(task.outputs) :]
-    total = torch.stack(outputs).mean()
-    return total + HIDDEN * torch.stack(hidden).mean() if hidden else total
+def _loss(task: Task, lesson: Lesson, scales: Mapping[str, float]) -> Tensor:
+    """Of the teacher the mean error of the outputs and, weighted, that of the others; and the loss on labels."""
+    parts = []
+    if task.distilled:
+        errors = _errors(task, lesson.varied, [*task.outputs, *task.hidden], task.teacher(lesson.varied), scales)
+        outputs, hidden = errors[: len(task.outputs)], errors[len(task.outputs) :]
+        parts.append(torch.stack(outputs).mean())
+        if hidden:
+            parts.append(HIDDEN * torch.stack(hidden).mean())
+    if task.criterion is not None and lesson.labels is not None:
+        parts.append(_graded(task, task.criterion, lesson.plain, lesson.labels))
+    return torch.stack(parts).sum()
 
 
-def _missed(made: Tensor, wanted: NDArray[Any]) -> Tensor:
-    return (made - torch.from_numpy(wanted).to(made.device)).square().mean()
+def _errors(task: Task, feed: Feed, names: Sequence[str], wanted: Values, scales: Mapping[str, float]) -> list[Tensor]:
+    """The squared errors of values over their variances."""
+    made = task.network.run(task.lead(feed), names)
+    return [
+        (one - torch.from_numpy(wanted[name]).to(one.device)).square().mean() / scales[name]
+        for name, one in zip(names, made, strict=True)
+    ]
+
+
+def _graded(task: Task, criterion: Criterion, feed: Feed, labels: NDArray[Any]) -> Tensor:
+    """The loss on labels."""
+    [made] = task.network.run(task.lead(feed), [criterion.output])
+    return criterion.loss(made, tensor(labels).to(made.device))
+
+
+def _expected(task: Task, feed: Feed) -> Values:
+    """What the teacher says of the outputs, if it is asked."""
+    if not task.distilled:
+        return {}
+    values = task.teacher(feed)
+    return {name: values[name] for name in task.outputs}
 
 
 def _error(task: Task, expected: Sequence[Values], scales: Mapping[str, float]) -> float:
-    """The same of the outputs alone, on the samples kept apart."""
+    """The same on the samples kept apart, without the values on the way."""
     total = 0.0
     with torch.no_grad():
-        for feed, wanted in zip(task.check.feeds, expected, strict=True):
-            made = task.network.run(feed, task.outputs)
-            errors = [float(_missed(one, wanted[n])) / scales[n] for n, one in zip(task.outputs, made, strict=True)]
-            total += task.check.batch(feed) * float(np.mean(errors))
+        for index, feed in enumerate(task.check.feeds):
+            error = 0.0
+            if task.distilled:
+                error += float(torch.stack(_errors(task, feed, task.outputs, expected[index], scales)).mean())
+            if task.criterion is not None:
+                error += float(_graded(task, task.criterion, feed, task.check.labels[index]))
+            total += task.check.batch(feed) * error
     return total / task.check.samples
 
 
 def _scales(task: Task) -> dict[str, float]:
     """The variances of the teacher's values."""
     found: dict[str, list[float]] = {}
-    for feed in task.fit.feeds:
+    for feed in task.fit.feeds if task.distilled else ():
         for name, array in task.teacher(feed).items():
             found.setdefault(name, []).append(float(np.var(array, dtype=np.float64)))
     return {name: float(np.mean(values)) or 1.0 for name, values in found.items()}
 
 
-def _epoch(task: Task, course: Course, epoch: int) -> Iterator[Feed]:
-    """The samples in another order each time, in batches, varied."""
+def _epoch(task: Task, course: Course, epoch: int) -> Iterator[Lesson]:
+    """The samples in another order each time, in batches."""
     rng = np.random.default_rng((course.seed, epoch))
-    feeds = task.fit.feeds
-    if task.fit.samples == 1:
-        yield from feeds
+    fit = task.fit
+    if fit.samples == 1:
+        yield Lesson(fit.feeds[0], fit.feeds[0], fit.labels[0] if fit.labels else None)
         return
     # No more than in a feed: those are as large as memory allows, or as the model takes them.
-    size = task.fit.batch(feeds[0]) if task.fixed else min(course.batch, task.fit.batch(feeds[0]))
-    arrays = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
-    order, others = rng.permutation(task.fit.samples), rng.permutation(task.fit.samples)
+    size = fit.batch(fit.feeds[0])
+    if not task.fixed:
+        size = min(course.batch, size, max(1, fit.samples // STEPS))
+    arrays = {name: np.concatenate([feed[name] for feed in fit.feeds]) for name in fit.feeds[0]}
+    labels = np.concatenate(fit.labels) if fit.labels else None
+    order, others = rng.permutation(fit.samples), rng.permutation(fit.samples)
     for start in range(0, len(order), size):
-        batch, beside = (
-            {name: array[some[start : start + size]] for name, array in arrays.items()} for some in (order, others)
-        )
-        yield _varied(batch, beside, rng)
+        some, beside = order[start : start + size], others[start : start + size]
+        batch = {name: array[some] for name, array in arrays.items()}
+        varied = _varied(batch, {name: array[beside] for name, array in arrays.items()}, rng)
+        yield Lesson(varied, batch, None if labels is None else labels[some])
 
 
 def _varied(batch: Feed, others: Feed, rng: np.random.Generator) -> Feed:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 
 from onnx_tucker.errors import ModelError, OutputError
 from onnx_tucker.graph import external
@@ -92,6 +93,19 @@ def _readable(graph: Any) -> bool:
 def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The tensors, in all scopes, whose values are in files beside the model."""
     return [tensor for tensor in tensors(model) if external.is_external(tensor)]
+
+
+def read_in(model: onnx.ModelProto, folder: Path) -> None:
+    """Reads the weights that are in files beside a model into it, in place.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
+    for tensor in external_tensors(model):
+        content = external.raw(numpy_helper.from_array(external.values(tensor, folder)))
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = content
 
 
 def file_bytes(model: onnx.ModelProto) -> int:

@@ -52,10 +52,12 @@ class Batches:
     Attributes:
         samples: how many samples all feeds hold together.
         feeds: what to run, in order.
+        labels: of each feed, if there are any.
     """
 
     samples: int
     feeds: Sequence[Feed]
+    labels: Sequence[NDArray[Any]] = ()
 
     def batch(self, feed: Feed) -> int:
         """How many samples one of the feeds holds."""
@@ -143,12 +145,19 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"The data file {path} cannot be read as .npz or .npy: {error}") from error
 
 
-def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession, *, apart: bool = True) -> Inputs:
+def from_data(
+    arrays: Mapping[str, NDArray[Any]],
+    session: ort.InferenceSession,
+    *,
+    labels: NDArray[Any] | None = None,
+    apart: bool = True,
+) -> Inputs:
     """The user's samples as feeds of a model, in batches where its first dimension is free.
 
     Args:
         arrays: samples by input name; a single one may have the empty name.
         session: the model.
+        labels: of the samples.
         apart: whether some are kept for checks, if there are enough.
 
     Raises:
@@ -164,8 +173,10 @@ def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession,
         )
     fitted = {name: _fit(array, inputs[name]) for name, array in arrays.items()}
     if len({array.shape[:1] for array in fitted.values()}) != 1 or () in {array.shape for array in fitted.values()}:
-        return _same("data", 1, [fitted])  # the inputs share no batch axis: this is one sample
+        return _same(Batches(1, [fitted], () if labels is None else [labels]))  # they share no batch axis: one sample
     samples = len(next(iter(fitted.values())))
+    if labels is not None and labels.shape[:1] != (samples,):
+        raise DataError(f"There are {samples} samples, but labels of the shape {labels.shape}.")
     fixed = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
     sample_bytes = sum(array.nbytes for array in fitted.values()) // samples
     size = max(fixed, default=max(1, min(64, BATCH_BYTES // max(sample_bytes, 1))))
@@ -176,10 +187,14 @@ def from_data(arrays: Mapping[str, NDArray[Any]], session: ort.InferenceSession,
     unit = size if fixed else 1
     number = np.arange(samples) // unit
     kept = (number % HELD_OUT == HELD_OUT - 1) & apart
+
+    def batches(chosen: NDArray[np.int64]) -> Batches:
+        told = [] if labels is None else [feed[""] for feed in _feeds({"": labels}, chosen, size)]
+        return Batches(len(chosen), _feeds(fitted, chosen, size), told)
+
     if not kept.any():
-        return _same("data", samples, _feeds(fitted, np.arange(samples), size))
-    parts = (Batches(int(part.sum()), _feeds(fitted, np.flatnonzero(part), size)) for part in (~kept, kept))
-    return Inputs("data", *parts)
+        return _same(batches(np.arange(samples)))
+    return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
 
 
 def _feeds(arrays: Mapping[str, NDArray[Any]], samples: NDArray[np.int64], size: int) -> list[Feed]:
@@ -205,9 +220,8 @@ def folds(data: Inputs, count: int) -> list[Inputs]:
     return made
 
 
-def _same(kind: str, samples: int, feeds: Sequence[Feed]) -> Inputs:
+def _same(both: Batches, kind: str = "data") -> Inputs:
     """All samples for all purposes."""
-    both = Batches(samples, feeds)
     return Inputs(kind, both, both)
 
 
@@ -245,7 +259,7 @@ def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]],
         raise UsageError(f"Random inputs cannot be made: {error}.") from error
     batches = {array.shape[:1] for array in made[0].values()}
     batch = next(iter(batches)) if len(batches) == 1 else ()
-    return _same("random", feeds * (batch[0] if batch else 1), made)
+    return _same(Batches(feeds * (batch[0] if batch else 1), made), "random")
 
 
 def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,104 @@
+"""What labels say of a model's outputs, as a loss: of classes by cross-entropy, of numbers by squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from onnx_tucker.errors import DataError
+
+LEAST = 1e-7
+"""Probabilities count as at least this."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A loss on labels.
+
+    Attributes:
+        output: name of the output that they are of.
+        loss: of that output and the labels of the same samples.
+    """
+
+    output: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def criterion(
+    told: Sequence[NDArray[Any]], outputs: Mapping[str, NDArray[Any]], makers: Mapping[str, str]
+) -> Criterion:
+    """The loss that fits labels and the first of the outputs that they can be of.
+
+    Integers are classes: of an output with an axis more, which is the one behind the batch or the last, or two classes
+    of an output with as many values. Fractions are the values that the output should have.
+
+    Args:
+        told: labels in batches.
+        outputs: of the samples of the first batch, by name.
+        makers: the operators that the outputs come from: those of a Softmax or a Sigmoid are probabilities.
+
+    Raises:
+        DataError: they fit no output.
+    """
+    labels = told[0]
+    least, most = (choose([choose(batch, initial=0) for batch in told]) for choose in (np.min, np.max))
+    for name, output in outputs.items():
+        if labels.dtype.kind == "f":
+            if labels.shape == output.shape:
+                return Criterion(name, _of_values(float(np.var(labels, dtype=np.float64)) or 1.0))
+            continue
+        axis = _class_axis(labels.shape, output.shape)
+        if axis is not None and least >= 0 and most < output.shape[axis]:
+            return Criterion(name, _of_classes(axis, makers.get(name, "")))
+        if labels.size == output.size and labels.shape[:1] == output.shape[:1] and least >= 0 and most <= 1:
+            return Criterion(name, _of_two(makers.get(name, "")))
+    shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
+    raise DataError(
+        f"The labels, {labels.dtype} of shape {list(labels.shape)} from {least:g} to {most:g}, are neither classes nor "
+        f"values of an output ({shapes})."
+    )
+
+
+def _class_axis(labels: Sequence[int], output: Sequence[int]) -> int | None:
+    """The axis of an output along which the classes are."""
+    for axis in (1, len(output) - 1):
+        if len(output) > axis and output[axis] > 1 and [*output[:axis], *output[axis + 1 :]] == [*labels]:
+            return axis
+    return None
+
+
+def _of_values(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda made, wanted: functional.mse_loss(made, wanted) / scale
+
+
+def _of_classes(axis: int, maker: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(made: Tensor, wanted: Tensor) -> Tensor:
+        if maker == "Softmax":
+            logarithms = made.clamp_min(LEAST).log()
+        else:  # which leaves those of a LogSoftmax as they are
+            logarithms = functional.log_softmax(made, axis)
+        return functional.nll_loss(logarithms.movedim(axis, 1), wanted.long())
+
+    return loss
+
+
+def _of_two(maker: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(made: Tensor, wanted: Tensor) -> Tensor:
+        wanted = wanted.reshape(made.shape).to(made.dtype)
+        if maker == "Sigmoid":
+            return functional.binary_cross_entropy(made.clamp(LEAST, 1 - LEAST), wanted)
+        return functional.binary_cross_entropy_with_logits(made, wanted)
+
+    return loss
+
+
+def tensor(labels: NDArray[Any]) -> Tensor:
+    """Labels in torch, numbers in single precision."""
+    return torch.from_numpy(np.ascontiguousarray(labels, np.float32 if labels.dtype.kind == "f" else np.int64))

@@ -1,0 +1,61 @@
+"""Losses on labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_tucker.errors import DataError
+
+torch = pytest.importorskip("torch")
+labels = pytest.importorskip("onnx_tucker.extras.labels")
+functional = torch.nn.functional
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.standard_normal((6, 5)).astype(np.float32)
+CLASSES = RNG.integers(0, 5, 6)
+
+
+def loss(told: object, output: object, maker: str = "") -> float:
+    found = labels.criterion([told], {"y": output}, {"y": maker})
+    assert found.output == "y"
+    return float(found.loss(torch.from_numpy(output), labels.tensor(told)))
+
+
+def test_classes_whatever_the_model_ends_in() -> None:
+    made = torch.from_numpy(LOGITS)
+    expected = float(functional.cross_entropy(made, torch.from_numpy(CLASSES)))
+    assert loss(CLASSES, LOGITS) == pytest.approx(expected)
+    assert loss(CLASSES, made.softmax(1).numpy(), "Softmax") == pytest.approx(expected, rel=1e-5)
+    assert loss(CLASSES, made.log_softmax(1).numpy(), "LogSoftmax") == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(loss(np.array([1]), np.array([[1, 0]], np.float32), "Softmax"))
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_classes_of_every_place(axis: int) -> None:
+    output = np.moveaxis(RNG.standard_normal((2, 5, 3, 4)).astype(np.float32), 1, axis)
+    told = RNG.integers(0, 5, (2, 3, 4))
+    expected = functional.cross_entropy(torch.from_numpy(output).movedim(axis, 1), torch.from_numpy(told))
+    assert loss(told, output) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_two_classes_of_one_value() -> None:
+    output, told = LOGITS[:, :1], CLASSES % 2
+    wanted = torch.from_numpy(told.astype(np.float32))[:, None]
+    expected = float(functional.binary_cross_entropy_with_logits(torch.from_numpy(output), wanted))
+    assert loss(told, output) == pytest.approx(expected)
+    assert loss(told, torch.from_numpy(output).sigmoid().numpy(), "Sigmoid") == pytest.approx(expected, rel=1e-5)
+
+
+def test_values() -> None:
+    told = LOGITS + RNG.standard_normal(LOGITS.shape)
+    assert loss(told, LOGITS) == pytest.approx(np.mean((told - LOGITS) ** 2) / np.var(told), rel=1e-5)
+
+
+def test_the_first_output_that_fits() -> None:
+    outputs = {"a": LOGITS[:, :3], "b": LOGITS}
+    assert labels.criterion([CLASSES, np.array([4])], outputs, {}).output == "b"
+    with pytest.raises(DataError, match="from 0 to 7, are neither classes"):
+        labels.criterion([CLASSES * 0, np.array([7])], outputs, {})
+    with pytest.raises(DataError, match="neither classes"):
+        labels.criterion([CLASSES - 1], outputs, {})
