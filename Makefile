@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint lowest tables speed fidelity search clean
+.PHONY: demo test lint lowest tables speed fidelity search finetune clean
 
 demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
 	mkdir -p build
@@ -48,6 +48,11 @@ search: $(VENV)/bench  ## measure docs/auto.md; REAL=FOLDER adds models
 	mkdir -p build
 	$(BIN)/python benchmarks/search.py $(if $(REAL),--real $(REAL)) --rows build/search.json --out build/search.md
 	$(BIN)/python benchmarks/update_docs.py docs/auto.md
+
+finetune: $(VENV)/dev  ## measure docs/finetune.md; REAL=FOLDER adds models
+	mkdir -p build
+	$(BIN)/python benchmarks/finetune.py $(if $(REAL),--real $(REAL)) --rows build/finetune.json --out build/finetune.md
+	$(BIN)/python benchmarks/update_docs.py docs/finetune.md
 
 clean:
 	rm -rf .venv .venv-lowest build dist

@@ -57,7 +57,7 @@ POLICIES = {
 }
 NEAREST = 2
 DROP = 0.01
-CLIPS, BATCH, SECONDS = 200, 10, 10.0
+BATCH, SECONDS = 10, 10.0
 ALL, SHOWN, HIDDEN = slice(None), slice(0, None, 2), slice(1, None, 2)
 
 
@@ -98,8 +98,8 @@ def main() -> None:
     rows = {}
     if args.rows and args.rows.exists():
         rows = {row["name"]: Row(**row) for row in json.loads(args.rows.read_text(encoding="utf-8"))}
-    for subject in _subjects(args.real, args.only):
-        fresh = Row(subject.name, args.threads, subject.score(_runner(onnx.load(subject.path), args.threads), ALL))
+    for subject in subjects(args.real, args.only):
+        fresh = Row(subject.name, args.threads, subject.score(runner(onnx.load(subject.path), args.threads), ALL))
         row = rows.setdefault(subject.name, fresh)
         for part in args.part or PARTS:
             setattr(row, part, PARTS[part](subject, args.budget or BUDGETS, args.threads))
@@ -107,18 +107,19 @@ def main() -> None:
             if args.rows:
                 args.rows.parent.mkdir(parents=True, exist_ok=True)
                 args.rows.write_text(json.dumps([asdict(r) for r in rows.values()], indent=1), encoding="utf-8")
-    text = "\n".join([*_tables(list(rows.values())), "", _machine(args.threads), ""])
+    text = "\n".join([*_tables(list(rows.values())), "", machine(args.threads), ""])
     print(text)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(text, encoding="utf-8")
 
 
-def _subjects(real: Path | None, only: Sequence[str]) -> list[Subject]:
+def subjects(real: Path | None, only: Sequence[str], fitted: int = 64, scored: int = 200) -> list[Subject]:
+    """The models to measure: strokes, with clips to calibrate it with and to score it on, and those in a folder."""
     found = []
     if not only or "strokes" in only:
-        data = {"clip": clips(CALIBRATION, 64)[0]}
-        found.append(Subject("strokes", MODELS / "strokes.onnx", data, _strokes_score, CLIPS))
+        data = {"clip": clips(CALIBRATION, fitted)[0]}
+        found.append(Subject("strokes", MODELS / "strokes.onnx", data, partial(_strokes_score, scored), scored))
     for path in sorted(real.glob("*/model.onnx")) if real else []:
         name = path.parent.name
         if only and name not in only:
@@ -151,22 +152,24 @@ def _task_score(metric: Any, batch: int, x: NDArray[Any], test: Mapping[str, Any
     return float(metric(np.concatenate(outputs), some))
 
 
-def _strokes_score(run: Any, part: slice) -> float:
+def _strokes_score(count: int, run: Any, part: slice) -> float:
     right: list[bool] = []
-    for start in range(0, CLIPS, BATCH):
+    for start in range(0, count, BATCH):
         pixels, labels = clips(TEST, BATCH, start)
         outputs = [next(iter(run({"clip": pixels[i : i + 1]}).values())) for i in range(*part.indices(BATCH))]
         right += list(np.concatenate(outputs).argmax(axis=1) == labels[part])
     return float(np.mean(right))
 
 
-def _runner(model: onnx.ModelProto, threads: int) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+def runner(model: onnx.ModelProto, threads: int) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Runs a model: arrays by input name to arrays by output name."""
     session = Machine(threads).session(model.SerializeToString())
     names = [output.name for output in session.get_outputs()]
     return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
 
 
-def _options(subject: Subject, threads: int) -> dict[str, Any]:
+def options_of(subject: Subject, threads: int) -> dict[str, Any]:
+    """Of every run: the data, the threads, and a batch of one sample."""
     shapes = {name: (1, *array.shape[1:]) for name, array in subject.data.items()}
     return {"data": subject.data, "threads": threads, "input_shape": shapes}
 
@@ -174,7 +177,7 @@ def _options(subject: Subject, threads: int) -> dict[str, Any]:
 def _found(subject: Subject, result: onnx_tucker.Result, threads: int) -> dict[str, Any]:
     totals = result.report.totals
     return {
-        "score": subject.score(_runner(result.model, threads), ALL),
+        "score": subject.score(runner(result.model, threads), ALL),
         "flops": (totals.flops.after or 0) / (totals.flops.before or 1),
         "speedup": totals.speedup,
         "speedup_ci": totals.speedup_ci,
@@ -185,7 +188,7 @@ def _budgets(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str
     found = {}
     for budget in budgets:
         try:
-            result = onnx_tucker.compress(subject.path, ranks="auto", budget=budget, **_options(subject, threads))
+            result = onnx_tucker.compress(subject.path, ranks="auto", budget=budget, **options_of(subject, threads))
             found[budget] = _found(subject, result, threads)
         except PromiseError as error:
             found[budget] = {"broken": str(error)}
@@ -194,7 +197,7 @@ def _budgets(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str
 
 def _policies(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str, dict[str, Any]]:
     """Of each budget the best of the policies within it, of all that are made for any of them."""
-    options = _options(subject, threads)
+    options = options_of(subject, threads)
     made: dict[str, dict[str, Any]] = {}
 
     def share(quantity: str, ranks: str) -> float:
@@ -233,13 +236,13 @@ def _by_flops(subject: Subject, name: str, options: Mapping[str, Any]) -> dict[s
 
 
 def _score(subject: Subject, _: Sequence[str], threads: int) -> dict[str, Any]:
-    options = _options(subject, threads)
+    options = options_of(subject, threads)
     original = onnx.load(subject.path)
     result = onnx_tucker.compress(
         subject.path, ranks="auto", eval=lambda run: subject.score(run, SHOWN), max_drop=DROP, **options
     )
     scores = {
-        part: [subject.score(_runner(model, threads), which) for model in (original, result.model)]
+        part: [subject.score(runner(model, threads), which) for model in (original, result.model)]
         for part, which in (("shown", SHOWN), ("hidden", HIDDEN))
     }
     feed = {name: array[:1] for name, array in subject.data.items()}
@@ -259,10 +262,10 @@ def _score(subject: Subject, _: Sequence[str], threads: int) -> dict[str, Any]:
     return {
         **scores,
         "speedups": {name: [t.speedup, *t.speedup_ci] for name, t in timings.items()},
-        "int8": subject.score(_runner(models["int8 of original"], threads), ALL)
+        "int8": subject.score(runner(models["int8 of original"], threads), ALL)
         if "int8 of original" in models
         else None,
-        "int8_ours": subject.score(_runner(models["int8 of ours"], threads), ALL) if "int8 of ours" in models else None,
+        "int8_ours": subject.score(runner(models["int8 of ours"], threads), ALL) if "int8 of ours" in models else None,
         "flops": (totals.flops.after or 0) / (totals.flops.before or 1),
     }
 
@@ -306,7 +309,8 @@ def _tables(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _machine(threads: int) -> str:
+def machine(threads: int) -> str:
+    """What the numbers depend on, in a line."""
     env = environment(Machine(threads))
     versions = f"onnxruntime {env['onnxruntime']}, onnx {env['onnx']}, numpy {env['numpy']}, Python {env['python']}"
     return f"{env['cpu']}, {env['cores']} cores, threads {env['threads']}, {env['platform']}; {versions}."

@@ -18,6 +18,7 @@ TABLES = {
     "docs/speed.md": ("speed.md",),
     "docs/fidelity.md": ("fidelity.md",),
     "docs/auto.md": ("search.md",),
+    "docs/finetune.md": ("finetune.md",),
 }
 BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
 

@@ -197,7 +197,7 @@ class Course:
     """
 
     epochs: int = 60
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     batch: int = 16
     loss: str = "distill"
     blocks: bool = False

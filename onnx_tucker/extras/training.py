@@ -12,8 +12,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +41,20 @@ DECAY = 1e-4
 """Of AdamW."""
 SMALL = 1e-3
 """The size that a weight counts as at least, for its steps."""
+WIDE = 128
+"""Inputs of a value from which on steps are smaller."""
 WARM = 0.05
 """The share of the epochs in which the learning rate rises."""
 STEPS = 8
 """Of an epoch, at least, if there are as many samples."""
+LOOKS = 16
+"""Inputs that the weights are chosen by; samples kept apart are varied where there are fewer, but not to be more than
+there are to learn from."""
+AVERAGED = 0.1
+"""The share of the steps over which weights are averaged."""
+ASTRAY = 1.2
+"""The loss over the least so far at which training goes back to that, and on at `SLOWER` of the rate."""
+SLOWER = 0.3
 PATIENCE = 0.75
 """The share of the epochs without a better one after which there are no more; while steps are large, few are."""
 
@@ -92,8 +102,7 @@ class Trained:
 
     Attributes:
         weights: of the best epoch, by name; those from before where none was better.
-        before: mean over the outputs of the squared error over the variance, on the samples kept apart, and the loss
-            on their labels, as far as they count.
+        before: the loss on the samples kept apart.
         after: the same of the best epoch.
         epochs: how many there were.
     """
@@ -106,16 +115,64 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Standing:
-    """How far training is: epochs done, the best weights, their error, and the epochs since."""
+    """How far training is: epochs done, the best weights, their loss, the epochs since, and the share of the rate."""
 
     epoch: int
     best: dict[str, Tensor]
     least: float
-    waited: int
+    waited: int = 0
+    share: float = 1.0
 
 
 Watch = Callable[[int, float, float, Mapping[str, NDArray[Any]]], None]
-"""Is told after each epoch how many there were, its loss, the error on samples kept apart, and the best weights yet."""
+"""Is told after each epoch how many there were, its loss, that on samples kept apart, and the best weights yet."""
+
+
+class _Pupil:
+    """A network on its way: what takes its steps, and the mean of its last weights, which is better than any of them.
+
+    Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim. 30(4), 1992.
+    """
+
+    def __init__(self, task: Task, course: Course) -> None:
+        self._network = task.network
+        self._optimiser = torch.optim.AdamW(_groups(task.network, course), weight_decay=DECAY)
+        self._rates = [group["lr"] for group in self._optimiser.param_groups]
+        self._mean, self._count = _copied(task.network), 0
+        self._over = max(1, round(AVERAGED * course.epochs * -(-task.fit.samples // _size(task, course))))
+
+    def learn(self, loss: Tensor, rate: float) -> float:
+        """Takes a step down a loss, at a share of the rate."""
+        for group, full in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = full * rate
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self._count += 1
+        for name, weight in self._network.weights.items():
+            self._mean[name].lerp_(weight.detach(), 1 / min(self._count, self._over))
+        return float(loss.detach())
+
+    @contextmanager
+    def at_its_mean(self) -> Iterator[None]:
+        """The network has the mean of its last weights."""
+        last = _copied(self._network)
+        _put(self._network, self._mean)
+        try:
+            yield
+        finally:
+            _put(self._network, last)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs."""
+        known = {"weights": _copied(self._network), "mean": self._mean, "count": self._count, "rates": self._rates}
+        return {**known, "optimiser": self._optimiser.state_dict()}
+
+    def load(self, known: dict[str, Any]) -> None:
+        """Goes on from a state."""
+        _put(self._network, known["weights"])
+        self._mean, self._count, self._rates = known["mean"], known["count"], known["rates"]
+        self._optimiser.load_state_dict(known["optimiser"])
 
 
 def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -> Trained:
@@ -127,30 +184,29 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
         watch: is told of every epoch.
         state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
     """
-    optimiser = torch.optim.AdamW(_groups(task.network, course), weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_rate, course.epochs))
-    scales = _scales(task)
-    expected = [_expected(task, feed) for feed in task.check.feeds]
-    before = _error(task, expected, scales)
-    now = _Standing(0, _copied(task.network), before, 0)
+    network, scales, exam = task.network, _scales(task), _exam(task, course)
+    before = _examined(task, exam, scales)
+    now, pupil = _Standing(0, _copied(network), before), _Pupil(task, course)
     if state is not None and state.exists():
         known = torch.load(state, weights_only=True)
         now = _Standing(**known["standing"])
-        optimiser.load_state_dict(known["optimiser"])
-        schedule.load_state_dict(known["schedule"])
-        _put(task.network, known["weights"])
+        pupil.load(known["pupil"])
     while now.epoch < course.epochs and now.waited < PATIENCE * course.epochs:
-        losses = [_step(optimiser, _loss(task, lesson, scales)) for lesson in _epoch(task, course, now.epoch)]
-        schedule.step()
-        error = _error(task, expected, scales)
-        if error < now.least:
-            now = _Standing(now.epoch + 1, _copied(task.network), error, 0)
-        else:
-            now = replace(now, epoch=now.epoch + 1, waited=now.waited + 1)
-        watch(now.epoch, float(np.mean(losses)), error, _arrays(now.best))
+        rate = now.share * _rate(course.epochs, now.epoch)
+        losses = [pupil.learn(_loss(task, lesson, scales), rate) for lesson in _epoch(task, course, now.epoch)]
+        with pupil.at_its_mean():
+            loss = _examined(task, exam, scales)
+            if loss < now.least:
+                now = replace(now, epoch=now.epoch + 1, best=_copied(network), least=loss, waited=0)
+            else:
+                now = replace(now, epoch=now.epoch + 1, waited=now.waited + 1)
+        if not loss <= ASTRAY * now.least:
+            now = replace(now, share=now.share * SLOWER)
+            _put(network, now.best)
+            pupil = _Pupil(task, course)
+        watch(now.epoch, float(np.mean(losses)), loss, _arrays(now.best))
         if state is not None:
-            known = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-            _save(state, {"standing": vars(now), "weights": _copied(task.network), **known})
+            _save(state, {"standing": vars(now), "pupil": pupil.state()})
     return Trained(_arrays(now.best), before, now.least, now.epoch)
 
 
@@ -164,28 +220,32 @@ def device() -> str:
 
 
 def _groups(network: Network, course: Course) -> list[dict[str, Any]]:
-    """Each weight with a step in proportion to its own size.
+    """Each weight with a step in proportion to its own size, and smaller where many inputs go into a value.
 
-    As Shazeer and Stern do, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, section 8.
+    Steps of Adam are of the same size for all elements of a weight, and at first they all help each other, while its
+    elements do not: a value changes with the number of its inputs, but is as large as the root of that (Yang et al.,
+    "Tensor Programs V", NeurIPS 2021). Steps go with the size as Shazeer and Stern have it, "Adafactor: Adaptive
+    Learning Rates with Sublinear Memory Cost", ICML 2018, section 8.
     """
-    sizes = {name: float(weight.detach().square().mean().sqrt()) for name, weight in network.weights.items()}
-    return [
-        {"params": [weight], "lr": course.learning_rate * max(sizes[name], SMALL)}
-        for name, weight in network.weights.items()
-    ]
+    groups = []
+    for weight in network.weights.values():
+        size = max(float(weight.detach().square().mean().sqrt()), SMALL)
+        wide = math.sqrt(WIDE / max(WIDE, _inputs(weight)))
+        groups.append({"params": [weight], "lr": course.learning_rate * size * wide})
+    return groups
+
+
+def _inputs(weight: Tensor) -> int:
+    """How many inputs go into a value, as far as the shape tells: those of products may lie either way."""
+    if weight.ndim < 2:
+        return 1
+    return max(weight.shape) if weight.ndim == 2 else weight[0].numel()
 
 
 def _rate(epochs: int, epoch: int) -> float:
     """The share of the learning rate in an epoch: it rises in the first ones, and falls as a cosine."""
     rising = min(1.0, (epoch + 1) / (1 + WARM * epochs))
     return rising * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return float(loss.detach())
 
 
 def _loss(task: Task, lesson: Lesson, scales: Mapping[str, float]) -> Tensor:
@@ -217,26 +277,23 @@ def _graded(task: Task, criterion: Criterion, feed: Feed, labels: NDArray[Any]) 
     return criterion.loss(made, tensor(labels).to(made.device))
 
 
-def _expected(task: Task, feed: Feed) -> Values:
-    """What the teacher says of the outputs, if it is asked."""
-    if not task.distilled:
-        return {}
-    values = task.teacher(feed)
-    return {name: values[name] for name in task.outputs}
+def _exam(task: Task, course: Course) -> list[Lesson]:
+    """The samples kept apart, as they are, and varied where there are few of them."""
+    rng = np.random.default_rng((course.seed, course.epochs))
+    check = task.check
+    labels: list[NDArray[Any] | None] = [*check.labels] or [None] * len(check.feeds)
+    plain = [Lesson(feed, feed, told) for feed, told in zip(check.feeds, labels, strict=True)]
+    most = min(LOOKS, task.fit.samples) if task.distilled and check.samples > 1 else 0
+    more = max(0, most // check.samples - 1)
+    return plain + [lesson._replace(varied=_mixed(lesson.plain, rng)) for _ in range(more) for lesson in plain]
 
 
-def _error(task: Task, expected: Sequence[Values], scales: Mapping[str, float]) -> float:
-    """The same on the samples kept apart, without the values on the way."""
-    total = 0.0
+def _examined(task: Task, exam: Sequence[Lesson], scales: Mapping[str, float]) -> float:
+    """The mean loss."""
+    counts = [task.check.batch(lesson.plain) for lesson in exam]
     with torch.no_grad():
-        for index, feed in enumerate(task.check.feeds):
-            error = 0.0
-            if task.distilled:
-                error += float(torch.stack(_errors(task, feed, task.outputs, expected[index], scales)).mean())
-            if task.criterion is not None:
-                error += float(_graded(task, task.criterion, feed, task.check.labels[index]))
-            total += task.check.batch(feed) * error
-    return total / task.check.samples
+        losses = [float(_loss(task, lesson, scales)) for lesson in exam]
+    return float(np.average(losses, weights=counts))
 
 
 def _scales(task: Task) -> dict[str, float]:
@@ -248,6 +305,18 @@ def _scales(task: Task) -> dict[str, float]:
     return {name: float(np.mean(values)) or 1.0 for name, values in found.items()}
 
 
+def _size(task: Task, course: Course) -> int:
+    """Samples of a step: no more than in a feed, which is as large as memory allows, or as the model takes it."""
+    size = task.fit.batch(task.fit.feeds[0])
+    return size if task.fixed else min(course.batch, size, max(1, task.fit.samples // STEPS))
+
+
+def _mixed(batch: Feed, rng: np.random.Generator) -> Feed:
+    """Samples varied among themselves."""
+    order = rng.permutation(len(next(iter(batch.values()))))
+    return _varied(batch, {name: array[order] for name, array in batch.items()}, rng)
+
+
 def _epoch(task: Task, course: Course, epoch: int) -> Iterator[Lesson]:
     """The samples in another order each time, in batches."""
     rng = np.random.default_rng((course.seed, epoch))
@@ -255,10 +324,7 @@ def _epoch(task: Task, course: Course, epoch: int) -> Iterator[Lesson]:
     if fit.samples == 1:
         yield Lesson(fit.feeds[0], fit.feeds[0], fit.labels[0] if fit.labels else None)
         return
-    # No more than in a feed: those are as large as memory allows, or as the model takes them.
-    size = fit.batch(fit.feeds[0])
-    if not task.fixed:
-        size = min(course.batch, size, max(1, fit.samples // STEPS))
+    size = _size(task, course)
     arrays = {name: np.concatenate([feed[name] for feed in fit.feeds]) for name in fit.feeds[0]}
     labels = np.concatenate(fit.labels) if fit.labels else None
     order, others = rng.permutation(fit.samples), rng.permutation(fit.samples)

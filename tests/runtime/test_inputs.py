@@ -145,6 +145,18 @@ def test_noise_has_its_limits() -> None:
     session(scalar).run(None, dict(feed))
 
 
+def test_labels_stay_with_their_samples() -> None:
+    made = session(model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n", 2]}, {"y": 2}))
+    x = np.repeat(np.arange(12, dtype=np.float32)[:, None], 2, axis=1)
+    for arrays, count in ((x, 12), (x[:3], 3)):
+        data = inputs.from_data({"x": arrays}, made, labels=np.arange(count))
+        for part in (data.fit, data.check):
+            for feed, told in zip(part.feeds, part.labels, strict=True):
+                assert np.array_equal(feed["x"][:, 0], told)
+    with pytest.raises(DataError, match="There are 12 samples, but labels of the shape"):
+        inputs.from_data({"x": x}, made, labels=np.arange(11))
+
+
 def test_folds_hold_every_sample_apart_once() -> None:
     x = np.arange(24, dtype=np.float32).reshape(8, 3)
     feeds = [{"x": x[i : i + 2]} for i in range(0, 8, 2)]

@@ -1,0 +1,91 @@
+"""Training a network to match a teacher."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.runtime.session import run_named
+from onnx_tucker.settings import Course
+from tests.helpers import model, session
+
+torch = pytest.importorskip("torch")
+training = pytest.importorskip("onnx_tucker.extras.training")
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {name: (RNG.standard_normal((16, 16)) / 4).astype(np.float32) for name in ("w", "v")}
+
+
+def made(weights: dict[str, Any]) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
+        helper.make_node("Tanh", ["h"], ["t"], "tanh"),
+        helper.make_node("MatMul", ["t", "v"], ["y"], "second"),
+    ]
+    return model(nodes, weights, {"x": ["n", 16]}, {"y": 2})
+
+
+def task(count: int = 40, **changes: Any) -> Any:
+    """A network whose weights are a little off, and the one that knows them."""
+    start = {n: w + 0.05 * RNG.standard_normal(w.shape).astype(np.float32) for n, w in WEIGHTS.items()}
+    parts = [RNG.standard_normal((size, 16)).astype(np.float32) for size in (count, max(1, count // 4))]
+    fit, check = (Batches(len(part), [{"x": part}]) for part in parts)
+    teacher = partial(run_named, session(made(WEIGHTS)))
+    network = training.Network(made(start), list(WEIGHTS))
+    return training.Task(network, teacher, ["y"], [], fit, check, **changes)
+
+
+def shares(subject: Any, course: Course, tmp_path: Path) -> tuple[Any, float]:
+    """What came of it, and the share of the rate at the end."""
+    trained = training.train(subject, course, lambda *_: None, tmp_path / "state")
+    return trained, torch.load(tmp_path / "state", weights_only=True)["standing"]["share"]
+
+
+def test_it_comes_close(tmp_path: Path) -> None:
+    trained, share = shares(task(), Course(epochs=40), tmp_path)
+    assert trained.after < 0.1 * trained.before
+    assert share == 1.0
+
+
+def test_where_steps_are_too_large_it_goes_back_and_takes_smaller_ones(tmp_path: Path) -> None:
+    trained, share = shares(task(), Course(epochs=40, learning_rate=3.0), tmp_path)
+    assert share <= training.SLOWER**2
+    assert trained.after < 0.5 * trained.before
+
+
+def test_a_single_sample_is_enough_to_run(tmp_path: Path) -> None:
+    trained, _ = shares(task(1), Course(epochs=3), tmp_path)
+    assert trained.epochs == 3
+
+
+@pytest.mark.parametrize(("count", "size"), [(400, 16), (40, 5), (3, 1)])
+def test_few_samples_make_small_batches(count: int, size: int) -> None:
+    subject = task(count)
+    assert training._size(subject, Course()) == size
+    fixed = training.Task(*vars(subject).values())
+    assert training._size(fixed, Course(batch=2)) == min(2, size)
+    assert training._size(task(count, fixed=True), Course()) == count
+
+
+def test_weights_of_many_inputs_take_smaller_steps() -> None:
+    sizes = [(64, 4, 3, 3), (64, 256, 3, 3), (10, 27648), (27648, 10), (64,)]
+    network = training.Network(made(WEIGHTS), [])
+    network.weights = {str(shape): torch.ones(shape) for shape in sizes}
+    rates = [group["lr"] for group in training._groups(network, Course(learning_rate=1.0))]
+    assert rates == pytest.approx([1, (128 / 2304) ** 0.5, (128 / 27648) ** 0.5, (128 / 27648) ** 0.5, 1])
+
+
+def test_inputs_are_varied_and_integers_are_not() -> None:
+    rng = np.random.default_rng(0)
+    feed = {"x": RNG.standard_normal((4, 3, 16, 16)).astype(np.float32), "i": np.arange(4)}
+    varied = training._mixed(feed, rng)
+    assert varied["x"].shape == feed["x"].shape
+    assert not np.array_equal(varied["x"], feed["x"])
+    assert varied["i"] is feed["i"]
