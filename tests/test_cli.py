@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_tucker import cli, pipeline
+from onnx_tucker import parsers, pipeline
 from onnx_tucker.cli import main
 from tests.helpers import conv_model, two_layers
 
@@ -23,7 +23,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with good and bad files, as the current one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.platformdirs, "user_cache_dir", lambda name: str(tmp_path.parent / "cache"))
+    monkeypatch.setattr(parsers.platformdirs, "user_cache_dir", lambda name: str(tmp_path.parent / "cache"))
     whole = two_layers().SerializeToString()
     files = {
         "in.onnx": whole,

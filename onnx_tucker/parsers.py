@@ -1,0 +1,239 @@
+"""What the command line takes: a parser for each command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import NoReturn
+
+import platformdirs
+
+import onnx_tucker
+from onnx_tucker.cost import FLOPS
+from onnx_tucker.errors import UsageError
+from onnx_tucker.report import FORMATS, front
+from onnx_tucker.settings import LOSSES, Course
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def compress() -> argparse.ArgumentParser:
+    """Of `onnx-tucker IN OUT`."""
+    parser = _Parser(
+        prog="onnx-tucker",
+        description="Turn a trained ONNX model into a smaller, faster one with the same inputs and outputs.",
+        epilog="Further commands: onnx-tucker inspect IN counts and times the layers of a model as they are; "
+        "onnx-tucker bench IN... times models side by side; "
+        "onnx-tucker sweep IN finds the models between the original and the cheapest; "
+        "onnx-tucker finetune ORIGINAL FACTORISED -o TUNED trains the weights of a factorised model. "
+        "Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a promise does not hold; "
+        "on 1, 2 and 3 no output is written.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="IN", help="the model; it is never changed")
+    parser.add_argument("output", metavar="OUT", nargs="?", help="where to write the result")
+    parser.add_argument("--version", action="version", version=f"onnx-tucker {onnx_tucker.__version__}")
+    what = parser.add_argument_group("what to factorise")
+    what.add_argument(
+        "--ranks",
+        default="vbmf",
+        help="vbmf, vbmf:W, energy:E, ratio:R, full, auto, a rank, IN,OUT or a .toml or .json file (default: vbmf)",
+    )
+    what.add_argument(
+        "--budget",
+        metavar="time:S",
+        action="append",
+        default=[],
+        help="the share that auto may leave of the original's time, flops, params or bytes; repeatable, all are held",
+    )
+    what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
+    _add_sites(what)
+    what.add_argument("--statistics", metavar="S.npz", help="fit to what an earlier run has kept, in place of --data")
+    what.add_argument(
+        "--finetune-epochs", metavar="N", type=int, default=0, help="then train the result on the data (default: 0)"
+    )
+    _add_labels(what)
+    promises = _add_promises(parser)
+    promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised or lowered")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--keep-slower", action="store_true", help="keep chains that measure slower than their node")
+    speed.add_argument(
+        "--min-speedup", metavar="S", type=float, default=1.0, help="keep a chain only if it is S times as fast"
+    )
+    _add_work(speed)
+    out = parser.add_argument_group("output")
+    out.add_argument("--plan-out", metavar="P.json", help="write the plan")
+    out.add_argument("--statistics-out", metavar="S.npz", help="write what the nodes see on --data, for --statistics")
+    out.add_argument("--dry-run", action="store_true", help="choose and report, write no model")
+    out.add_argument(
+        "--save-as-external-data",
+        action="store_true",
+        help="write the weights to OUT.data; they stay in a file of their own anyway",
+    )
+    _add_common(parser)
+    return parser
+
+
+def inspect() -> argparse.ArgumentParser:
+    """Of `onnx-tucker inspect IN`."""
+    parser = _Parser(
+        prog="onnx-tucker inspect", description="Count and time a model's layers as they are.", allow_abbrev=False
+    )
+    parser.add_argument("model", metavar="IN", help="the model")
+    _add_common(parser)
+    return parser
+
+
+def finetune() -> argparse.ArgumentParser:
+    """Of `onnx-tucker finetune ORIGINAL FACTORISED -o TUNED`."""
+    parser = _Parser(
+        prog="onnx-tucker finetune",
+        description="Train the weights of a factorised model until it does what the original does; nothing else of it "
+        "changes. Inputs without labels suffice.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("original", metavar="ORIGINAL", help="the model that it was made from")
+    parser.add_argument("factorised", metavar="FACTORISED", help="the factorised model; it is never changed")
+    parser.add_argument("-o", "--output", metavar="TUNED", required=True, help="where to write the result")
+    parser.add_argument("--epochs", metavar="N", type=int, default=Course.epochs, help="passes over the data, at most")
+    parser.add_argument(
+        "--learning-rate", metavar="L", type=float, default=Course.learning_rate, help="of AdamW, at first"
+    )
+    parser.add_argument("--batch", metavar="N", type=int, default=Course.batch, help="samples of a step, at most")
+    parser.add_argument("--loss", choices=LOSSES, help="what to learn (default: both if there are --labels)")
+    parser.add_argument("--blocks", action="store_true", help="train block by block, which takes less memory")
+    _add_labels(parser)
+    _add_promises(parser)
+    _add_common(parser)
+    return parser
+
+
+def sweep() -> argparse.ArgumentParser:
+    """Of `onnx-tucker sweep IN`."""
+    parser = _Parser(
+        prog="onnx-tucker sweep",
+        description="Find models between the original and the cheapest, of which each loses less than all that cost "
+        "less; each has a plan, which onnx-tucker IN OUT --plan carries out.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="IN", help="the model; it is never changed")
+    parser.add_argument("--points", metavar="N", type=int, default=12, help="models to make (default: 12)")
+    parser.add_argument("--plans", metavar="DIR", help="folder to write the plans to")
+    parser.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
+    _add_sites(parser.add_argument_group("what to factorise"))
+    _add_work(parser.add_argument_group("speed"))
+    _add_common(parser, front.FORMATS)
+    return parser
+
+
+def bench() -> argparse.ArgumentParser:
+    """Of `onnx-tucker bench IN...`."""
+    parser = _Parser(
+        prog="onnx-tucker bench",
+        description="Time models that take the same inputs side by side; speed-ups are over the first.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("models", metavar="IN", nargs="+", help="the models")
+    parser.add_argument("--seconds", metavar="T", type=float, default=10.0, help="longest time to spend (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_inputs(parser.add_argument_group("inputs and timing"))
+    return parser
+
+
+def _add_promises(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("promises: if one is broken, the exit code is 3 and nothing is written")
+    group.add_argument("--max-error", metavar="E", type=float, help="largest relative L2 error of an output")
+    group.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
+    group.add_argument("--max-drop", metavar="D", type=float, help="largest loss of that score")
+    return group
+
+
+def _add_labels(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--labels", metavar="KEY", help="array of the data with labels, which fine-tuning learns too")
+
+
+def _add_sites(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
+    group.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
+    group.add_argument(
+        "--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm"
+    )
+    group.add_argument("--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D, and 1D ones 1D")
+    group.add_argument(
+        "--freeze-initializer-inputs", action="store_true", help="also weights that callers could replace"
+    )
+    group.add_argument("--inline-functions", action="store_true", help="also nodes in model-local functions")
+    group.add_argument("--dequantize", action="store_true", help="also weights stored as integers; they become floats")
+    group.add_argument("--refactorize", action="store_true", help="also chains that an earlier run has made")
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--tune-seconds", metavar="T", type=float, default=60.0, help="time to spend on trying ways to compute a layer"
+    )
+    group.add_argument("--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time")
+
+
+def _add_common(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMATS) -> None:
+    group = parser.add_argument_group("inputs, counting and timing")
+    _add_inputs(group)
+    group.add_argument("--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)}")
+    group.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
+    group.add_argument(
+        "--cache", metavar="DIR", default=platformdirs.user_cache_dir("onnx-tucker"), help="remembers measured times"
+    )
+    group.add_argument("--no-cache", action="store_true", help="measure everything again, remember nothing")
+    group.add_argument(
+        "--report",
+        metavar="R",
+        action="append",
+        default=[],
+        help=f"{', '.join(formats)}, or - for JSON on stdout; repeatable",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace output files that exist")
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--data",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help=".npz (input names as keys), .npy or folder; repeatable",
+    )
+    group.add_argument(
+        "--input-shape", metavar="x:1,3,8,8", type=_shape, action="append", default=[], help="of an input; repeatable"
+    )
+    group.add_argument(
+        "--dim", metavar="N=1", type=_dim, action="append", default=[], help="of a free dimension; repeatable"
+    )
+    group.add_argument("--threads", metavar="N", type=int, default=0, help="threads of an operator; 0: one a core")
+    group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random")
+    group.add_argument("--custom-op-lib", metavar="LIB", help="shared library with custom operators")
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help="say what is being done, show tracebacks")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, colon, sizes = text.rpartition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = (0,)
+    if not colon or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape like x:1,3,224,224")
+    return name, shape
+
+
+def _dim(text: str) -> tuple[str, int]:
+    name, _, size = text.partition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no dimension like N=1")
+    return name, int(size)
