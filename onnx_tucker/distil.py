@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,32 +106,30 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
         raise ModelError("The model has no output of numbers with fractions, which could come closer.")
     hidden = _hidden(job, model, outputs)
     parts = _blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
-    result = model
+    result, course = model, replace(course, minutes=course.minutes / len(parts))
     for number, part in enumerate(parts):
         what = f"block {number + 1} of {len(parts)}, " if course.blocks else ""
-        result = _trained(
-            job, result, part, course, _Watch(job, course, result, what, None if course.blocks else score)
-        )
+        result = _trained(job, result, part, course, _Watch(job, result, what, None if course.blocks else score))
     return result
 
 
 class _Watch:
     """Tells of every epoch how far training is, and the score as often as that takes a tenth of the time at most."""
 
-    def __init__(self, job: Job, course: Course, model: onnx.ModelProto, what: str, score: Score | None) -> None:
-        self._job, self._course, self._model, self._what, self._score = job, course, model, what, score
+    def __init__(self, job: Job, model: onnx.ModelProto, what: str, score: Score | None) -> None:
+        self._job, self._model, self._what, self._score = job, model, what, score
         self._began, self._spent = time.monotonic(), 0.0
         self._least, self._scored = math.inf, ""
 
-    def __call__(self, epochs: int, loss: float, error: float, best: Weights) -> None:
+    def __call__(self, done: int, epochs: int, loss: float, error: float, best: Weights) -> None:
         better, self._least = error < self._least, min(error, self._least)
         if self._score is not None and better and self._spent <= SHARE * (time.monotonic() - self._began):
             began = time.monotonic()
             self._scored = f", score {self._score(_with_weights(self._model, best)):.6g}"
             self._spent += time.monotonic() - began
         told = f"loss {loss:.4g}, error {error:.4g}{self._scored}"
-        self._job.progress(f"fine-tuning, {self._what}{told}", epochs, self._course.epochs)
-        logger.info("%sepoch %d: %s", self._what, epochs, told)
+        self._job.progress(f"fine-tuning, {self._what}{told}", done, epochs)
+        logger.info("%sepoch %d: %s", self._what, done, told)
 
 
 def _trained(job: Job, model: onnx.ModelProto, part: Part, course: Course, watch: _Watch) -> onnx.ModelProto:

@@ -100,6 +100,9 @@ def finetune() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", metavar="TUNED", required=True, help="where to write the result")
     parser.add_argument("--epochs", metavar="N", type=int, default=Course.epochs, help="passes over the data, at most")
     parser.add_argument(
+        "--minutes", metavar="T", type=float, default=Course.minutes, help="time that training takes, at most"
+    )
+    parser.add_argument(
         "--learning-rate", metavar="L", type=float, default=Course.learning_rate, help="of AdamW, at first"
     )
     parser.add_argument("--batch", metavar="N", type=int, default=Course.batch, help="samples of a step, at most")

@@ -167,6 +167,7 @@ def finetune(
     output: str | Path | None = None,
     *,
     epochs: int = Course.epochs,
+    minutes: float = Course.minutes,
     learning_rate: float = Course.learning_rate,
     batch: int = Course.batch,
     loss: str | None = None,
@@ -181,6 +182,7 @@ def finetune(
         factorised: what `compress` has made of it, or the path of that; it is not changed.
         output: where to write the result; None writes nothing.
         epochs: passes over the data, at most.
+        minutes: time that training takes, at most.
         learning_rate: of AdamW.
         batch: samples of a step, at most, where the model's first dimension is free.
         loss: what is learnt: "distill" for what the original gives, "labels", which have to be named, or "both";
@@ -197,7 +199,7 @@ def finetune(
     """
     settings = Settings(**_any_drop(options))
     loss = loss or _loss(settings, blocks=blocks)
-    course = Course(epochs, learning_rate, batch, loss, blocks, settings.seed)
+    course = Course(epochs, minutes, learning_rate, batch, loss, blocks, settings.seed)
     if not settings.data:
         raise UsageError("Fine-tuning needs --data; inputs without labels suffice.")
     if loss != "distill" and settings.labels is None:

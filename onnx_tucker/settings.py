@@ -189,6 +189,7 @@ class Course:
 
     Attributes:
         epochs: passes over the samples, at most.
+        minutes: time to take, at most; there are fewer epochs where so many would take longer.
         learning_rate: of AdamW, relative to the size of each weight, from which it falls to 0 as a cosine.
         batch: samples of a step, at most, where the model's first dimension is free.
         loss: what is learnt, one of `LOSSES`: what the original gives, labels, or both.
@@ -197,6 +198,7 @@ class Course:
     """
 
     epochs: int = 60
+    minutes: float = 10.0
     learning_rate: float = 1e-2
     batch: int = 16
     loss: str = "distill"
@@ -209,7 +211,7 @@ class Course:
         Raises:
             UsageError: one is out of its range.
         """
-        _check_ranges(self, ("epochs", 1, 1e6), ("learning_rate", 0, 10), ("batch", 1, 1e6))
+        _check_ranges(self, ("epochs", 1, 1e6), ("minutes", 0, 1e6), ("learning_rate", 0, 10), ("batch", 1, 1e6))
         if self.loss not in LOSSES:
             raise UsageError(f"--loss {self.loss}: it is one of {', '.join(LOSSES)}.")
         if self.blocks and self.loss != "distill":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -115,17 +116,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Standing:
-    """How far training is: epochs done, the best weights, their loss, the epochs since, and the share of the rate."""
+    """How far training is: epochs done and to do, the best weights, their loss, the epochs since, the rate's share."""
 
     epoch: int
+    epochs: int
     best: dict[str, Tensor]
     least: float
     waited: int = 0
     share: float = 1.0
 
 
-Watch = Callable[[int, float, float, Mapping[str, NDArray[Any]]], None]
-"""Is told after each epoch how many there were, its loss, that on samples kept apart, and the best weights yet."""
+Watch = Callable[[int, int, float, float, Mapping[str, NDArray[Any]]], None]
+"""Is told after each epoch how many were and are to be, its loss, that on samples kept apart, and the best weights."""
 
 
 class _Pupil:
@@ -139,10 +141,9 @@ class _Pupil:
         self._optimiser = torch.optim.AdamW(_groups(task.network, course), weight_decay=DECAY)
         self._rates = [group["lr"] for group in self._optimiser.param_groups]
         self._mean, self._count = _copied(task.network), 0
-        self._over = max(1, round(AVERAGED * course.epochs * -(-task.fit.samples // _size(task, course))))
 
-    def learn(self, loss: Tensor, rate: float) -> float:
-        """Takes a step down a loss, at a share of the rate."""
+    def learn(self, loss: Tensor, rate: float, over: int) -> float:
+        """Takes a step down a loss, at a share of the rate; the mean is of about so many steps."""
         for group, full in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = full * rate
         self._optimiser.zero_grad()
@@ -150,7 +151,7 @@ class _Pupil:
         self._optimiser.step()
         self._count += 1
         for name, weight in self._network.weights.items():
-            self._mean[name].lerp_(weight.detach(), 1 / min(self._count, self._over))
+            self._mean[name].lerp_(weight.detach(), 1 / min(self._count, over))
         return float(loss.detach())
 
     @contextmanager
@@ -184,27 +185,33 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
         watch: is told of every epoch.
         state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
     """
+    began = time.monotonic()
     network, scales, exam = task.network, _scales(task), _exam(task, course)
     before = _examined(task, exam, scales)
-    now, pupil = _Standing(0, _copied(network), before), _Pupil(task, course)
+    now, pupil = _Standing(0, course.epochs, _copied(network), before), _Pupil(task, course)
+    steps = -(-task.fit.samples // _size(task, course))
     if state is not None and state.exists():
         known = torch.load(state, weights_only=True)
         now = _Standing(**known["standing"])
         pupil.load(known["pupil"])
-    while now.epoch < course.epochs and now.waited < PATIENCE * course.epochs:
-        rate = now.share * _rate(course.epochs, now.epoch)
-        losses = [pupil.learn(_loss(task, lesson, scales), rate) for lesson in _epoch(task, course, now.epoch)]
+    while now.epoch < now.epochs and now.waited < PATIENCE * now.epochs:
+        started = time.monotonic()
+        rate, over = now.share * _rate(now.epochs, now.epoch), max(1, round(AVERAGED * now.epochs * steps))
+        losses = [pupil.learn(_loss(task, lesson, scales), rate, over) for lesson in _epoch(task, course, now.epoch)]
         with pupil.at_its_mean():
             loss = _examined(task, exam, scales)
             if loss < now.least:
                 now = replace(now, epoch=now.epoch + 1, best=_copied(network), least=loss, waited=0)
             else:
                 now = replace(now, epoch=now.epoch + 1, waited=now.waited + 1)
+        if now.epoch == 1:
+            left = 60 * course.minutes - (time.monotonic() - began)
+            now = replace(now, epochs=min(course.epochs, 1 + max(0, int(left / (time.monotonic() - started)))))
         if not loss <= ASTRAY * now.least:
             now = replace(now, share=now.share * SLOWER)
             _put(network, now.best)
             pupil = _Pupil(task, course)
-        watch(now.epoch, float(np.mean(losses)), loss, _arrays(now.best))
+        watch(now.epoch, now.epochs, float(np.mean(losses)), loss, _arrays(now.best))
         if state is not None:
             _save(state, {"standing": vars(now), "pupil": pupil.state()})
     return Trained(_arrays(now.best), before, now.least, now.epoch)

@@ -60,6 +60,14 @@ def test_where_steps_are_too_large_it_goes_back_and_takes_smaller_ones(tmp_path:
     assert trained.after < 0.5 * trained.before
 
 
+def test_there_are_as_many_epochs_as_the_time_allows() -> None:
+    seen: list[tuple[int, int]] = []
+    training.train(task(), Course(epochs=10**6, minutes=0.01), lambda done, of, *_: seen.append((done, of)))
+    assert 1 < seen[0][1] < 10**6
+    assert {of for _, of in seen} == {seen[0][1]}
+    assert seen[-1][0] <= seen[0][1]
+
+
 def test_a_single_sample_is_enough_to_run(tmp_path: Path) -> None:
     trained, _ = shares(task(1), Course(epochs=3), tmp_path)
     assert trained.epochs == 3
