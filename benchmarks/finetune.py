@@ -24,6 +24,7 @@ import onnx
 from search import ALL, MODELS, Subject, machine, options_of, runner, subjects
 
 import onnx_tucker
+from onnx_tucker.errors import TuckerError
 from onnx_tucker.settings import Course
 
 THESIS = "thesis"
@@ -43,6 +44,8 @@ class Row:
     error_after: float
     seconds: float
     samples: int
+    threads: int
+    epochs: int
 
 
 def main() -> None:
@@ -67,7 +70,11 @@ def main() -> None:
         for ranks in args.ranks or RANKS:
             if (subject.name == "strokes") != (ranks == THESIS):
                 continue
-            rows[subject.name, ranks] = row = _row(subject, ranks, args)
+            try:
+                rows[subject.name, ranks] = row = _row(subject, ranks, args)
+            except TuckerError as error:
+                print(f"{subject.name} {ranks}: {error}", file=sys.stderr)
+                continue
             print(json.dumps(asdict(row)), file=sys.stderr, flush=True)
             if args.rows:
                 args.rows.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +100,7 @@ def _row(subject: Subject, ranks: str, args: argparse.Namespace) -> Row:
     scores = [subject.score(runner(model, args.threads), ALL) for model in models]
     errors = [_error(result) for result in (before, after)]
     samples = len(next(iter(subject.data.values())))
-    return Row(subject.name, ranks, *scores, *errors, seconds, samples)
+    return Row(subject.name, ranks, *scores, *errors, seconds, samples, args.threads, args.epochs)
 
 
 def _error(result: onnx_tucker.Result) -> float:
@@ -102,13 +109,14 @@ def _error(result: onnx_tucker.Result) -> float:
 
 
 def _table(rows: list[Row]) -> list[str]:
-    lines = ["| model | at | samples | original | before | after | error before | after | seconds |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    lines = ["| model | at | samples | epochs | threads | original | before | after | error before | after | seconds |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         scores = f"{row.original:.4f} | {row.before:.4f} | {row.after:.4f}"
         errors = f"{row.error_before:.3f} | {row.error_after:.3f}"
         at = "the thesis's ranks" if row.ranks == THESIS else row.ranks
-        lines.append(f"| {row.name} | {at} | {row.samples} | {scores} | {errors} | {row.seconds:.0f} |")
+        how = f"{row.samples} | {row.epochs} | {row.threads or 'all'}"
+        lines.append(f"| {row.name} | {at} | {how} | {scores} | {errors} | {row.seconds:.0f} |")
     return lines
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_tucker.errors import ModelError, TuckerError
+from onnx_tucker.errors import DataError, ModelError, TuckerError
 from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.graph.trainable import trainable
@@ -42,6 +43,8 @@ Score = Callable[[onnx.ModelProto], float]
 
 SHARE = 0.1
 """The share of the time that scores may take which are only shown."""
+SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that leave values as they are."""
 CLOSE = 1e-4
 """The relative error up to which what torch computes is what onnxruntime does."""
 
@@ -93,18 +96,17 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
         ModelError: it has nothing to train, or torch does not compute what onnxruntime does.
         DataError: the labels fit no output.
     """
-    assert job.session is not None
-    assert job.inputs is not None
+    if job.inputs is None or job.inputs.kind != "data":
+        raise DataError("The data has no samples, so there is nothing to train on.")
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(job.settings.threads or cores())
     names = trainable(model)
     if not names:
         raise ModelError("The factorised model has no weights in single precision that could be trained.")
-    values = run_named(job.session, job.inputs.check.feeds[0])
-    outputs = [n for n, array in values.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+    outputs = _alike(job, model, [value.name for value in model.graph.output])
     if not outputs:
         raise ModelError("The model has no output of numbers with fractions, which could come closer.")
-    hidden = _hidden(job, model, outputs)
+    hidden = _alike(job, model, _hidden(job, model, outputs))
     parts = _blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
     result, course = model, replace(course, minutes=course.minutes / len(parts))
     for number, part in enumerate(parts):
@@ -162,7 +164,7 @@ def _trained(job: Job, model: onnx.ModelProto, part: Part, course: Course, watch
         check,
         fixed=any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape),
         lead=lead,
-        criterion=None if course.loss == "distill" else _criterion(job, model),
+        criterion=None if course.loss == "distill" else _criterion(job, model, part.gives),
         distilled=course.loss != "labels",
     )
     trained = training.train(task, course, watch, _state(job, model, part, course))
@@ -185,15 +187,23 @@ def _blocks(model: onnx.ModelProto, names: Sequence[str], values: Sequence[str])
     return parts
 
 
-def _criterion(job: Job, model: onnx.ModelProto) -> Any:
-    """The loss that fits the labels."""
+def _criterion(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> Any:
+    """The loss that fits the labels, of one of the outputs."""
     assert job.session is not None
     assert job.inputs is not None
     labels: Any = importlib.import_module("onnx_tucker.extras.labels")
     check = job.inputs.check
-    makers = {name: node.op_type for node in model.graph.node for name in node.output}
-    outputs = {n: a for n, a in run_named(job.session, check.feeds[0]).items() if isinstance(a, np.ndarray)}
-    return labels.criterion([*check.labels, *job.inputs.fit.labels], outputs, makers)
+    values = run_named(job.session, check.feeds[0])
+    makers = {name: _maker(model, name) for name in outputs}
+    return labels.criterion([*check.labels, *job.inputs.fit.labels], {n: values[n] for n in outputs}, makers)
+
+
+def _maker(model: onnx.ModelProto, name: str) -> str:
+    """The operator that a value comes from, before it is put into another shape."""
+    nodes = {output: node for node in model.graph.node for output in node.output}
+    while name in nodes and nodes[name].op_type in SHAPERS:
+        name = nodes[name].input[0]
+    return nodes[name].op_type if name in nodes else ""
 
 
 def _state(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> Path | None:
@@ -201,8 +211,23 @@ def _state(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> Path
     if job.settings.cache is None or job.inputs is None or job.data_files:
         return None
     content, labels = model.SerializeToString(deterministic=True), [job.inputs.fit.labels, job.inputs.check.labels]
-    key = joblib.hash((job.fingerprint, content, job.inputs.digest, labels, part, course))
+    versions = [version(name) for name in ("onnx-tucker", "torch", "onnx2torch")]
+    key = joblib.hash((job.fingerprint, content, job.inputs.digest, labels, part, course, versions))
     return Path(job.settings.cache) / "trained" / f"{key}.pt"
+
+
+def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """Those of some values that are numbers with fractions, of the same shape in the original and in a model."""
+    assert job.inputs is not None
+    session, feed = partial(job.stopwatch.machine.session, folder=job.folder), job.inputs.check.feeds[0]
+    try:
+        wanted, made = (
+            (run_named(session(probe(one, names)), feed) for one in (job.model, model)) if names else ({}, {})
+        )
+    except FAILURES as error:
+        raise ModelError(f"onnxruntime cannot run the factorised model: {first_line(error)}.") from error
+    arrays = {name: value for name, value in wanted.items() if isinstance(value, np.ndarray) and value.size}
+    return [n for n, value in arrays.items() if value.dtype.kind == "f" and value.shape == np.shape(made[n])]
 
 
 def _hidden(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:

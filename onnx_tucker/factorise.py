@@ -29,14 +29,14 @@ class Factorised:
         model: the model; the job's own where nothing was changed.
         planned: what the nodes with new weights are, by label.
         weights: the stored weights of each of them; nodes that share them share the list.
-        errors: relative error of the weight of each.
+        errors: relative error of the weight of each, or None where that is not known.
         basis: what the chains are made from.
     """
 
     model: onnx.ModelProto
     planned: Mapping[str, Candidate]
     weights: Mapping[str, list[onnx.TensorProto]]
-    errors: Mapping[str, float]
+    errors: Mapping[str, float | None]
     basis: Basis = "weights"
 
     @property
@@ -121,7 +121,7 @@ def _spliced(
     job: Job,
     planned: Mapping[str, Candidate],
     weights: Mapping[str, list[onnx.TensorProto]],
-    errors: Mapping[str, float],
+    errors: Mapping[str, float | None],
     basis: Basis,
 ) -> Factorised:
     if not weights:

@@ -52,7 +52,7 @@ class Outcome:
     """
 
     decision: Decision
-    weight_errors: Mapping[str, float]
+    weight_errors: Mapping[str, float | None]
     output_errors: Mapping[str, float | None]
     in_situ: Change[dict[str, float]]
     timings: Sequence[Timing] | None

@@ -103,7 +103,11 @@ def finetune() -> argparse.ArgumentParser:
         "--minutes", metavar="T", type=float, default=Course.minutes, help="time that training takes, at most"
     )
     parser.add_argument(
-        "--learning-rate", metavar="L", type=float, default=Course.learning_rate, help="of AdamW, at first"
+        "--learning-rate",
+        metavar="L",
+        type=float,
+        default=Course.learning_rate,
+        help="of AdamW, relative to the size of weights",
     )
     parser.add_argument("--batch", metavar="N", type=int, default=Course.batch, help="samples of a step, at most")
     parser.add_argument("--loss", choices=LOSSES, help="what to learn (default: both if there are --labels)")

@@ -12,12 +12,11 @@ import onnx
 
 from onnx_tucker import outputs, statistics
 from onnx_tucker.auto import search
-from onnx_tucker.distil import require_torch, tuned
-from onnx_tucker.errors import ModelError, OutputError, PlanError, PromiseError, UsageError
+from onnx_tucker.distil import require_torch
+from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
 from onnx_tucker.graph import io
-from onnx_tucker.graph.check import LIMIT, weight_bytes
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import decide, rules_of
@@ -28,8 +27,8 @@ from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import load_function
-from onnx_tucker.runtime.fidelity import mean_error
 from onnx_tucker.settings import Course, Settings
+from onnx_tucker.tune import course_of, loss_of, student, trained
 from onnx_tucker.types import Closeness, Plan
 
 logger = logging.getLogger(__name__)
@@ -86,15 +85,13 @@ def compress(
     outputs.check(written, target, settings)
     rules = None if settings.ranks == "auto" else rules_of(settings)
     plan = _given_plan(settings)
-    course = _course(settings)
+    course = course_of(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
     statistics.check(job)
     promises = Promises(job, evaluate)
-    made, closeness = _made(job, plan, rules, promises)
-    if course is not None and made.result.weights:
-        made, closeness = _tuned(job, made, course, promises)
+    made, closeness = _made(job, plan, rules, promises, course)
     outcome = _outcome(job, made, closeness)
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
     with io.Staging() as staging:
@@ -192,13 +189,14 @@ def finetune(
         **options: the fields of `Settings` that concern data, promises, timing and outputs.
 
     Returns:
-        The tuned model, or the factorised one where that is closer to the original on the samples kept apart.
+        The tuned model; the factorised one where that is no worse on the samples kept apart, or where the training
+        would break a promise; where labels are learnt, being closer to the original does not count.
 
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
     settings = Settings(**_any_drop(options))
-    loss = loss or _loss(settings, blocks=blocks)
+    loss = loss or loss_of(settings)
     course = Course(epochs, minutes, learning_rate, batch, loss, blocks, settings.seed)
     if not settings.data:
         raise UsageError("Fine-tuning needs --data; inputs without labels suffice.")
@@ -213,80 +211,22 @@ def finetune(
     outputs.check(written, target, settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
-    outputs.protect(job.data_files, written)
-    before = restored(job, _student(job, other))
-    made, closeness = _tuned(job, before, course, Promises(job, evaluate))
+    loaded = student(job, other)
+    read = job.data_files | loaded.data_files
+    outputs.protect(read, written)
+    made, verdict = trained(job, restored(job, loaded.model), course, Promises(job, evaluate))
+    if verdict.broken:
+        raise PromiseError(verdict.broken)
     made = replace(made, timings=time(job, made.result))
-    outcome = _outcome(job, made, closeness)
+    outcome = _outcome(job, made, verdict.closeness)
     with io.Staging() as staging:
         if target is not None:
             _, size = outputs.stage_model(job, other, made.result.model, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
         result = Result(made.result.model, report(job, outcome), made.decision.plan)
         outputs.stage_sides(job, result.report, result.plan, staging)
-        staging.commit(target, job.data_files)
+        staging.commit(target, read)
     return result
-
-
-def _course(settings: Settings) -> Course | None:
-    """How the main command trains what it makes, if it is asked to.
-
-    Raises:
-        TuckerError: it is, and what training needs is not there.
-    """
-    if not settings.finetune_epochs:
-        return None
-    require_torch()
-    return Course(settings.finetune_epochs, loss=_loss(settings), seed=settings.seed)
-
-
-def _loss(settings: Settings, *, blocks: bool = False) -> str:
-    """What is learnt unless the user says: labels too, where there are some."""
-    return "distill" if settings.labels is None or blocks else "both"
-
-
-def _tuned(job: Job, before: Made, course: Course, promises: Promises) -> tuple[Made, list[Closeness] | None]:
-    """A model with trained weights, if they are better, which holds the promises.
-
-    Raises:
-        PromiseError: it does not hold them.
-    """
-    old = before.result
-    model = tuned(job, old.model, course, promises.score if job.settings.eval is not None else None)
-    made, verdict = before, None
-    if model is not old.model:
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        weights = {label: [tensors[weight.name] for weight in chain] for label, chain in old.weights.items()}
-        made = replace(before, result=replace(old, model=model, weights=weights))
-        verdict = promises.verify(made.result)
-        if course.loss == "distill" and not mean_error(verdict.closeness or []) < promises.error(old):
-            made, verdict = before, None
-    if verdict is None:
-        logger.warning("Fine-tuning makes the model no better on the samples kept apart, so its weights stay.")
-        verdict = promises.verify(old)
-    if verdict.broken:
-        raise PromiseError(verdict.broken)
-    return made, verdict.closeness
-
-
-def _student(job: Job, source: onnx.ModelProto | Path) -> onnx.ModelProto:
-    """The factorised model, if it can stand in for the original.
-
-    Raises:
-        ModelError: it cannot be read, has other inputs or outputs, or is too large.
-    """
-    loaded = io.Loaded(source, Path(), frozenset()) if isinstance(source, onnx.ModelProto) else io.load(source)
-    model = loaded.model
-    if io.external_tensors(model) and (model is source or weight_bytes(model) > LIMIT):
-        raise ModelError(
-            "The factorised model has weights in files that are not read; give its path, and 2 GB at most."
-        )
-    io.read_in(model, loaded.folder)
-    for kind in ("input", "output"):
-        ends = [[v.name for v in getattr(one.graph, kind)] for one in (job.original, model)]
-        if ends[0] != ends[1]:
-            raise ModelError(f"The factorised model is not one of the original: it has other {kind}s.")
-    return model
 
 
 def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent, **options: Any) -> Report:
@@ -303,15 +243,30 @@ def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent,
     return compress(model, progress=progress, **options, ranks="full", lower=False, dry_run=True).report
 
 
-def _made(job: Job, plan: Plan | None, rules: Rules | None, promises: Promises) -> tuple[Made, list[Closeness] | None]:
-    """The model by a plan, by rules, or where there is neither by search; on a dry run only what would be made."""
-    if plan is not None:
-        decision = replay(job, plan)
-    elif rules is not None:
-        decision = decide(job, rules)
+def _made(
+    job: Job, plan: Plan | None, rules: Rules | None, promises: Promises, course: Course | None
+) -> tuple[Made, list[Closeness] | None]:
+    """The model by a plan, by rules, or where there is neither by search; on a dry run only what would be made.
+
+    If it is to be trained, it is before its promises are checked, and where they do not hold, what is left when they
+    have been made to.
+    """
+    decision = replay(job, plan) if plan is not None else decide(job, rules) if rules is not None else None
+    if decision is None:
+        made, closeness = search(job, promises)
     else:
-        return search(job, promises)
-    return (planned_only(job, decision), None) if job.settings.dry_run else hold(job, make(job, decision), promises)
+        if job.settings.dry_run:
+            return planned_only(job, decision), None
+        made = make(job, decision)
+        if course is not None and made.result.weights:
+            tuned, verdict = trained(job, made, course, promises)
+            if not verdict.broken:
+                return tuned, verdict.closeness
+        made, closeness = hold(job, made, promises)
+    if course is None or not made.result.weights or job.settings.dry_run:
+        return made, closeness
+    made, verdict = trained(job, made, course, promises)
+    return made, verdict.closeness
 
 
 def _given_plan(settings: Settings) -> Plan | None:

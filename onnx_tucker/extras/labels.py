@@ -36,8 +36,9 @@ def criterion(
 ) -> Criterion:
     """The loss that fits labels and the first of the outputs that they can be of.
 
-    Integers are classes: of an output with an axis more, which is the one behind the batch or the last, or two classes
-    of an output with as many values. Fractions are the values that the output should have.
+    Integers are classes: of an output with an axis more, which is the one behind the batch or the last, as they are or
+    one of them 1 and the others 0; or each of two classes, of an output with as many values. Fractions are the values
+    that the output should have.
 
     Args:
         told: labels in batches.
@@ -47,18 +48,24 @@ def criterion(
     Raises:
         DataError: they fit no output.
     """
-    labels = told[0]
-    least, most = (choose([choose(batch, initial=0) for batch in told]) for choose in (np.min, np.max))
+    labels, everything = told[0], np.concatenate(told)
+    if labels.dtype.kind not in "biuf" or not np.isfinite(everything).all():
+        raise DataError(f"The labels ({labels.dtype}) are not all numbers.")
+    least, most = everything.min(initial=0), everything.max(initial=0)
     for name, output in outputs.items():
+        maker, alike = makers.get(name, ""), labels.size == output.size and labels.shape[:1] == output.shape[:1]
         if labels.dtype.kind == "f":
-            if labels.shape == output.shape:
-                return Criterion(name, _of_values(float(np.var(labels, dtype=np.float64)) or 1.0))
+            if alike:
+                return Criterion(name, _of_values(float(np.var(everything, dtype=np.float64)) or 1.0))
             continue
         axis = _class_axis(labels.shape, output.shape)
         if axis is not None and least >= 0 and most < output.shape[axis]:
-            return Criterion(name, _of_classes(axis, makers.get(name, "")))
-        if labels.size == output.size and labels.shape[:1] == output.shape[:1] and least >= 0 and most <= 1:
-            return Criterion(name, _of_two(makers.get(name, "")))
+            return Criterion(name, _of_classes(axis, maker))
+        if alike and least >= 0 and most <= 1:
+            one_hot = labels.ndim > 1 and labels.shape == output.shape and bool((everything.sum(axis=1) == 1).all())
+            if one_hot and labels.shape[1] > 1:
+                return Criterion(name, _of_one_hot(maker))
+            return Criterion(name, _of_two(maker))
     shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
     raise DataError(
         f"The labels, {labels.dtype} of shape {list(labels.shape)} from {least:g} to {most:g}, are neither classes nor "
@@ -75,7 +82,12 @@ def _class_axis(labels: Sequence[int], output: Sequence[int]) -> int | None:
 
 
 def _of_values(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda made, wanted: functional.mse_loss(made, wanted) / scale
+    return lambda made, wanted: functional.mse_loss(made, wanted.reshape(made.shape)) / scale
+
+
+def _of_one_hot(maker: str) -> Callable[[Tensor, Tensor], Tensor]:
+    classes = _of_classes(1, maker)
+    return lambda made, wanted: classes(made, wanted.argmax(dim=1))
 
 
 def _of_classes(axis: int, maker: str) -> Callable[[Tensor, Tensor], Tensor]:

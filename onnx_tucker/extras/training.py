@@ -10,12 +10,14 @@ Labels hold for inputs as they are, and are learnt of those.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +32,8 @@ from onnx_tucker.runtime.memory import keep
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course
 
+logger = logging.getLogger(__name__)
+
 Values = Mapping[str, NDArray[Any]]
 Teacher = Callable[[Feed], Values]
 """The values that are to be matched, by name, for an input."""
@@ -42,6 +46,8 @@ DECAY = 1e-4
 """Of AdamW."""
 SMALL = 1e-3
 """The size that a weight counts as at least, for its steps."""
+TINY = 1e-12
+"""The variance over the mean square up to which values count as all the same."""
 WIDE = 128
 """Inputs of a value from which on steps are smaller."""
 WARM = 0.05
@@ -185,17 +191,17 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
         watch: is told of every epoch.
         state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
     """
-    began = time.monotonic()
-    network, scales, exam = task.network, _scales(task), _exam(task, course)
+    ends = time.perf_counter() + 60 * course.minutes
+    network, scales, exam = task.network, _scales(task, course), _exam(task, course)
     before = _examined(task, exam, scales)
     now, pupil = _Standing(0, course.epochs, _copied(network), before), _Pupil(task, course)
     steps = -(-task.fit.samples // _size(task, course))
     if state is not None and state.exists():
-        known = torch.load(state, weights_only=True)
-        now = _Standing(**known["standing"])
-        pupil.load(known["pupil"])
-    while now.epoch < now.epochs and now.waited < PATIENCE * now.epochs:
-        started = time.monotonic()
+        now, pupil = _resumed(state, now, pupil)
+    while (
+        now.epoch < now.epochs and now.waited < PATIENCE * now.epochs and (now.epoch == 0 or time.perf_counter() < ends)
+    ):
+        started = time.perf_counter()
         rate, over = now.share * _rate(now.epochs, now.epoch), max(1, round(AVERAGED * now.epochs * steps))
         losses = [pupil.learn(_loss(task, lesson, scales), rate, over) for lesson in _epoch(task, course, now.epoch)]
         with pupil.at_its_mean():
@@ -205,8 +211,8 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
             else:
                 now = replace(now, epoch=now.epoch + 1, waited=now.waited + 1)
         if now.epoch == 1:
-            left = 60 * course.minutes - (time.monotonic() - began)
-            now = replace(now, epochs=min(course.epochs, 1 + max(0, int(left / (time.monotonic() - started)))))
+            took, left = time.perf_counter() - started, ends - time.perf_counter()
+            now = replace(now, epochs=min(course.epochs, 1 + max(0, int(left / max(took, 1e-9)))))
         if not loss <= ASTRAY * now.least:
             now = replace(now, share=now.share * SLOWER)
             _put(network, now.best)
@@ -214,7 +220,22 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
         watch(now.epoch, now.epochs, float(np.mean(losses)), loss, _arrays(now.best))
         if state is not None:
             _save(state, {"standing": vars(now), "pupil": pupil.state()})
+    if state is not None:
+        _save(state, {"standing": vars(replace(now, epochs=now.epoch)), "pupil": None})
     return Trained(_arrays(now.best), before, now.least, now.epoch)
+
+
+def _resumed(state: Path, now: _Standing, pupil: _Pupil) -> tuple[_Standing, _Pupil]:
+    """How far an earlier run came; where that cannot be read, the beginning."""
+    try:
+        known = torch.load(state, weights_only=True, map_location=device())
+        then = _Standing(**known["standing"])
+        if known["pupil"] is not None:
+            pupil.load(known["pupil"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        logger.info("the state of an earlier run cannot be used: %s", error)
+        return now, pupil
+    return then, pupil
 
 
 def _arrays(weights: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
@@ -222,7 +243,8 @@ def _arrays(weights: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 
 def device() -> str:
-    """Where torch computes: a GPU if it sees one."""
+    """Where torch computes: a GPU if it sees one, in single precision throughout, as onnxruntime does."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -288,8 +310,7 @@ def _exam(task: Task, course: Course) -> list[Lesson]:
     """The samples kept apart, as they are, and varied where there are few of them."""
     rng = np.random.default_rng((course.seed, course.epochs))
     check = task.check
-    labels: list[NDArray[Any] | None] = [*check.labels] or [None] * len(check.feeds)
-    plain = [Lesson(feed, feed, told) for feed, told in zip(check.feeds, labels, strict=True)]
+    plain = [Lesson(feed, feed, labels) for feed, labels in _pieces(check, course.batch, task)]
     most = min(LOOKS, task.fit.samples) if task.distilled and check.samples > 1 else 0
     more = max(0, most // check.samples - 1)
     return plain + [lesson._replace(varied=_mixed(lesson.plain, rng)) for _ in range(more) for lesson in plain]
@@ -303,13 +324,31 @@ def _examined(task: Task, exam: Sequence[Lesson], scales: Mapping[str, float]) -
     return float(np.average(losses, weights=counts))
 
 
-def _scales(task: Task) -> dict[str, float]:
-    """The variances of the teacher's values."""
-    found: dict[str, list[float]] = {}
-    for feed in task.fit.feeds if task.distilled else ():
+def _scales(task: Task, course: Course) -> dict[str, float]:
+    """The variances of the teacher's values over all samples."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    for feed, _ in _pieces(task.fit, course.batch, task) if task.distilled else ():
         for name, array in task.teacher(feed).items():
-            found.setdefault(name, []).append(float(np.var(array, dtype=np.float64)))
-    return {name: float(np.mean(values)) or 1.0 for name, values in found.items()}
+            values = np.asarray(array, np.float64)
+            seen = np.array([values.size, values.sum(), np.square(values).sum()])
+            sums[name] = sums.get(name, np.zeros(3)) + seen
+    scales = {}
+    for name, (count, total, squares) in sums.items():
+        variance = float(squares / count - (total / count) ** 2)
+        scales[name] = variance if variance > TINY * squares / count else 1.0
+    return scales
+
+
+def _pieces(batches: Batches, size: int, task: Task) -> Iterator[tuple[Feed, NDArray[Any] | None]]:
+    """Samples with their labels, in batches that are no larger than those of a step may be."""
+    for index, feed in enumerate(batches.feeds):
+        labels = batches.labels[index] if batches.labels else None
+        if task.fixed or batches.samples == 1:
+            yield feed, labels
+            continue
+        for start in range(0, batches.batch(feed), size):
+            part = slice(start, start + size)
+            yield {name: array[part] for name, array in feed.items()}, None if labels is None else labels[part]
 
 
 def _size(task: Task, course: Course) -> int:

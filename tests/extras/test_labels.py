@@ -39,6 +39,14 @@ def test_classes_of_every_place(axis: int) -> None:
     assert loss(told, output) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_one_of_them_is_one() -> None:
+    told = np.eye(5, dtype=np.int64)[CLASSES]
+    assert loss(told, LOGITS) == pytest.approx(loss(CLASSES, LOGITS))
+    several = told | np.roll(told, 1, axis=1)
+    expected = functional.binary_cross_entropy_with_logits(torch.from_numpy(LOGITS), torch.from_numpy(several).float())
+    assert loss(several, LOGITS) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_two_classes_of_one_value() -> None:
     output, told = LOGITS[:, :1], CLASSES % 2
     wanted = torch.from_numpy(told.astype(np.float32))[:, None]
@@ -50,6 +58,12 @@ def test_two_classes_of_one_value() -> None:
 def test_values() -> None:
     told = LOGITS + RNG.standard_normal(LOGITS.shape)
     assert loss(told, LOGITS) == pytest.approx(np.mean((told - LOGITS) ** 2) / np.var(told), rel=1e-5)
+
+
+def test_what_is_no_number_is_refused() -> None:
+    for told in (np.array(["a"] * 6), np.array([np.nan] * 6)):
+        with pytest.raises(DataError, match="not all numbers"):
+            loss(told, LOGITS[:, :1])
 
 
 def test_the_first_output_that_fits() -> None:

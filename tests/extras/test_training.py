@@ -65,7 +65,42 @@ def test_there_are_as_many_epochs_as_the_time_allows() -> None:
     training.train(task(), Course(epochs=10**6, minutes=0.01), lambda done, of, *_: seen.append((done, of)))
     assert 1 < seen[0][1] < 10**6
     assert {of for _, of in seen} == {seen[0][1]}
-    assert seen[-1][0] <= seen[0][1]
+
+
+def test_a_run_goes_on_where_it_was_also_after_it_went_astray(tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, *_: object) -> None:
+        if done == 6:
+            raise StopError
+
+    course, state = Course(epochs=12, learning_rate=3.0), tmp_path / "state"
+    subject = task()
+    start = {name: weight.detach().clone() for name, weight in subject.network.weights.items()}
+    whole = training.train(subject, course, lambda *_: None)
+    training._put(subject.network, start)
+    with pytest.raises(StopError):
+        training.train(subject, course, stop, state)
+    assert torch.load(state, weights_only=True)["standing"]["share"] < 1
+    for _ in range(2):  # the second time there is nothing left to do
+        training._put(subject.network, start)
+        again = training.train(subject, course, lambda *_: None, state)
+        assert (again.epochs, again.after) == (whole.epochs, whole.after)
+        assert all(np.array_equal(again.weights[name], whole.weights[name]) for name in whole.weights)
+    state.write_bytes(b"damaged")
+    training._put(subject.network, start)
+    assert training.train(subject, course, lambda *_: None, state).after == whole.after
+
+
+def test_scales_are_of_all_samples() -> None:
+    subject = task()
+    feed = subject.fit.feeds[0]
+    single = Batches(40, [{"x": feed["x"][i : i + 1]} for i in range(40)])
+    apart = training.Task(**{**vars(subject), "fit": single, "fixed": True})
+    scales = [training._scales(one, Course()) for one in (subject, apart)]
+    assert scales[0]["y"] == pytest.approx(np.var(subject.teacher(feed)["y"]), rel=1e-5)
+    assert scales[1] == pytest.approx(scales[0], rel=1e-5)
 
 
 def test_a_single_sample_is_enough_to_run(tmp_path: Path) -> None:
@@ -77,8 +112,7 @@ def test_a_single_sample_is_enough_to_run(tmp_path: Path) -> None:
 def test_few_samples_make_small_batches(count: int, size: int) -> None:
     subject = task(count)
     assert training._size(subject, Course()) == size
-    fixed = training.Task(*vars(subject).values())
-    assert training._size(fixed, Course(batch=2)) == min(2, size)
+    assert training._size(subject, Course(batch=2)) == min(2, size)
     assert training._size(task(count, fixed=True), Course()) == count
 
 

@@ -1,0 +1,90 @@
+"""Fine-tuning among the other steps: which model is trained, and whether what comes of it is taken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from onnx_tucker.distil import require_torch, tuned
+from onnx_tucker.errors import ModelError
+from onnx_tucker.giveback import Made
+from onnx_tucker.graph import io
+from onnx_tucker.graph.check import LIMIT, weight_bytes
+from onnx_tucker.job import Job
+from onnx_tucker.promises import Promises, Verdict
+from onnx_tucker.runtime.fidelity import mean_error
+from onnx_tucker.settings import Course, Settings
+
+logger = logging.getLogger(__name__)
+
+
+def course_of(settings: Settings) -> Course | None:
+    """How the main command trains what it makes, if it is asked to.
+
+    Raises:
+        TuckerError: it is, and what training needs is not there.
+    """
+    if not settings.finetune_epochs:
+        return None
+    require_torch()
+    return Course(settings.finetune_epochs, loss=loss_of(settings), seed=settings.seed)
+
+
+def loss_of(settings: Settings) -> str:
+    """What is learnt unless the user says: labels too, where there are some."""
+    return "distill" if settings.labels is None else "both"
+
+
+def student(job: Job, source: onnx.ModelProto | Path) -> io.Loaded:
+    """A copy of the factorised model, with all its weights in it, if it can stand in for the original.
+
+    Raises:
+        ModelError: it cannot be read, has other inputs or outputs, or is too large.
+    """
+    if isinstance(source, onnx.ModelProto):
+        loaded = io.Loaded(onnx.ModelProto.FromString(source.SerializeToString()), Path(), frozenset())
+    else:
+        loaded = io.load(source)
+    model = loaded.model
+    if io.external_tensors(model) and (isinstance(source, onnx.ModelProto) or weight_bytes(model) > LIMIT):
+        raise ModelError(
+            "The factorised model has weights in files that are not read; give its path, and 2 GB at most."
+        )
+    io.read_in(model, loaded.folder)
+    for kind in ("input", "output"):
+        if _ends(job.original, kind) != _ends(model, kind):
+            raise ModelError(f"The factorised model is not one of the original: it has other {kind}s.")
+    return loaded
+
+
+def _ends(model: onnx.ModelProto, kind: str) -> list[str]:
+    """Names of a model's inputs or outputs; before version 4 of the format, weights are among the inputs."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value.name for value in getattr(model.graph, kind) if kind == "output" or value.name not in weights]
+
+
+def trained(job: Job, before: Made, course: Course, promises: Promises) -> tuple[Made, Verdict]:
+    """A model with trained weights, if they are better and break no promise; otherwise as it was."""
+    old = before.result
+    model = tuned(job, old.model, course, promises.score if job.settings.eval is not None else None)
+    if model is not old.model:
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        weights = {label: [tensors[weight.name] for weight in chain] for label, chain in old.weights.items()}
+        errors: Mapping[str, None] = dict.fromkeys(old.errors)  # they were those of the weights before
+        made = replace(before, result=replace(old, model=model, weights=weights, errors=errors))
+        verdict = promises.verify(made.result)
+        closer = mean_error(verdict.closeness or []) < promises.error(old)
+        if not verdict.broken and (closer or course.loss != "distill"):
+            return made, verdict
+        untrained = promises.verify(old)
+        if verdict.broken and (untrained.broken and closer):
+            return made, verdict
+        logger.warning("%s", verdict.broken or "Fine-tuning brings the outputs no closer to the original's.")
+        logger.warning("The weights stay as they were before fine-tuning.")
+        return before, untrained
+    logger.warning("Fine-tuning makes the model no better on the samples kept apart, so its weights stay as they were.")
+    return before, promises.verify(old)
