@@ -61,6 +61,7 @@ class Network:
         graph, self._device = model.graph, device
         self.weights: dict[str, Tensor] = {}
         self._constants: dict[str, Tensor] = {}
+        self._between: dict[tuple[frozenset[str], tuple[str, ...]], list[onnx.NodeProto]] = {}
         for tensor in graph.initializer:
             try:
                 values = torch.from_numpy(external.values(tensor, folder).copy()).to(device)
@@ -95,7 +96,10 @@ class Network:
         """
         given = {name: torch.from_numpy(np.ascontiguousarray(a)).to(self._device) for name, a in known.items()}
         values = {**self._constants, **self.weights, **given}
-        self._compute(between(self.nodes, values, wanted), values)
+        asked = (frozenset(known), tuple(wanted))
+        if asked not in self._between:
+            self._between[asked] = between(self.nodes, values, wanted)
+        self._compute(self._between[asked], values)
         return [values[name] for name in wanted]
 
     def _compute(self, nodes: Sequence[onnx.NodeProto], values: dict[str, Tensor]) -> None:

@@ -195,7 +195,7 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     network, scales, exam = task.network, _scales(task, course), _exam(task, course)
     before = _examined(task, exam, scales)
     now, pupil = _Standing(0, course.epochs, _copied(network), before), _Pupil(task, course)
-    steps = -(-task.fit.samples // _size(task, course))
+    steps, everything = -(-task.fit.samples // _size(task, course)), _joined(task.fit)
     if state is not None and state.exists():
         now, pupil = _resumed(state, now, pupil)
     while (
@@ -203,7 +203,10 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     ):
         started = time.perf_counter()
         rate, over = now.share * _rate(now.epochs, now.epoch), max(1, round(AVERAGED * now.epochs * steps))
-        losses = [pupil.learn(_loss(task, lesson, scales), rate, over) for lesson in _epoch(task, course, now.epoch)]
+        losses = [
+            pupil.learn(_loss(task, lesson, scales), rate, over)
+            for lesson in _epoch(task, course, now.epoch, everything)
+        ]
         with pupil.at_its_mean():
             loss = _examined(task, exam, scales)
             if loss < now.least:
@@ -363,16 +366,23 @@ def _mixed(batch: Feed, rng: np.random.Generator) -> Feed:
     return _varied(batch, {name: array[order] for name, array in batch.items()}, rng)
 
 
-def _epoch(task: Task, course: Course, epoch: int) -> Iterator[Lesson]:
+def _joined(batches: Batches) -> tuple[Feed, NDArray[Any] | None]:
+    """All samples and their labels."""
+    feeds, labels = batches.feeds, batches.labels
+    if len(feeds) == 1:
+        return feeds[0], labels[0] if labels else None
+    arrays = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    return arrays, np.concatenate(labels) if labels else None
+
+
+def _epoch(task: Task, course: Course, epoch: int, everything: tuple[Feed, NDArray[Any] | None]) -> Iterator[Lesson]:
     """The samples in another order each time, in batches."""
     rng = np.random.default_rng((course.seed, epoch))
-    fit = task.fit
+    (arrays, labels), fit = everything, task.fit
     if fit.samples == 1:
-        yield Lesson(fit.feeds[0], fit.feeds[0], fit.labels[0] if fit.labels else None)
+        yield Lesson(arrays, arrays, labels)
         return
     size = _size(task, course)
-    arrays = {name: np.concatenate([feed[name] for feed in fit.feeds]) for name in fit.feeds[0]}
-    labels = np.concatenate(fit.labels) if fit.labels else None
     order, others = rng.permutation(fit.samples), rng.permutation(fit.samples)
     for start in range(0, len(order), size):
         some, beside = order[start : start + size], others[start : start + size]
