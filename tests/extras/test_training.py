@@ -63,7 +63,7 @@ def test_where_steps_are_too_large_it_goes_back_and_takes_smaller_ones(tmp_path:
 def test_there_are_as_many_epochs_as_the_time_allows() -> None:
     seen: list[tuple[int, int]] = []
     training.train(task(), Course(epochs=10**6, minutes=0.01), lambda done, of, *_: seen.append((done, of)))
-    assert 1 < seen[0][1] < 10**6
+    assert seen[0][1] < 10**6
     assert {of for _, of in seen} == {seen[0][1]}
 
 
