@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from search import ALL, MODELS, Subject, machine, options_of, runner, subjects
+from search import ALL, MODELS, Subject, machine, options_of, runner, subjects, write
 
 import onnx_tucker
 from onnx_tucker.errors import TuckerError
@@ -76,14 +76,10 @@ def main() -> None:
                 print(f"{subject.name} {ranks}: {error}", file=sys.stderr)
                 continue
             print(json.dumps(asdict(row)), file=sys.stderr, flush=True)
-            if args.rows:
-                args.rows.parent.mkdir(parents=True, exist_ok=True)
-                args.rows.write_text(json.dumps([asdict(r) for r in rows.values()], indent=1), encoding="utf-8")
+            write(args.rows, json.dumps([asdict(r) for r in rows.values()], indent=1))
     text = "\n".join([*_table(list(rows.values())), "", machine(args.threads), ""])
     print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    write(args.out, text)
 
 
 def _row(subject: Subject, ranks: str, args: argparse.Namespace) -> Row:

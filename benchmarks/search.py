@@ -104,14 +104,17 @@ def main() -> None:
         for part in args.part or PARTS:
             setattr(row, part, PARTS[part](subject, args.budget or BUDGETS, args.threads))
             print(subject.name, part, json.dumps(getattr(row, part)), file=sys.stderr, flush=True)
-            if args.rows:
-                args.rows.parent.mkdir(parents=True, exist_ok=True)
-                args.rows.write_text(json.dumps([asdict(r) for r in rows.values()], indent=1), encoding="utf-8")
+            write(args.rows, json.dumps([asdict(r) for r in rows.values()], indent=1))
     text = "\n".join([*_tables(list(rows.values())), "", machine(args.threads), ""])
     print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    write(args.out, text)
+
+
+def write(path: Path | None, text: str) -> None:
+    """Writes a file, if one is named."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def subjects(real: Path | None, only: Sequence[str], fitted: int = 64, scored: int = 200) -> list[Subject]:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from onnx_tucker.extras.labels import Criterion, tensor
 from onnx_tucker.extras.network import Network
-from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.runtime.inputs import Batches, joined
 from onnx_tucker.runtime.memory import keep
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course
@@ -195,7 +195,8 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     network, scales, exam = task.network, _scales(task, course), _exam(task, course)
     before = _examined(task, exam, scales)
     now, pupil = _Standing(0, course.epochs, _copied(network), before), _Pupil(task, course)
-    steps, everything = -(-task.fit.samples // _size(task, course)), _joined(task.fit)
+    steps = -(-task.fit.samples // _size(task, course))
+    everything = joined(task.fit.feeds), np.concatenate(task.fit.labels) if task.fit.labels else None
     if state is not None and state.exists():
         now, pupil = _resumed(state, now, pupil)
     while (
@@ -364,15 +365,6 @@ def _mixed(batch: Feed, rng: np.random.Generator) -> Feed:
     """Samples varied among themselves."""
     order = rng.permutation(len(next(iter(batch.values()))))
     return _varied(batch, {name: array[order] for name, array in batch.items()}, rng)
-
-
-def _joined(batches: Batches) -> tuple[Feed, NDArray[Any] | None]:
-    """All samples and their labels."""
-    feeds, labels = batches.feeds, batches.labels
-    if len(feeds) == 1:
-        return feeds[0], labels[0] if labels else None
-    arrays = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
-    return arrays, np.concatenate(labels) if labels else None
 
 
 def _epoch(task: Task, course: Course, epoch: int, everything: tuple[Feed, NDArray[Any] | None]) -> Iterator[Lesson]:
