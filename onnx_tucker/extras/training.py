@@ -2,9 +2,6 @@
 
 What is to be matched are the outputs, and on the way there the values behind the linear nodes that both models have:
 with few samples the outputs alone are learnt by heart (Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015).
-The teacher can say what any input should give, so inputs are varied: two are mixed (Zhang et al., "mixup: Beyond
-Empirical Risk Minimization", ICLR 2018), moved along the axes behind the channels, and mirrored along the last.
-Labels hold for inputs as they are, and are learnt of those.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnx_tucker.extras.labels import Criterion, tensor
+from onnx_tucker.extras.lessons import Lesson, Lessons
 from onnx_tucker.extras.network import Network
-from onnx_tucker.runtime.inputs import Batches, joined
+from onnx_tucker.runtime.inputs import Batches
 from onnx_tucker.runtime.memory import keep
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course
@@ -40,8 +38,6 @@ Teacher = Callable[[Feed], Values]
 
 HIDDEN = 3.0
 """How much all values on the way count, relative to all outputs."""
-MOVED = 8
-"""Inputs are moved along an axis by at most one part in so many."""
 DECAY = 1e-4
 """Of AdamW."""
 SMALL = 1e-3
@@ -52,11 +48,6 @@ WIDE = 128
 """Inputs of a value from which on steps are smaller."""
 WARM = 0.05
 """The share of the epochs in which the learning rate rises."""
-STEPS = 8
-"""Of an epoch, at least, if there are as many samples."""
-LOOKS = 16
-"""Inputs that the weights are chosen by; samples kept apart are varied where there are fewer, but not to be more than
-there are to learn from."""
 AVERAGED = 0.1
 """The share of the steps over which weights are averaged."""
 ASTRAY = 1.2
@@ -93,14 +84,6 @@ class Task:
     lead: Callable[[Feed], Feed] = lambda feed: feed
     criterion: Criterion | None = None
     distilled: bool = True
-
-
-class Lesson(NamedTuple):
-    """What a step learns from: varied inputs, of which the teacher tells, and inputs as they are, with their labels."""
-
-    varied: Feed
-    plain: Feed
-    labels: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -192,22 +175,18 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
         state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
     """
     ends = time.perf_counter() + 60 * course.minutes
-    network, scales, exam = task.network, _scales(task, course), _exam(task, course)
+    lessons = Lessons(task.fit, task.check, course, task.fixed)
+    network, scales, exam = task.network, _scales(task, lessons), lessons.exam()
     before = _examined(task, exam, scales)
     now, pupil = _Standing(0, course.epochs, _copied(network), before), _Pupil(task, course)
-    steps = -(-task.fit.samples // _size(task, course))
-    everything = joined(task.fit.feeds), np.concatenate(task.fit.labels) if task.fit.labels else None
     if state is not None and state.exists():
         now, pupil = _resumed(state, now, pupil)
     while (
         now.epoch < now.epochs and now.waited < PATIENCE * now.epochs and (now.epoch == 0 or time.perf_counter() < ends)
     ):
         started = time.perf_counter()
-        rate, over = now.share * _rate(now.epochs, now.epoch), max(1, round(AVERAGED * now.epochs * steps))
-        losses = [
-            pupil.learn(_loss(task, lesson, scales), rate, over)
-            for lesson in _epoch(task, course, now.epoch, everything)
-        ]
+        rate, over = now.share * _rate(now.epochs, now.epoch), max(1, round(AVERAGED * now.epochs * lessons.steps))
+        losses = [pupil.learn(_loss(task, lesson, scales), rate, over) for lesson in lessons.epoch(now.epoch)]
         with pupil.at_its_mean():
             loss = _examined(task, exam, scales)
             if loss < now.least:
@@ -310,28 +289,17 @@ def _graded(task: Task, criterion: Criterion, feed: Feed, labels: NDArray[Any]) 
     return criterion.loss(made, tensor(labels).to(made.device))
 
 
-def _exam(task: Task, course: Course) -> list[Lesson]:
-    """The samples kept apart, as they are, and varied where there are few of them."""
-    rng = np.random.default_rng((course.seed, course.epochs))
-    check = task.check
-    plain = [Lesson(feed, feed, labels) for feed, labels in _pieces(check, course.batch, task)]
-    most = min(LOOKS, task.fit.samples) if task.distilled and check.samples > 1 else 0
-    more = max(0, most // check.samples - 1)
-    return plain + [lesson._replace(varied=_mixed(lesson.plain, rng)) for _ in range(more) for lesson in plain]
-
-
-def _examined(task: Task, exam: Sequence[Lesson], scales: Mapping[str, float]) -> float:
+def _examined(task: Task, exam: Sequence[tuple[Lesson, int]], scales: Mapping[str, float]) -> float:
     """The mean loss."""
-    counts = [task.check.batch(lesson.plain) for lesson in exam]
     with torch.no_grad():
-        losses = [float(_loss(task, lesson, scales)) for lesson in exam]
-    return float(np.average(losses, weights=counts))
+        losses = [float(_loss(task, lesson, scales)) for lesson, _ in exam]
+    return float(np.average(losses, weights=[count for _, count in exam]))
 
 
-def _scales(task: Task, course: Course) -> dict[str, float]:
+def _scales(task: Task, lessons: Lessons) -> dict[str, float]:
     """The variances of the teacher's values over all samples."""
     sums: dict[str, NDArray[np.float64]] = {}
-    for feed, _ in _pieces(task.fit, course.batch, task) if task.distilled else ():
+    for feed in lessons.plain() if task.distilled else ():
         for name, array in task.teacher(feed).items():
             values = np.asarray(array, np.float64)
             seen = np.array([values.size, values.sum(), np.square(values).sum()])
@@ -341,66 +309,6 @@ def _scales(task: Task, course: Course) -> dict[str, float]:
         variance = float(squares / count - (total / count) ** 2)
         scales[name] = variance if variance > TINY * squares / count else 1.0
     return scales
-
-
-def _pieces(batches: Batches, size: int, task: Task) -> Iterator[tuple[Feed, NDArray[Any] | None]]:
-    """Samples with their labels, in batches that are no larger than those of a step may be."""
-    for index, feed in enumerate(batches.feeds):
-        labels = batches.labels[index] if batches.labels else None
-        if task.fixed or batches.samples == 1:
-            yield feed, labels
-            continue
-        for start in range(0, batches.batch(feed), size):
-            part = slice(start, start + size)
-            yield {name: array[part] for name, array in feed.items()}, None if labels is None else labels[part]
-
-
-def _size(task: Task, course: Course) -> int:
-    """Samples of a step: no more than in a feed, which is as large as memory allows, or as the model takes it."""
-    size = task.fit.batch(task.fit.feeds[0])
-    return size if task.fixed else min(course.batch, size, max(1, task.fit.samples // STEPS))
-
-
-def _mixed(batch: Feed, rng: np.random.Generator) -> Feed:
-    """Samples varied among themselves."""
-    order = rng.permutation(len(next(iter(batch.values()))))
-    return _varied(batch, {name: array[order] for name, array in batch.items()}, rng)
-
-
-def _epoch(task: Task, course: Course, epoch: int, everything: tuple[Feed, NDArray[Any] | None]) -> Iterator[Lesson]:
-    """The samples in another order each time, in batches."""
-    rng = np.random.default_rng((course.seed, epoch))
-    (arrays, labels), fit = everything, task.fit
-    if fit.samples == 1:
-        yield Lesson(arrays, arrays, labels)
-        return
-    size = _size(task, course)
-    order, others = rng.permutation(fit.samples), rng.permutation(fit.samples)
-    for start in range(0, len(order), size):
-        some, beside = order[start : start + size], others[start : start + size]
-        batch = {name: array[some] for name, array in arrays.items()}
-        varied = _varied(batch, {name: array[beside] for name, array in arrays.items()}, rng)
-        yield Lesson(varied, batch, None if labels is None else labels[some])
-
-
-def _varied(batch: Feed, others: Feed, rng: np.random.Generator) -> Feed:
-    """Samples each mixed with another, moved and mirrored; what are no numbers with fractions stay as they are."""
-    made = {}
-    for name, array in batch.items():
-        if array.dtype.kind != "f":
-            made[name] = array
-            continue
-        part = rng.random((len(array), *[1] * (array.ndim - 1))).astype(array.dtype)
-        mixed = part * array + (1 - part) * others[name]
-        made[name] = np.stack([_moved(sample, rng) for sample in mixed]) if array.ndim > 2 else mixed
-    return made
-
-
-def _moved(sample: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    axes = range(1, sample.ndim)
-    most = [sample.shape[axis] // MOVED for axis in axes]
-    sample = np.roll(sample, [int(rng.integers(-far, far + 1)) for far in most], tuple(axes))
-    return np.flip(sample, -1) if rng.random() < 0.5 else sample
 
 
 def _copied(network: Network) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from onnx_tucker.extras.lessons import Lessons
 from onnx_tucker.runtime.inputs import Batches
 from onnx_tucker.runtime.session import run_named
 from onnx_tucker.settings import Course
@@ -98,7 +99,7 @@ def test_scales_are_of_all_samples() -> None:
     feed = subject.fit.feeds[0]
     single = Batches(40, [{"x": feed["x"][i : i + 1]} for i in range(40)])
     apart = training.Task(**{**vars(subject), "fit": single, "fixed": True})
-    scales = [training._scales(one, Course()) for one in (subject, apart)]
+    scales = [training._scales(one, Lessons(one.fit, one.check, Course(), one.fixed)) for one in (subject, apart)]
     assert scales[0]["y"] == pytest.approx(np.var(subject.teacher(feed)["y"]), rel=1e-5)
     assert scales[1] == pytest.approx(scales[0], rel=1e-5)
 
@@ -108,26 +109,9 @@ def test_a_single_sample_is_enough_to_run(tmp_path: Path) -> None:
     assert trained.epochs == 3
 
 
-@pytest.mark.parametrize(("count", "size"), [(400, 16), (40, 5), (3, 1)])
-def test_few_samples_make_small_batches(count: int, size: int) -> None:
-    subject = task(count)
-    assert training._size(subject, Course()) == size
-    assert training._size(subject, Course(batch=2)) == min(2, size)
-    assert training._size(task(count, fixed=True), Course()) == count
-
-
 def test_weights_of_many_inputs_take_smaller_steps() -> None:
     sizes = [(64, 4, 3, 3), (64, 256, 3, 3), (10, 27648), (27648, 10), (64,)]
     network = training.Network(made(WEIGHTS), [])
     network.weights = {str(shape): torch.ones(shape) for shape in sizes}
     rates = [group["lr"] for group in training._groups(network, Course(learning_rate=1.0))]
     assert rates == pytest.approx([1, (128 / 2304) ** 0.5, (128 / 27648) ** 0.5, (128 / 27648) ** 0.5, 1])
-
-
-def test_inputs_are_varied_and_integers_are_not() -> None:
-    rng = np.random.default_rng(0)
-    feed = {"x": RNG.standard_normal((4, 3, 16, 16)).astype(np.float32), "i": np.arange(4)}
-    varied = training._mixed(feed, rng)
-    assert varied["x"].shape == feed["x"].shape
-    assert not np.array_equal(varied["x"], feed["x"])
-    assert varied["i"] is feed["i"]

@@ -1,0 +1,121 @@
+"""What a network in training learns from, and what it is examined on.
+
+A teacher can say what any input should give, so inputs are varied: two are mixed (Zhang et al., "mixup: Beyond
+Empirical Risk Minimization", ICLR 2018), moved along the axes behind the channels, and mirrored along the last.
+Labels hold for inputs as they are, and are learnt of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tucker.runtime.inputs import Batches, joined
+from onnx_tucker.runtime.session import Feed
+from onnx_tucker.settings import Course
+
+MOVED = 8
+"""Inputs are moved along an axis by at most one part in so many."""
+STEPS = 8
+"""Of an epoch, at least, if there are as many samples."""
+LOOKS = 16
+"""Inputs that the weights are chosen by; samples kept apart are varied where there are fewer, but not to be more than
+there are to learn from."""
+
+
+class Lesson(NamedTuple):
+    """What a step learns from: varied inputs, of which the teacher tells, and inputs as they are, with their labels."""
+
+    varied: Feed
+    plain: Feed
+    labels: NDArray[Any] | None
+
+
+class Lessons:
+    """All that there is to learn from.
+
+    Args:
+        fit: the samples that are trained on.
+        check: the samples that tell how good the network is.
+        course: how to train.
+        fixed: whether the model takes batches of one size only.
+
+    Attributes:
+        size: samples of a step: no more than in a feed, which is as large as memory allows, or as the model takes it.
+        steps: of an epoch.
+    """
+
+    def __init__(self, fit: Batches, check: Batches, course: Course, fixed: bool = False) -> None:
+        self._fit, self._check, self._course, self._fixed = fit, check, course, fixed
+        self._arrays = joined(fit.feeds)
+        self._labels = np.concatenate(fit.labels) if fit.labels else None
+        size = fit.batch(fit.feeds[0])
+        self.size = size if fixed else min(course.batch, size, max(1, fit.samples // STEPS))
+        self.steps = -(-fit.samples // self.size)
+
+    def epoch(self, number: int) -> Iterator[Lesson]:
+        """The samples in another order each time, in batches."""
+        rng, count = np.random.default_rng((self._course.seed, number)), self._fit.samples
+        if count == 1:
+            yield Lesson(self._arrays, self._arrays, self._labels)
+            return
+        order, others = rng.permutation(count), rng.permutation(count)
+        for start in range(0, count, self.size):
+            some, beside = order[start : start + self.size], others[start : start + self.size]
+            batch = {name: array[some] for name, array in self._arrays.items()}
+            mixed = varied(batch, {name: array[beside] for name, array in self._arrays.items()}, rng)
+            yield Lesson(mixed, batch, None if self._labels is None else self._labels[some])
+
+    def plain(self) -> Iterator[Feed]:
+        """The samples as they are."""
+        return (lesson.plain for lesson in self._pieces(self._fit))
+
+    def exam(self) -> list[tuple[Lesson, int]]:
+        """The samples kept apart, as they are, and varied where there are few of them, and how many a batch holds."""
+        rng, check = np.random.default_rng((self._course.seed, self._course.epochs)), self._check
+        lessons = list(self._pieces(check))
+        most = min(LOOKS, self._fit.samples) if self._course.loss != "labels" and check.samples > 1 else 0
+        more = max(0, most // check.samples - 1)
+        lessons += [lesson._replace(varied=_mixed(lesson.plain, rng)) for _ in range(more) for lesson in lessons]
+        return [(lesson, check.batch(lesson.plain)) for lesson in lessons]
+
+    def _pieces(self, batches: Batches) -> Iterator[Lesson]:
+        """Samples as they are, in batches that are no larger than those of a step may be."""
+        for index, feed in enumerate(batches.feeds):
+            labels = batches.labels[index] if batches.labels else None
+            if self._fixed or batches.samples == 1:
+                yield Lesson(feed, feed, labels)
+                continue
+            for start in range(0, batches.batch(feed), self._course.batch):
+                part = slice(start, start + self._course.batch)
+                some = {name: array[part] for name, array in feed.items()}
+                yield Lesson(some, some, None if labels is None else labels[part])
+
+
+def varied(batch: Feed, others: Feed, rng: np.random.Generator) -> Feed:
+    """Samples each mixed with another, moved and mirrored; what are no numbers with fractions stay as they are."""
+    made = {}
+    for name, array in batch.items():
+        if array.dtype.kind != "f":
+            made[name] = array
+            continue
+        part = rng.random((len(array), *[1] * (array.ndim - 1))).astype(array.dtype)
+        mixed = part * array + (1 - part) * others[name]
+        made[name] = np.stack([_moved(sample, rng) for sample in mixed]) if array.ndim > 2 else mixed
+    return made
+
+
+def _mixed(batch: Feed, rng: np.random.Generator) -> Feed:
+    """Samples varied among themselves."""
+    order = rng.permutation(len(next(iter(batch.values()))))
+    return varied(batch, {name: array[order] for name, array in batch.items()}, rng)
+
+
+def _moved(sample: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    axes = range(1, sample.ndim)
+    most = [sample.shape[axis] // MOVED for axis in axes]
+    sample = np.roll(sample, [int(rng.integers(-far, far + 1)) for far in most], tuple(axes))
+    return np.flip(sample, -1) if rng.random() < 0.5 else sample

@@ -1,0 +1,58 @@
+"""What a network learns from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_tucker.extras.lessons import LOOKS, Lessons, varied
+from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.settings import Course
+
+RNG = np.random.default_rng(0)
+
+
+def samples(count: int, *, labelled: bool = False) -> Batches:
+    x = RNG.standard_normal((count, 3)).astype(np.float32)
+    return Batches(count, [{"x": x}], [x[:, 0]] if labelled else ())
+
+
+@pytest.mark.parametrize(("count", "size"), [(400, 16), (40, 5), (3, 1)])
+def test_few_samples_make_small_batches(count: int, size: int) -> None:
+    fit = samples(count)
+    assert Lessons(fit, fit, Course()).size == size
+    assert Lessons(fit, fit, Course(batch=2)).size == min(2, size)
+    assert Lessons(fit, fit, Course(), fixed=True).size == count
+
+
+def test_an_epoch_has_every_sample_once_beside_its_label_in_an_order_of_its_own() -> None:
+    fit = samples(21, labelled=True)
+    lessons = Lessons(fit, fit, Course())
+    orders = []
+    for number in (0, 1, 0):
+        epoch = list(lessons.epoch(number))
+        assert len(epoch) == lessons.steps
+        seen = np.concatenate([lesson.plain["x"] for lesson in epoch])
+        assert np.array_equal(np.concatenate([np.asarray(lesson.labels) for lesson in epoch]), seen[:, 0])
+        assert np.array_equal(np.sort(seen, axis=0), np.sort(fit.feeds[0]["x"], axis=0))
+        assert not any(np.array_equal(lesson.varied["x"], lesson.plain["x"]) for lesson in epoch)
+        orders.append(seen)
+    assert np.array_equal(orders[0], orders[2])
+    assert not np.array_equal(orders[0], orders[1])
+
+
+@pytest.mark.parametrize(("kept", "looks"), [(2, LOOKS), (40, 40), (1, 1)])
+def test_few_samples_kept_apart_are_varied_for_the_exam(kept: int, looks: int) -> None:
+    exam = Lessons(samples(100), samples(kept), Course()).exam()
+    assert sum(count for _, count in exam) == looks
+    assert [np.array_equal(lesson.varied["x"], lesson.plain["x"]) for lesson, _ in exam].count(True) == -(-kept // 16)
+    assert len(Lessons(samples(100), samples(2), Course(loss="labels")).exam()) == 1
+
+
+def test_inputs_are_varied_and_integers_are_not() -> None:
+    rng = np.random.default_rng(0)
+    feed = {"x": RNG.standard_normal((4, 3, 16, 16)).astype(np.float32), "i": np.arange(4)}
+    made = varied(feed, {name: array[::-1] for name, array in feed.items()}, rng)
+    assert made["x"].shape == feed["x"].shape
+    assert not np.array_equal(made["x"], feed["x"])
+    assert made["i"] is feed["i"]
