@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection, Mapping
+from itertools import pairwise
+
+import numpy as np
 
 from onnx_tucker.allocate import Allocator, rules_of
 from onnx_tucker.errors import PromiseError
@@ -28,10 +32,13 @@ NOTHING = 1.0
 def front(job: Job, promises: Promises, number: int) -> Front:
     """Models of which each loses less than all that cost less.
 
+    As many are made as are asked for, evenly spread by estimate, and for those that turn out no better than others
+    up to as many again, where the front has its widest gaps.
+
     Args:
         job: the run.
         promises: compares and scores them.
-        number: models that are made; those that are no better than others are left out.
+        number: how many, at most.
 
     Raises:
         PromiseError: the model cannot be run.
@@ -39,23 +46,32 @@ def front(job: Job, promises: Promises, number: int) -> Front:
     if job.session is None or job.inputs is None:
         raise PromiseError("A sweep compares outputs, and the model cannot be run; see the reason above.")
     quantity = "time" if job.settings.benchmark and job.timed_feed is not None else "flops"
-    allocations = Allocator(job, [quantity]).path(quantity, number)
-    spots: list[Spot] = []
+    ways = Allocator(job, [quantity]).path(quantity, 2 * number)
+    evenly = np.linspace(0, len(ways) - 1, min(number, len(ways))).round().astype(int).tolist()
+    middle = len(evenly) // 2
+    left = [evenly[middle], *evenly[:middle], *evenly[middle + 1 :]]
     basis: Basis | None = None
-    middle = len(allocations) // 2
-    for i, allocation in enumerate([allocations[middle], *allocations[:middle], *allocations[middle + 1 :]]):
-        job.progress("making models", i, len(allocations))
-        made = make(job, decide(job, rules_of(allocation)), basis)
-        basis = basis or made.plan(job).basis  # what is best for the one in the middle does for all
-        spots.append(_spot(job, promises, made))
-        logger.info("error %.4g at %s", spots[-1].error, spots[-1].shares)
-        if i > middle and spots[-1].error >= NOTHING:
-            break
-    job.progress("making models", len(allocations), len(allocations))
+    made: dict[int, Spot] = {}
+    best: dict[int, Spot] = {}
+    useless = len(ways)
+    while left:
+        way = left.pop(0)
+        if way < useless:
+            job.progress("making models", len(made), max(number, len(made) + 1))
+            one = make(job, decide(job, rules_of(ways[way])), basis)
+            basis = basis or one.plan(job).basis  # what is best for the one in the middle does for all
+            made[way] = spot = _spot(job, promises, one)
+            logger.info("error %.4g at %s", spot.error, spot.shares)
+            best = _undominated(made, quantity)
+            if way > evenly[middle] and spot.error >= NOTHING:
+                useless = way
+        if not left and len(best) < number:
+            left = _between(best, quantity, set(range(useless)) - made.keys())
+    job.progress("making models", len(made), len(made))
     return Front(
         quantity=quantity,
         original_score=promises.original_score,
-        spots=_undominated(spots, quantity),
+        spots=list(best.values()),
         environment=environment(job.stopwatch.machine),
         settings=job.settings.as_dict(),
     )
@@ -78,10 +94,24 @@ def _spot(job: Job, promises: Promises, made: Made) -> Spot:
     return Spot(shares, totals.speedup, totals.speedup_ci, error, closeness, verdict.score, made.plan(job))
 
 
-def _undominated(spots: list[Spot], quantity: str) -> list[Spot]:
+def _undominated(spots: Mapping[int, Spot], quantity: str) -> dict[int, Spot]:
     """Those that lose less than all that cost less, the most costly first."""
-    kept: list[Spot] = []
-    for spot in sorted(spots, key=lambda spot: (spot.shares.get(quantity, 1.0), spot.error)):
-        if spot.error < min((other.error for other in kept), default=float("inf")):
-            kept.append(spot)
-    return kept[::-1]
+    kept: dict[int, Spot] = {}
+    for way, spot in sorted(spots.items(), key=lambda item: (_cost(item[1], quantity), item[1].error)):
+        if spot.error < min((other.error for other in kept.values()), default=math.inf):
+            kept[way] = spot
+    return dict(reversed(kept.items()))
+
+
+def _between(best: Mapping[int, Spot], quantity: str, untried: Collection[int]) -> list[int]:
+    """The untried way in the middle of the widest gap of a front that has any, as the only one; none where none has."""
+    gaps = []
+    for (before, above), (behind, below) in pairwise(best.items()):
+        inside = sorted(way for way in untried if before < way < behind)
+        if inside:
+            gaps.append((_cost(above, quantity) / _cost(below, quantity), inside[len(inside) // 2]))
+    return [max(gaps)[1]] if gaps else []
+
+
+def _cost(spot: Spot, quantity: str) -> float:
+    return spot.shares.get(quantity, 1.0)

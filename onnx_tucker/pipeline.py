@@ -117,7 +117,7 @@ def sweep(
 
     Args:
         model: a model or the path of one; it is not changed.
-        points: models that are made; those that are no better than others are left out.
+        points: how many, at most.
         plans: folder for the plan of each model, in the order of the front.
         progress: is told what is being done.
         **options: the fields of `Settings` that do not concern a single result.
