@@ -30,7 +30,7 @@ import onnxruntime as ort
 import onnx_tucker
 from onnx_tucker import calibrate
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.metric import roots
+from onnx_tucker.factor.metric import Root
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import prepare
@@ -202,7 +202,7 @@ def _whitened(subject: Subject, plan: Plan, options: Mapping[str, Any]) -> onnx.
         parts = []
         for part, goal in zip(np.split(weight, stage.groups), goals or [], strict=True):
             wide = stage.inp >= WIDE
-            half, inverse = (None, None) if wide else roots(goal.metric.channels(stage.inp))
+            half, inverse = (None, None) if wide else goal.metric.roots(stage.inp)
             chain = METHODS[choice.method or ""].chain(_turned(part, half), stage, choice.ranks or ())
             parts.append(_turned(reconstruct(chain), inverse))
         planned[one.place.label] = Candidate(None, None, (stage,), 0.0)
@@ -211,9 +211,9 @@ def _whitened(subject: Subject, plan: Plan, options: Mapping[str, Any]) -> onnx.
     return splice(job.model, planned, weights, job.found, job.context)
 
 
-def _turned(weight: Array, by: Array | None) -> Array:
+def _turned(weight: Array, by: Root | None) -> Array:
     """A weight whose input channels are mixed, if by anything."""
-    return weight if by is None else np.moveaxis(np.tensordot(weight, by, (1, 0)), -1, 1)
+    return weight if by is None else by.times(weight, 1)
 
 
 def _line(row: Row) -> str:

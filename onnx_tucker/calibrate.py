@@ -79,7 +79,8 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         DataError: see `statistics.of_model`.
     """
     for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
-        yield None if known is None else known.goals(found.site.read(), RIDGES[-1], bias=found.site.bias)
+        trust = Trust(RIDGES[-1], None, found.site.bias)
+        yield None if known is None else _goals(found.site, known, trust)
 
 
 def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterator[Chain]:
@@ -96,7 +97,7 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
             yield decomposed(found.site.read(), found.site.stage, candidate)
             continue
         means = found.site.bias and known.rows >= FEW
-        chain = _chain(found.site, candidate, known, Trust(RIDGES[0], None, means), ROUNDS)
+        chain = _chain(found.site, candidate, _goals(found.site, known, Trust(RIDGES[0], None, means)), ROUNDS)
         bias = own_bias(job, found) if means else None
         yield chain if bias is None else replace(chain, bias=bias + known.bias(reconstruct(chain)))
 
@@ -219,7 +220,7 @@ class Fitting:
         trust = self._trusted(found, candidate, halves)
         if candidate.method is None and trust.ridge == RIDGES[0]:
             return None
-        chain = _chain(site, candidate, known, trust, self._rounds)
+        chain = _chain(site, candidate, _goals(site, known, trust), self._rounds)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
         if trust.means:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
@@ -249,18 +250,30 @@ class Fitting:
         means = found.site.bias and enough
         strength = ridge(*halves, found.site.read(), bias=means) if enough else RIDGES[0]
 
-        def held_out(shrink: float | None) -> float:
-            trust, pairs = Trust(strength, shrink, means), (halves, halves[::-1])
-            chains = ((reconstruct(_chain(found.site, candidate, a, trust, 0)), b) for a, b in pairs)
-            return sum(b.loss(np.split(weight, stage.groups), bias=means) for weight, b in chains)
-
         unsure = few(self._job) or rows < 4 * stage.inp * stage.window.volume
-        return Trust(strength, min(SHRINKS, key=held_out) if unsure and candidate.method else None, means)
+        if not unsure or candidate.method is None:
+            return Trust(strength, None, means)
+        targets = [half.targets(found.site.read(), strength, bias=means) for half in halves]
+
+        def held_out(shrink: float | None) -> float:
+            loss = 0.0
+            for one, other, wanted in zip(halves, halves[::-1], targets, strict=True):
+                goals = one.goals(wanted, bias=means, shrink=shrink)
+                weight = reconstruct(_chain(found.site, candidate, goals, rounds=0))
+                loss += other.loss(np.split(weight, stage.groups), bias=means)
+            return loss
+
+        return Trust(strength, min(SHRINKS, key=held_out), means)
 
 
-def _chain(site: Site, candidate: Candidate, known: Statistics, trust: Trust, rounds: int) -> Chain:
-    """The chain of a candidate that does best on some rows; without a method, the weight that does."""
-    goals = known.goals(site.read(), trust.ridge, bias=trust.means, shrink=trust.shrink)
+def _goals(site: Site, known: Statistics, trust: Trust) -> list[Goal]:
+    """What the weight of each group should be, by what is known of its rows."""
+    targets = known.targets(site.read(), trust.ridge, bias=trust.means)
+    return known.goals(targets, bias=trust.means, shrink=trust.shrink)
+
+
+def _chain(site: Site, candidate: Candidate, goals: Sequence[Goal], rounds: int) -> Chain:
+    """The chain of a candidate that meets goals best; without a method, the weight that does."""
     if candidate.method is None:
         return Chain(candidate.stages, (np.concatenate([goal.target for goal in goals]).reshape(site.stage.shape),))
     return fit(METHODS[candidate.method], site.stage, candidate.ranks or (), goals, rounds)

@@ -127,7 +127,9 @@ def sweep() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="IN", help="the model; it is never changed")
-    parser.add_argument("--points", metavar="N", type=int, default=12, help="models on the front, at most (default: 12)")
+    parser.add_argument(
+        "--points", metavar="N", type=int, default=12, help="models on the front, at most (default: 12)"
+    )
     parser.add_argument("--plans", metavar="DIR", help="folder to write the plans to")
     parser.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
     _add_sites(parser.add_argument_group("what to factorise"))

@@ -21,7 +21,7 @@ import scipy
 
 from onnx_tucker.factor.axes import Axes, product
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.metric import FLOOR, Metric, Product, roots, solved
+from onnx_tucker.factor.metric import Metric, Product
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
@@ -100,16 +100,17 @@ class _Factors(Axes):
 
     def start(self) -> list[Array]:
         """The decomposition of the weight by its values, its input channels whitened."""
-        half, inverse = roots(self.goal.metric.channels(self.stage.inp))
-        target = np.einsum("oik,ij->ojk", self.goal.target, half)
+        half, inverse = self.goal.metric.roots(self.stage.inp)
+        target = half.times(self.goal.target, 1)
         found = self.named(self.method.factors(target.reshape(self.stage.shape), self.ranks))
-        first = self.terms[0]
-        found[0] = np.einsum(f"{first},ij->{first.replace('i', 'j')}", found[0], inverse)
+        found[0] = inverse.times(found[0], self.terms[0].index("i"))
         return found
 
     def close(self, found: Sequence[Array]) -> list[Array]:
         """Refits the last factor, and the one before it too where the last is a basis of the output."""
         kept = list(found[: len(self.terms) - 1 - self.merged])
+        if len(kept) == 1:  # only what it spans counts
+            kept = [np.linalg.qr(kept[0].reshape(len(kept[0]), -1).T)[0].T.reshape(kept[0].shape)]
         terms = self.terms[: len(kept)]
         basis = self.terms[-1][1:]
         head = self.terms[-2].replace(basis, "o") if self.merged else self.terms[-1]
@@ -117,12 +118,10 @@ class _Factors(Axes):
         best, axes = self.goal.target.reshape(self.stage.out, -1), {c: self.sizes[c] for c in self.whole[1:]}
         outputs = self.goal.metric.times(best)
         if terms:
-            moment = self.goal.metric.through(Product(terms, kept, rest, axes))
             shaped = outputs.reshape(-1, *axes.values())
-            crossed = product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(len(moment), -1)
-            floor = FLOOR * (np.trace(moment) / len(moment) or 1.0)
-            best = solved(moment + floor * np.eye(len(moment)), crossed).T
-            covariance = best @ moment @ best.T
+            crossed = product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(-1, self.stage.out)
+            best = self.goal.metric.solve(Product(terms, kept, rest, axes), crossed).T
+            covariance = best @ crossed
         else:  # it multiplies the patches themselves
             covariance = outputs @ best.T
         if not self.merged:

@@ -32,6 +32,16 @@ class Product(NamedTuple):
     result: str
     patch: Mapping[str, int]
 
+    @property
+    def orthonormal(self) -> bool:
+        """Whether it is one factor, and lengths and angles within what it spans stay as they are."""
+        if len(self.factors) != 1:
+            return False
+        new = [i for i, c in enumerate(self.terms[0]) if c not in self.patch]
+        rows = np.moveaxis(self.factors[0], new, range(len(new)))
+        rows = rows.reshape(int(np.prod(rows.shape[: len(new)])), -1)
+        return bool(np.allclose(rows @ rows.T, np.eye(len(rows)), rtol=0.0, atol=FLOOR))
+
 
 class Metric(Protocol):
     """A second moment of patches, (in * volume, in * volume), positive definite."""
@@ -44,9 +54,40 @@ class Metric(Protocol):
         """The second moment of the `inp` input channels, mean over the kernel elements."""
         ...
 
+    def roots(self, inp: int) -> tuple[Root, Root]:
+        """Symmetric square root of the second moment of the input channels, and its inverse."""
+        ...
+
     def through(self, product: Product) -> Array:
         """The second moment of what patches become."""
         ...
+
+    def solve(self, product: Product, right: Array) -> Array:
+        """The solution of `through(product) @ x = right`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Root:
+    """A symmetric matrix: scale * I + vectors @ diag(values) @ vectors^T.
+
+    Attributes:
+        vectors: orthonormal columns, (width, any number).
+        values: one for each of them.
+        scale: of the identity.
+    """
+
+    vectors: Array
+    values: Array
+    scale: float = 0.0
+
+    def times(self, array: Array, axis: int) -> Array:
+        """Multiplies an array by it along an axis."""
+        moved = np.moveaxis(array, axis, -1)
+        made = moved @ self.vectors * self.values @ self.vectors.T
+        if self.scale:
+            made += self.scale * moved
+        return np.asarray(np.moveaxis(made, -1, axis))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +105,10 @@ class Dense:
         moment = self.moment.reshape(inp, -1, inp, len(self.moment) // inp)
         return np.asarray(np.einsum("ikjk->ij", moment) / moment.shape[1])
 
+    def roots(self, inp: int) -> tuple[Root, Root]:
+        """See `Metric`."""
+        return _roots(self.channels(inp))
+
     def through(self, product: Product) -> Array:
         """See `Metric`."""
         terms, factors, result, patch = product
@@ -71,6 +116,10 @@ class Dense:
         equation = f"{','.join((*terms, *again))},{letters}{letters.upper()}->{result}{result.upper()}"
         shaped = self.moment.reshape(*patch.values(), *patch.values())
         return _square(np.einsum(equation, *factors, *factors, shaped, optimize=True))
+
+    def solve(self, product: Product, right: Array) -> Array:
+        """See `Metric`."""
+        return _solved(self.through(product), right)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +153,21 @@ class Sampled:
             moment -= mean @ mean.T
         return np.asarray(moment * (self.share / volume) + self.ridge * np.eye(inp))
 
+    def roots(self, inp: int) -> tuple[Root, Root]:
+        """See `Metric`; from the singular values of the rows, if they are channels and fewer than those."""
+        count, width = self.rows.shape
+        if width > inp or count >= width:
+            return _roots(self.channels(inp))
+        _, values, vectors = np.linalg.svd(centred(self.rows, self.central), full_matrices=False)
+        squares = self.ridge + np.square(values) * (self.share / count)
+        least = FLOOR * (squares.max() or 1.0)
+        scale, kept = np.sqrt(max(self.ridge, least)), np.sqrt(np.maximum(squares, least))
+        return Root(vectors.T, kept - scale, scale), Root(vectors.T, 1 / kept - 1 / scale, 1 / scale)
+
     def through(self, product: Product) -> Array:
         """See `Metric`."""
         terms, factors, result, patch = product
-        letters = "".join(patch)
-        rows = self.rows.reshape(-1, *patch.values())
-        seen = np.einsum(f"{','.join(terms)},n{letters}->n{result}", *factors, rows, optimize=True)
-        seen = centred(seen.reshape(len(rows), -1), self.central) * np.sqrt(self.share / len(rows))
+        seen = self._seen(product)
         # The identity: axes that are left alone meet themselves only, the others are summed over.
         alone = [c for c in result if c in patch]
         again = ["".join(c.upper() if c in result else c for c in term) for term in terms]
@@ -121,6 +178,21 @@ class Sampled:
         moment = np.asarray(seen.T @ seen)
         moment += _square(same)
         return moment
+
+    def solve(self, product: Product, right: Array) -> Array:
+        """See `Metric`; in the space of the rows (Woodbury), if they are fewer and the identity stays one."""
+        seen = self._seen(product)
+        if len(seen) >= len(right) or not product.orthonormal:
+            return _solved(self.through(product), right)
+        inner = seen @ seen.T + self.ridge * np.eye(len(seen))
+        return np.asarray((right - seen.T @ solved(inner, seen @ right)) / self.ridge)
+
+    def _seen(self, product: Product) -> Array:
+        """What the rows become, (count, values), scaled so that the sum of their squares is a share of the mean."""
+        terms, factors, result, patch = product
+        rows = self.rows.reshape(-1, *patch.values())
+        seen = np.einsum(f"{','.join(terms)},n{''.join(patch)}->n{result}", *factors, rows, optimize=True)
+        return np.asarray(centred(seen.reshape(len(rows), -1), self.central) * np.sqrt(self.share / len(rows)))
 
 
 def centred(rows: Array, central: bool) -> Array:
@@ -134,11 +206,16 @@ def _square(moment: Array) -> Array:
     return np.asarray(moment.reshape(width, width))
 
 
-def roots(moment: Array) -> tuple[Array, Array]:
+def _roots(moment: Array) -> tuple[Root, Root]:
     """Symmetric square root of a second moment, and its inverse."""
     values, vectors = np.linalg.eigh(moment)
     values = np.sqrt(np.maximum(values, FLOOR * (values.max() or 1.0)))
-    return vectors * values @ vectors.T, vectors / values @ vectors.T
+    return Root(vectors, values), Root(vectors, 1 / values)
+
+
+def _solved(moment: Array, right: Array) -> Array:
+    """The solution of `moment @ x = right` for a moment that may be singular."""
+    return solved(moment + FLOOR * (np.trace(moment) / len(moment) or 1.0) * np.eye(len(moment)), right)
 
 
 def solved(moment: Array, right: Array) -> Array:

@@ -57,12 +57,21 @@ class Statistics(Protocol):
         """What is known of the rows of both."""
         ...
 
-    def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
-        """What each group's weight should be, and how much it matters where it is not.
+    def targets(self, weight: Array, ridge: float, *, bias: bool) -> list[Array]:
+        """What each group's weight should be, (out, in, volume).
 
         Args:
             weight: the trained one, (groups * out, in, *kernel).
             ridge: how strongly it draws, relative to the mean square of an input.
+            bias: whether the layer has a bias to take the means.
+        """
+        ...
+
+    def goals(self, targets: Sequence[Array], *, bias: bool, shrink: float | None = None) -> list[Goal]:
+        """The same, and how much it matters where a weight is not that.
+
+        Args:
+            targets: what each group's weight should be.
             bias: whether the layer has a bias to take the means.
             shrink: the share of the identity in the second moment, 1 for what the weight alone says; None for what the
                 number of rows says.
@@ -118,26 +127,31 @@ class Samples:
     def _both(self) -> tuple[Array, Array]:
         return self.patches, self.outputs
 
-    def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
+    def targets(self, weight: Array, ridge: float, *, bias: bool) -> list[Array]:
         """See `Statistics`; the equation of the module in the space of the rows (Woodbury)."""
         groups, count, out = self.outputs.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
-        for p, y, gram, own in zip(self.patches, self.outputs, self._grams(), shaped, strict=True):
-            width = p.shape[1]
-            gram = centred(centred(gram, bias).T, bias)
-            mean = np.trace(gram) / width or 1.0
-            missed = solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
+        for p, y, gram, own in zip(self.patches, self.outputs, self._grams(bias), shaped, strict=True):
+            pull = ridge * _mean(gram, p.shape[1])
+            missed = solved(gram + pull * np.eye(count), centred(y - p @ own.T, bias))
             target = own + centred(missed, bias).T @ p / count
-            shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), width, count)
-            metric = Sampled(p, shrunk * mean, 1 - shrunk, bias)
-            found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
+            found.append(target.reshape(out, weight.shape[1], -1))
         return found
 
-    def _grams(self) -> list[Array]:
+    def goals(self, targets: Sequence[Array], *, bias: bool, shrink: float | None = None) -> list[Goal]:
+        """See `Statistics`."""
+        found = []
+        for p, gram, target in zip(self.patches, self._grams(bias), targets, strict=True):
+            mean = _mean(gram, p.shape[1])
+            shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], self.rows)
+            found.append(Goal(target, Sampled(p, shrunk * mean, 1 - shrunk, bias)))
+        return found
+
+    def _grams(self, bias: bool) -> list[Array]:
         """The inner products of all rows with one another, over their number, for every group."""
         if len(self._known) != len(self.patches) or len(self._known[0]) != self.rows:
             self._known = [p @ p.T / len(p) for p in self.patches]
-        return self._known
+        return [centred(centred(gram, bias).T, bias) for gram in self._known]
 
     def bias(self, weight: Array) -> Array:
         """See `Statistics`."""
@@ -200,18 +214,24 @@ class Moments:
             self.crossed + other.crossed,
         )
 
-    def goals(self, weight: Array, ridge: float, *, bias: bool, shrink: float | None = None) -> list[Goal]:
+    def targets(self, weight: Array, ridge: float, *, bias: bool) -> list[Array]:
         """See `Statistics`."""
         groups, out = self.output.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
         for squared, crossed, own in zip(*self._about(bias), shaped, strict=True):
+            pull = ridge * _mean(squared, len(squared))
+            target = solved(squared + pull * np.eye(len(squared)), (crossed + pull * own).T).T
+            found.append(target.reshape(out, weight.shape[1], -1))
+        return found
+
+    def goals(self, targets: Sequence[Array], *, bias: bool, shrink: float | None = None) -> list[Goal]:
+        """See `Statistics`."""
+        found = []
+        for squared, target in zip(self._about(bias)[0], targets, strict=True):
             width = len(squared)
-            mean = np.trace(squared) / width or 1.0
-            pull = ridge * mean
-            target = solved(squared + pull * np.eye(width), (crossed + pull * own).T).T
+            mean = _mean(squared, width)
             shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
-            metric = Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))
-            found.append(Goal(target.reshape(out, weight.shape[1], -1), metric))
+            found.append(Goal(target, Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))))
         return found
 
     def bias(self, weight: Array) -> Array:
@@ -256,6 +276,11 @@ def restored(stage: Stage, arrays: Mapping[str, NDArray[Any]]) -> Statistics:
     return Moments.none(stage) + Moments(int(arrays["rows"]), *sums)
 
 
+def _mean(moment: Array, width: int) -> float:
+    """The mean of the diagonal of a second moment of so many values, in which pulls are measured."""
+    return float(np.trace(moment)) / width or 1.0
+
+
 def _shrinkage(mean: float, squared: float, width: int, rows: int) -> float:
     """How far a second moment of few rows is to be drawn towards a multiple of the identity, from 0 to 1.
 
@@ -289,12 +314,12 @@ def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool) -> f
         one: what is known of some samples.
         other: of others.
         weight: the trained weight.
-        bias: as in `Statistics.goals`.
+        bias: as in `Statistics.targets`.
     """
 
     def loss(value: float) -> float:
         pairs = ((one, other), (other, one))
-        return sum(b.loss([g.target for g in a.goals(weight, value, bias=bias)], bias=bias) for a, b in pairs)
+        return sum(b.loss(a.targets(weight, value, bias=bias), bias=bias) for a, b in pairs)
 
     losses = [loss(RIDGES[0])]
     for value in RIDGES[1:]:  # as weak as it helps, from the trained weight on

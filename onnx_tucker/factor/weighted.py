@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_tucker.factor.metric import Metric, roots
+from onnx_tucker.factor.metric import Metric
 from onnx_tucker.factor.unfold import UNFOLDINGS, Spectra, singular_values
 from onnx_tucker.types import Array
 
@@ -33,6 +33,5 @@ class Weighted(Spectra):
             matrix = part.reshape(len(part), -1)
             found = np.linalg.eigvalsh(metric.times(matrix) @ matrix.T)[::-1]
             return np.sqrt(np.maximum(found, 0.0))
-        half, _ = roots(metric.channels(part.shape[1]))
-        whitened = np.moveaxis(np.tensordot(part, half, (1, 0)), -1, 1)
-        return singular_values(UNFOLDINGS[key](whitened))
+        half, _ = metric.roots(part.shape[1])
+        return singular_values(UNFOLDINGS[key](half.times(part, 1)))
