@@ -200,32 +200,35 @@ def _budgets(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str
 
 def _policies(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str, dict[str, Any]]:
     """Of each budget the best of the policies within it, of all that are made for any of them."""
-    options = options_of(subject, threads)
-    made: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        options = {**options_of(subject, threads), "cache": cache}
+        made: dict[str, dict[str, Any]] = {}
 
-    def share(quantity: str, ranks: str) -> float:
-        if ranks not in made:
-            result = onnx_tucker.compress(subject.path, ranks=ranks, keep_slower=True, **options)
-            made[ranks] = _found(subject, result, threads)
-        return float(made[ranks]["flops"] if quantity == "flops" else 1 / made[ranks]["speedup"])
+        def share(quantity: str, ranks: str) -> float:
+            timed = quantity == "time"  # what takes long is done only where it counts
+            if ranks not in made or (timed and not made[ranks]["speedup"]):
+                result = onnx_tucker.compress(subject.path, ranks=ranks, keep_slower=True, benchmark=timed, **options)
+                made[ranks] = _found(subject, result, threads)
+            return float(1 / made[ranks]["speedup"] if timed else made[ranks]["flops"])
 
-    counted = {name: _by_flops(subject, name, options) for name in POLICIES}
-    for budget in budgets:
-        quantity, _, most = budget.partition(":")
-        for ordered in counted.values():
-            if quantity == "flops":
-                for ranks in [ranks for ranks, flops in ordered.items() if flops <= float(most)][:NEAREST]:
-                    share(quantity, ranks)
-            else:  # more FLOPs take more time
-                bisect.bisect_left(list(ordered), -float(most), key=lambda ranks: -share(quantity, ranks))
-    best = {}
-    for budget in budgets:
-        quantity, _, most = budget.partition(":")
-        inside = [ranks for ranks in made if share(quantity, ranks) <= float(most)]
-        if inside:
-            first = max(inside, key=lambda ranks: made[ranks]["score"])
-            best[budget] = {"ranks": first, **made[first]}
-    return best
+        counted = {name: _by_flops(subject, name, options) for name in POLICIES}
+        for budget in budgets:
+            quantity, _, most = budget.partition(":")
+            for ordered in counted.values():
+                if quantity == "flops":
+                    for ranks in [ranks for ranks, flops in ordered.items() if flops <= float(most)][:NEAREST]:
+                        share(quantity, ranks)
+                else:  # more FLOPs take more time
+                    bisect.bisect_left(list(ordered), -float(most), key=lambda ranks: -share(quantity, ranks))
+        best = {}
+        for budget in budgets:
+            quantity, _, most = budget.partition(":")
+            known = [ranks for ranks in made if quantity == "flops" or made[ranks]["speedup"]]
+            inside = [ranks for ranks in known if share(quantity, ranks) <= float(most)]
+            if inside:
+                first = max(inside, key=lambda ranks: made[ranks]["score"])
+                best[budget] = {"ranks": first, **made[first]}
+        return best
 
 
 def _by_flops(subject: Subject, name: str, options: Mapping[str, Any]) -> dict[str, float]:
