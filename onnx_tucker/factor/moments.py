@@ -241,10 +241,15 @@ class Moments:
 
     def loss(self, targets: Sequence[Array], *, bias: bool) -> float:
         """See `Statistics`."""
-        total = 0.0
-        for squared, crossed, target in zip(*self._about(bias), targets, strict=True):
+        total, rows = 0.0, max(self.rows, 1)
+        for squared, crossed, p, y, target in zip(
+            self.squared, self.crossed, self.patch, self.output, targets, strict=True
+        ):
             weight = target.reshape(len(target), -1)
-            total += float(np.einsum("od,od->", weight @ squared - 2 * crossed, weight))
+            missed = weight @ squared - 2 * crossed
+            if bias:
+                missed -= np.outer(weight @ p - 2 * y, p / rows)
+            total += float(np.einsum("od,od->", missed, weight)) / rows
         return total
 
     def arrays(self) -> dict[str, NDArray[Any]]:
