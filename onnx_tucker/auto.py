@@ -78,9 +78,8 @@ def _exceeded(job: Job, made: Made) -> dict[str, float]:
 
 def _fastest(job: Job, promises: Promises) -> Outcome:
     """The fastest model that holds what was promised, or where nothing is timed, the one with the fewest FLOPs."""
-    quantity = "time" if job.settings.benchmark and job.timed_feed is not None else "flops"
-    allocator = Allocator(job, [quantity])
-    ways = allocator.path(quantity, STEPS)
+    allocator = Allocator(job, [job.cost])
+    ways = allocator.path(job.cost, STEPS)
     tried: dict[int, Verdict] = {}
 
     def holds(number: int) -> bool:

@@ -23,6 +23,7 @@ from onnx_tucker.factor.fit import STEPS, Goal, fit, step_work
 from onnx_tucker.factor.metric import Dense
 from onnx_tucker.factor.unfold import lost_share
 from onnx_tucker.factor.weighted import Weighted
+from onnx_tucker.graph.external import byte_size
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.splice import splice, store
@@ -162,8 +163,12 @@ def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
     if quantity == "flops":
         convention = FLOPS[job.settings.flops]
         return sum(convention(f.reading.layer) for f in group if f.reading.layer)
-    params = float(group[0].reading.params or 0) if group[0].group == group[0].place.label else 0.0
-    return params if quantity == "params" else params * group[0].site.dtype.itemsize
+    reading = group[0].reading
+    if group[0].group != group[0].place.label:
+        return 0.0
+    if quantity == "bytes":  # as they are stored, which may be as integers
+        return float(byte_size(reading.seat.weight.tensor)) if reading.seat else 0.0
+    return float(reading.params or 0)
 
 
 def _curve(

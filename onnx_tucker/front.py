@@ -45,8 +45,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
     """
     if job.session is None or job.inputs is None:
         raise PromiseError("A sweep compares outputs, and the model cannot be run; see the reason above.")
-    quantity = "time" if job.settings.benchmark and job.timed_feed is not None else "flops"
-    ways = Allocator(job, [quantity]).path(quantity, 2 * number)
+    ways = Allocator(job, [job.cost]).path(job.cost, 2 * number)
     evenly = np.linspace(0, len(ways) - 1, min(number, len(ways))).round().astype(int).tolist()
     middle = len(evenly) // 2
     left = [evenly[middle], *evenly[:middle], *evenly[middle + 1 :]]
@@ -62,14 +61,14 @@ def front(job: Job, promises: Promises, number: int) -> Front:
             basis = basis or one.plan(job).basis  # what is best for the one in the middle does for all
             made[way] = spot = _spot(job, promises, one)
             logger.info("error %.4g at %s", spot.error, spot.shares)
-            best = _undominated(made, quantity)
+            best = _undominated(made, job.cost)
             if way > evenly[middle] and spot.error >= NOTHING:
                 useless = way
         if not left and len(best) < number:
-            left = _between(best, quantity, set(range(useless)) - made.keys())
+            left = _between(best, job.cost, set(range(useless)) - made.keys())
     job.progress("making models", len(made), len(made))
     return Front(
-        quantity=quantity,
+        quantity=job.cost,
         original_score=promises.original_score,
         spots=list(best.values()),
         environment=environment(job.stopwatch.machine),

@@ -94,6 +94,11 @@ class Job:
         """Of the model, without what is in other files."""
         return hashlib.sha256(self.content).hexdigest()
 
+    @property
+    def cost(self) -> str:
+        """What models are to have little of: time if the whole model is timed, else FLOPs."""
+        return "time" if self.settings.benchmark and self.timed_feed is not None else "flops"
+
     def key(self, *parts: object) -> str | None:
         """A key for `memory` of what follows from the model, the data, the settings and these parts, in this version.
 

@@ -77,6 +77,22 @@ def test_several_budgets_are_all_held() -> None:
     assert result.model.ByteSize() <= 0.9 * made.ByteSize()
 
 
+def test_weights_stored_as_integers_count_with_the_bytes_that_they_have() -> None:
+    low = RNG.standard_normal((2, 256, 4)) @ RNG.standard_normal((2, 4, 256))
+    names = ("first", "second")
+    nodes = [helper.make_node("DequantizeLinear", [f"{n}.q", "scale", "zero"], [n]) for n in names]
+    nodes += [helper.make_node("MatMul", ["x", "first"], ["h"], "one")]
+    nodes += [helper.make_node("MatMul", ["h", "second"], ["y"], "two")]
+    integers = {f"{n}.q": np.clip(np.round(10 * w), -128, 127).astype(np.int8) for n, w in zip(names, low, strict=True)}
+    made = model(nodes, {**integers, "scale": np.float32(0.1), "zero": np.int8(0)}, {"x": [4, 256]}, {"y": 2})
+    for share in (0.9, 0.3):
+        result = compress(made, ranks="auto", budget=f"bytes:{share}", dequantize=True, benchmark=False)
+        kept = share * made.ByteSize()
+        assert kept / 2 < result.model.ByteSize() <= kept
+    with pytest.raises(PromiseError, match=r"bytes:0\.01 cannot be reached"):
+        compress(made, ranks="auto", budget="bytes:0.01", dequantize=True, benchmark=False)
+
+
 def test_of_several_budgets_the_one_that_cannot_be_reached_is_named() -> None:
     with pytest.raises(PromiseError, match=r"params:0.001 cannot be reached"):
         compress(two_layers(), ranks="auto", budget=["flops:1", "params:0.001"], benchmark=False)
