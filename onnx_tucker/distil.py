@@ -264,9 +264,12 @@ def _differing(job: Job, model: onnx.ModelProto, network: Network, feed: Feed, n
         raise ModelError(f"onnxruntime cannot run the factorised model: {first_line(error)}.") from error
     for name, value, other in zip(names, expected, network.run(feed, names), strict=True):
         array = other.detach().cpu().numpy()
-        same = isinstance(value, np.ndarray) and value.shape == array.shape
-        missed = relative_l2(value, array) if same else None
-        if missed is None or missed > CLOSE:
+        if not isinstance(value, np.ndarray) or value.shape != array.shape:
+            return name
+        missed = relative_l2(value, array)
+        if missed is None:  # there is nothing to relate it to: zeros, nothing, no number
+            missed = 0.0 if np.allclose(array, value, atol=CLOSE, equal_nan=True) else math.inf
+        if missed > CLOSE:
             return name
     return None
 

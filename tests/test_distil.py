@@ -285,6 +285,11 @@ def test_a_node_that_torch_computes_otherwise_is_named(
     monkeypatch.setitem(operators, "Gemm", lambda attributes: lambda a, b, c=None: 2 * a @ b.T)
     with pytest.raises(ModelError, match="torch does not compute the Gemm 'fc"):
         finetune(made, factorised, data={"x": x}, **QUICK)
+    with_nothing = onnx.ModelProto()  # a value without elements is no other one
+    with_nothing.CopyFrom(factorised)
+    with_nothing.graph.node.insert(0, helper.make_node("Shape", ["x"], ["nothing"], start=1, end=1))
+    with pytest.raises(ModelError, match="torch does not compute the Gemm 'fc"):
+        finetune(made, with_nothing, data={"x": x}, **QUICK)
 
 
 def test_the_command_line(
