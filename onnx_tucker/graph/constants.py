@@ -6,8 +6,9 @@ through nodes that only arrange its values (`ARRANGING`) on its way to the node 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ ARRANGING = frozenset(
     ("Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 )
 """Operators that give the values of their first input in another shape, order or type."""
+FEW = 4096
+"""Values of a shape or a scale, at most."""
 
 
 class Value(NamedTuple):
@@ -74,6 +77,24 @@ class Constant:
     def chain(self) -> tuple[Value, ...]:
         """Everything that exists for this value alone, if nothing else uses it: origin, then every step's output."""
         return (self.origin, *self.path)
+
+    @property
+    def recipe(self) -> Hashable:
+        """Alike for constants that are made of the same in the same way, be it by the same nodes or by others."""
+        taken = {
+            p.value.name: (*p.tensor.dims, external.raw(p.tensor)) if p.small else p.origin for p in self.parameters
+        }
+        steps = []
+        for node in self.steps:
+            if node.op_type != "Identity":
+                given = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
+                steps.append((node.op_type, given, tuple(taken.get(name) for name in node.input[1:])))
+        return self.origin, tuple(steps)
+
+    @property
+    def small(self) -> bool:
+        """Whether its values are in the model itself and few, as shapes and scales are."""
+        return not external.is_external(self.tensor) and math.prod(self.tensor.dims) <= FEW
 
     def read(self) -> NDArray[Any]:
         """The values; they are not kept in memory.

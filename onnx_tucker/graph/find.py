@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import onnx
@@ -88,13 +89,17 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
     own = noted.only_lowered() if refactorize else noted
     readings = [(place, _read(place, context, own)) for place in context.places]
     known = [(place, reading) for place, reading in readings if reading is not None]
-    users = Counter(key for _, reading in known for key in [_key(reading)] if key)
+    seats: dict[Hashable, list[Seat]] = {}
+    for _, reading in known:
+        if reading.seat and (key := _key(reading)):
+            seats.setdefault(key, []).append(reading.seat)
+    alike = {key for key, users in seats.items() if _sharable(users, context)}
     leaders: dict[Hashable, str] = {}
     counted: set[Value] = set()
     found = []
     for place, reading in known:
-        key, seat = _key(reading), reading.seat
-        if key and seat and not _sharable(seat, users[key], context):
+        key = _key(reading)
+        if key and key not in alike:
             reading = replace(reading, found=Skip(place.label, place.node.op_type, SHARED))
             key = None
         if reading.origins and counted.issuperset(reading.origins):
@@ -106,17 +111,18 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
     return found
 
 
-def _key(reading: Reading) -> tuple[Value, Hashable] | None:
+def _key(reading: Reading) -> Hashable:
     """What nodes with the same weight, which can be factorised alike, have in common; None for skipped ones."""
     if reading.seat is None or isinstance(reading.found, Skip):
         return None
-    return reading.seat.weight.value, reading.seat.layout
+    return reading.seat.weight.recipe, reading.seat.layout
 
 
-def _sharable(seat: Seat, users: int, context: Context) -> bool:
-    """Whether nothing but the `users` nodes that share a factorisation needs the weight."""
-    *upstream, last = (context.constants.uses(value) for value in seat.weight.chain)
-    return last == users and all(uses == 1 for uses in upstream)
+def _sharable(seats: Sequence[Seat], context: Context) -> bool:
+    """Whether nothing but the nodes that share a factorisation needs their weight, and what it is made from."""
+    needed = Counter(seat.weight.value for seat in seats)
+    needed.update(before for before, _ in {step for seat in seats for step in pairwise(seat.weight.chain)})
+    return all(context.constants.uses(value) == count for value, count in needed.items())
 
 
 def _read(place: Place, context: Context, own: Chains) -> Reading | None:

@@ -224,6 +224,29 @@ def test_nodes_that_share_a_weight_are_treated_alike() -> None:
     assert {(n.status, n.reason) for n in kept.report.nodes} == {("kept", reason)}
 
 
+def test_a_weight_that_several_nodes_arrange_alike_is_shared() -> None:
+    """As exporters write layers that are the same: the weight itself, or by another name, and turned for each."""
+    big = (RNG.standard_normal((48, 2)) @ RNG.standard_normal((2, 48))).astype(np.float32)
+
+    def made(second: list[int]) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+            helper.make_node("Identity", ["w"], ["same"]),
+            helper.make_node("Transpose", ["same"], ["u"], perm=second),
+            helper.make_node("MatMul", ["x", "t"], ["a"], "one"),
+            helper.make_node("MatMul", ["a", "u"], ["y"], "two"),
+        ]
+        return model(nodes, {"w": big}, {"x": [3, 48]}, {"y": 2})
+
+    result = compress(made([1, 0]), ranks="2", benchmark=False)
+    assert [(n.ranks, n.params.after) for n in result.report.nodes] == [((2,), 192), ((2,), 0)]
+    assert len(result.model.graph.initializer) == 2
+    assert [node.op_type for node in result.model.graph.node] == ["MatMul"] * 4
+    x = RNG.standard_normal((3, 48)).astype(np.float32)
+    assert relative(run(made([1, 0]), x=x)[0], run(result.model, x=x)[0]) < 1e-4
+    assert all("several places" in reason for reason in reasons(made([0, 1])).values())
+
+
 def test_weights_stored_as_integers_are_factorised_when_asked() -> None:
     nodes = [helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"]), gemm()]
     quantized = RNG.integers(-100, 100, (6, 4)).astype(np.int8)
