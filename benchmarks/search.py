@@ -199,17 +199,16 @@ def _budgets(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str
 
 
 def _policies(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str, dict[str, Any]]:
-    """Of each budget the best of the policies within it, of all that are made for any of them."""
+    """Of each budget the best of the policies within it; for time, of those whose forms were chosen by time."""
     with tempfile.TemporaryDirectory() as cache:
         options = {**options_of(subject, threads), "cache": cache}
-        made: dict[str, dict[str, Any]] = {}
+        made: dict[tuple[str, bool], dict[str, Any]] = {}
 
-        def share(quantity: str, ranks: str) -> float:
-            timed = quantity == "time"  # what takes long is done only where it counts
-            if ranks not in made or (timed and not made[ranks]["speedup"]):
+        def found(ranks: str, timed: bool) -> dict[str, Any]:
+            if (ranks, timed) not in made:
                 result = onnx_tucker.compress(subject.path, ranks=ranks, keep_slower=True, benchmark=timed, **options)
-                made[ranks] = _found(subject, result, threads)
-            return float(1 / made[ranks]["speedup"] if timed else made[ranks]["flops"])
+                made[ranks, timed] = _found(subject, result, threads)
+            return made[ranks, timed]
 
         counted = {name: _by_flops(subject, name, options) for name in POLICIES}
         for budget in budgets:
@@ -217,17 +216,24 @@ def _policies(subject: Subject, budgets: Sequence[str], threads: int) -> dict[st
             for ordered in counted.values():
                 if quantity == "flops":
                     for ranks in [ranks for ranks, flops in ordered.items() if flops <= float(most)][:NEAREST]:
-                        share(quantity, ranks)
+                        found(ranks, timed=False)
                 else:  # more FLOPs take more time
-                    bisect.bisect_left(list(ordered), -float(most), key=lambda ranks: -share(quantity, ranks))
+                    limit = float(most)
+                    bisect.bisect_left(
+                        list(ordered), -limit, key=lambda ranks: -1 / found(ranks, timed=True)["speedup"]
+                    )
         best = {}
         for budget in budgets:
             quantity, _, most = budget.partition(":")
-            known = [ranks for ranks in made if quantity == "flops" or made[ranks]["speedup"]]
-            inside = [ranks for ranks in known if share(quantity, ranks) <= float(most)]
+            shares = {
+                key: one["flops"] if quantity == "flops" else 1 / one["speedup"]
+                for key, one in made.items()
+                if quantity == "flops" or one["speedup"]
+            }
+            inside = [key for key, share in shares.items() if share <= float(most)]
             if inside:
-                first = max(inside, key=lambda ranks: made[ranks]["score"])
-                best[budget] = {"ranks": first, **made[first]}
+                first = max(inside, key=lambda key: made[key]["score"])
+                best[budget] = {"ranks": first[0], **made[first]}
         return best
 
 

@@ -56,7 +56,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
     while left:
         way = left.pop(0)
         if way < useless:
-            job.progress("making models", len(made), max(number, len(made) + 1))
+            job.progress("making models", len(made), max(len(evenly), len(made) + 1))
             one = make(job, decide(job, rules_of(ways[way])), basis)
             basis = basis or one.plan(job).basis  # what is best for the one in the middle does for all
             made[way] = spot = _spot(job, promises, one)

@@ -14,7 +14,8 @@ import numpy as np
 from onnx_tucker.types import Array
 
 FLOOR = 1e-9
-"""Share of the largest eigenvalue below which others count as this much, where roots and inverses are taken."""
+"""Share of the largest eigenvalue below which others count as this much, where roots and inverses are taken; of the
+mean one, what is added before an equation is solved; and how far from orthonormal a basis may be that counts as one."""
 
 
 class Product(NamedTuple):
@@ -181,9 +182,9 @@ class Sampled:
 
     def solve(self, product: Product, right: Array) -> Array:
         """See `Metric`; in the space of the rows (Woodbury), if they are fewer and the identity stays one."""
-        seen = self._seen(product)
-        if len(seen) >= len(right) or not product.orthonormal:
+        if len(self.rows) >= len(right) or not product.orthonormal:
             return _solved(self.through(product), right)
+        seen = self._seen(product)
         inner = seen @ seen.T + self.ridge * np.eye(len(seen))
         return np.asarray((right - seen.T @ solved(inner, seen @ right)) / self.ridge)
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 RIDGES = (1e4, 1e3, 1e2, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """How strongly the trained weight draws, from which `ridge` chooses."""
 
+ROUNDING = 1e-10
+"""The share of a sum that its rounding may be as large as."""
+
 LEAST = 1e-6
 """The least share of the identity in a second moment."""
 
@@ -132,7 +135,7 @@ class Samples:
         groups, count, out = self.outputs.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
         for p, y, gram, own in zip(self.patches, self.outputs, self._grams(bias), shaped, strict=True):
-            pull = ridge * _mean(gram, p.shape[1])
+            pull = ridge * _mean(gram, p.shape[1], float(np.square(p).sum()) / count)
             missed = solved(gram + pull * np.eye(count), centred(y - p @ own.T, bias))
             target = own + centred(missed, bias).T @ p / count
             found.append(target.reshape(out, weight.shape[1], -1))
@@ -142,7 +145,7 @@ class Samples:
         """See `Statistics`."""
         found = []
         for p, gram, target in zip(self.patches, self._grams(bias), targets, strict=True):
-            mean = _mean(gram, p.shape[1])
+            mean = _mean(gram, p.shape[1], float(np.square(p).sum()) / self.rows)
             shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], self.rows)
             found.append(Goal(target, Sampled(p, shrunk * mean, 1 - shrunk, bias)))
         return found
@@ -218,8 +221,8 @@ class Moments:
         """See `Statistics`."""
         groups, out = self.output.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
-        for squared, crossed, own in zip(*self._about(bias), shaped, strict=True):
-            pull = ridge * _mean(squared, len(squared))
+        for squared, crossed, whole, own in zip(*self._about(bias), self._whole(), shaped, strict=True):
+            pull = ridge * _mean(squared, len(squared), whole)
             target = solved(squared + pull * np.eye(len(squared)), (crossed + pull * own).T).T
             found.append(target.reshape(out, weight.shape[1], -1))
         return found
@@ -227,9 +230,9 @@ class Moments:
     def goals(self, targets: Sequence[Array], *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`."""
         found = []
-        for squared, target in zip(self._about(bias)[0], targets, strict=True):
+        for squared, whole, target in zip(self._about(bias)[0], self._whole(), targets, strict=True):
             width = len(squared)
-            mean = _mean(squared, width)
+            mean = _mean(squared, width, whole)
             shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
             found.append(Goal(target, Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))))
         return found
@@ -257,6 +260,10 @@ class Moments:
         sums = {"patch": self.patch, "output": self.output, "squared": self.squared, "crossed": self.crossed}
         return {"rows": np.array(self.rows), **sums}
 
+    def _whole(self) -> list[float]:
+        """The traces of the mean outer products, not about the means."""
+        return [float(np.trace(squared)) / max(self.rows, 1) for squared in self.squared]
+
     def _about(self, bias: bool) -> tuple[Array, Array]:
         """Mean outer products, about the means if there is a bias to take those."""
         rows = max(self.rows, 1)
@@ -281,9 +288,15 @@ def restored(stage: Stage, arrays: Mapping[str, NDArray[Any]]) -> Statistics:
     return Moments.none(stage) + Moments(int(arrays["rows"]), *sums)
 
 
-def _mean(moment: Array, width: int) -> float:
-    """The mean of the diagonal of a second moment of so many values, in which pulls are measured."""
-    return float(np.trace(moment)) / width or 1.0
+def _mean(moment: Array, width: int, whole: float) -> float:
+    """The mean of the diagonal of a second moment of so many values, in which pulls are measured.
+
+    Args:
+        moment: about the means, if there is a bias to take those.
+        width: how many values.
+        whole: the trace before the means were taken off, below whose rounding there is nothing left.
+    """
+    return max(float(np.trace(moment)), ROUNDING * whole) / width or 1.0
 
 
 def _shrinkage(mean: float, squared: float, width: int, rows: int) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import Goal, fit
-from onnx_tucker.factor.metric import Dense
+from onnx_tucker.factor.metric import Dense, Sampled
 from onnx_tucker.types import Array, Chain, Ranks, Stage, Window
 
 CASES: list[tuple[str, tuple[int, ...], Ranks]] = [
@@ -93,6 +93,22 @@ def test_inputs_that_never_vary_are_no_trouble(name: str, shape: tuple[int, ...]
     chain = fit(METHODS[name], stage_of(*shape), ranks, [goal])
     assert all(np.isfinite(factor).all() for factor in chain.factors)
     assert loss(goal, chain) <= loss(goal, METHODS[name].chain(weight, stage_of(*shape), ranks))
+
+
+@pytest.mark.parametrize(("name", "shape", "ranks"), [case for case in CASES if case[0] != "cp"], ids=str)
+def test_few_rows_give_what_their_moment_gives(name: str, shape: tuple[int, ...], ranks: Ranks) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal(shape)
+    width = weight[0].size
+    sampled = Sampled(rng.standard_normal((3, width)) @ np.diag(np.logspace(0, -1, width)), 0.01, 0.9, central=True)
+    dense = Dense(sampled.times(np.eye(width)))
+    target = weight.reshape(*shape[:2], -1)
+    chains = [fit(METHODS[name], stage_of(*shape), ranks, [Goal(target, metric)]) for metric in (sampled, dense)]
+    losses = [loss(Goal(target, dense), chain) for chain in chains]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    if name in ("tucker1_in", "tucker2", "separable"):  # what a first factor spans is all that counts
+        first = chains[0].factors[0].reshape(len(chains[0].factors[0]), -1)
+        assert np.allclose(first @ first.T, np.eye(len(first)))
 
 
 def test_no_input_at_all_is_no_trouble() -> None:

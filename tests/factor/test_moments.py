@@ -69,6 +69,20 @@ def test_the_ridge_is_weak_where_rows_are_many_and_strong_where_they_mislead() -
     assert ridge(*few, WEIGHT, bias=True) > 0.01
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", [Moments, Samples])
+def test_rows_that_are_all_the_same_say_nothing_about_their_mean(
+    kind: type[Moments] | type[Samples], seed: int
+) -> None:
+    """Of which rounding may make less than nothing."""
+    row = 1e3 * np.random.default_rng(seed).standard_normal((1, 2, 6))
+    known = moments(np.repeat(row, 5, axis=0), np.zeros((5, 2, 4)), kind)
+    targets = known.targets(WEIGHT, 0.1, bias=True)
+    assert np.allclose(np.concatenate(targets), WEIGHT.reshape(8, 3, 2), atol=1e-3)
+    for goal in known.goals(targets, bias=True):
+        assert all(np.isfinite(root.vectors).all() and np.isfinite(root.values).all() for root in goal.metric.roots(3))
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
     """Also about fewer rows than inputs, which leave the moments singular."""
