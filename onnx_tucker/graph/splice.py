@@ -291,7 +291,11 @@ def _dead(replaced: Iterable[Found], rebiased: Iterable[Found], context: Context
     """Values that nothing needs once nodes are replaced, some with a new bias, and what those were made from."""
     weights = list({f.seat.weight.value: f.seat.weight for f in replaced}.values())
     dead = {value for weight in weights for value in weight.chain}
-    parameters = [p.origin for weight in weights for p in weight.parameters]
+    steps = {value: (node, weight) for weight in weights for value, node in zip(weight.path, weight.steps, strict=True)}
+    parameters = []  # of every step once, though several weights may have it on their way
+    for node, weight in steps.values():
+        origins = {p.value.name: p.origin for p in weight.parameters}
+        parameters += [origins[name] for name in node.input[1:] if name]
     biases = [bias.value for f in rebiased if (bias := context.constant(f.place, 2))]
     used = [*parameters, *biases]
     return dead | {value for value in used if context.constants.uses(value) == used.count(value)}

@@ -247,6 +247,21 @@ def test_a_weight_that_several_nodes_arrange_alike_is_shared() -> None:
     assert all("several places" in reason for reason in reasons(made([0, 1])).values())
 
 
+def test_what_arranged_a_shared_weight_goes_with_it() -> None:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"]),
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("Transpose", ["w"], ["u"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["a"], "one"),
+        helper.make_node("MatMul", ["a", "u"], ["y"], "two"),
+    ]
+    low = np.clip(np.round(9 * RNG.standard_normal((48, 2)) @ RNG.standard_normal((2, 48))), -128, 127).astype(np.int8)
+    made = model(nodes, {"q": low, "scale": np.float32(0.1), "zero": np.int8(0)}, {"x": [3, 48]}, {"y": 2})
+    result = compress(made, ranks="2", dequantize=True, benchmark=False).model
+    assert [node.op_type for node in result.graph.node] == ["MatMul"] * 4
+    assert {name for node in result.graph.node for name in node.input} >= {t.name for t in result.graph.initializer}
+
+
 def test_weights_stored_as_integers_are_factorised_when_asked() -> None:
     nodes = [helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"]), gemm()]
     quantized = RNG.integers(-100, 100, (6, 4)).astype(np.int8)
