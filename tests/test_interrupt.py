@@ -19,16 +19,20 @@ from tests.helpers import model
 
 RNG = np.random.default_rng(0)
 PROGRAM = """
-import runpy, sys
+import runpy, signal, sys
 
 def told(event, given):
     if event == "import" and given[0] == "onnx_tucker.cli":
         print("started", flush=True)
 
 sys.addaudithook(told)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("onnx_tucker", run_name="__main__", alter_sys=True)
 """
-"""The command line, which tells when it begins to import what it needs; Python may swallow interrupts before that."""
+"""The command line, which tells when it begins to import what it needs; Python may swallow interrupts before that.
+
+They are not ignored, as they are in what a shell runs in the background, these tests perhaps.
+"""
 
 
 def network(folder: Path) -> None:
