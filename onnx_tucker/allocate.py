@@ -126,8 +126,7 @@ class Allocator:
             found = list(ways.values())
             if len(found) >= number:
                 break
-        picked = np.linspace(0, len(found) - 1, min(number, len(found))).round().astype(int)
-        return [found[i] for i in picked]
+        return [found[i] for i in evenly(len(found), number)]
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
@@ -269,6 +268,11 @@ class Allocator:
                 candidate = Candidate(point.method, point.ranks, stages, 0.0, str(form))
                 candidates |= dict.fromkeys((one.place.label for one in curve.group), candidate)
         return candidates
+
+
+def evenly(count: int, number: int) -> list[int]:
+    """So many of the first numbers, or all if they are fewer, as far apart as they can be."""
+    return [int(i) for i in np.linspace(0, count - 1, min(number, count)).round()]
 
 
 def rules_of(allocation: Allocation) -> Rules:

@@ -258,8 +258,8 @@ class Fitting:
         def held_out(shrink: float | None) -> float:
             loss = 0.0
             for one, other, wanted in zip(halves, halves[::-1], targets, strict=True):
-                goals = one.goals(wanted, bias=means, shrink=shrink)
-                weight = reconstruct(_chain(found.site, candidate, goals, rounds=0))
+                aims = one.goals(wanted, bias=means, shrink=shrink)
+                weight = reconstruct(_chain(found.site, candidate, aims, rounds=0))
                 loss += other.loss(np.split(weight, stage.groups), bias=means)
             return loss
 

@@ -165,7 +165,7 @@ def _trained(job: Job, model: onnx.ModelProto, part: Part, course: Course, watch
         fixed=any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape),
         lead=lead,
         criterion=None if course.loss == "distill" else _criterion(job, model, part.gives),
-        distilled=course.loss != "labels",
+        distilled=course.distilled,
     )
     trained = training.train(task, course, watch, _state(job, model, part, course))
     logger.info("error %.4g before, %.4g after %d epochs", trained.before, trained.after, trained.epochs)

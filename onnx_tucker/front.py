@@ -7,9 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 
-import numpy as np
-
-from onnx_tucker.allocate import Allocator, rules_of
+from onnx_tucker.allocate import Allocator, evenly, rules_of
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import Made, make
 from onnx_tucker.graph.io import file_bytes
@@ -46,9 +44,9 @@ def front(job: Job, promises: Promises, number: int) -> Front:
     if job.session is None or job.inputs is None:
         raise PromiseError("A sweep compares outputs, and the model cannot be run; see the reason above.")
     ways = Allocator(job, [job.cost]).path(job.cost, 2 * number)
-    evenly = np.linspace(0, len(ways) - 1, min(number, len(ways))).round().astype(int).tolist()
-    middle = len(evenly) // 2
-    left = [evenly[middle], *evenly[:middle], *evenly[middle + 1 :]]
+    first = evenly(len(ways), number)
+    middle = len(first) // 2
+    left = [first[middle], *first[:middle], *first[middle + 1 :]]
     basis: Basis | None = None
     made: dict[int, Spot] = {}
     best: dict[int, Spot] = {}
@@ -56,13 +54,13 @@ def front(job: Job, promises: Promises, number: int) -> Front:
     while left:
         way = left.pop(0)
         if way < useless:
-            job.progress("making models", len(made), max(len(evenly), len(made) + 1))
+            job.progress("making models", len(made), max(len(first), len(made) + 1))
             one = make(job, decide(job, rules_of(ways[way])), basis)
             basis = basis or one.plan(job).basis  # what is best for the one in the middle does for all
             made[way] = spot = _spot(job, promises, one)
             logger.info("error %.4g at %s", spot.error, spot.shares)
             best = _undominated(made, job.cost)
-            if way > evenly[middle] and spot.error >= NOTHING:
+            if way > first[middle] and spot.error >= NOTHING:
                 useless = way
         if not left and len(best) < number:
             left = _between(best, job.cost, set(range(useless)) - made.keys())

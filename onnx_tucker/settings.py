@@ -217,6 +217,11 @@ class Course:
         if self.blocks and self.loss != "distill":
             raise UsageError("--blocks matches what the original gives block by block, so --loss is distill.")
 
+    @property
+    def distilled(self) -> bool:
+        """Whether what the original gives is learnt."""
+        return self.loss != "labels"
+
 
 def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float]) -> None:
     """Makes sure that numbers are within what makes sense: name, least and largest.

@@ -77,7 +77,7 @@ class Lessons:
         """The samples kept apart, as they are, and varied where there are few of them, and how many a batch holds."""
         rng, check = np.random.default_rng((self._course.seed, self._course.epochs)), self._check
         lessons = list(self._pieces(check))
-        most = min(LOOKS, self._fit.samples) if self._course.loss != "labels" and check.samples > 1 else 0
+        most = min(LOOKS, self._fit.samples) if self._course.distilled and check.samples > 1 else 0
         more = max(0, most // check.samples - 1)
         lessons += [lesson._replace(varied=_mixed(lesson.plain, rng)) for _ in range(more) for lesson in lessons]
         return [(lesson, check.batch(lesson.plain)) for lesson in lessons]

@@ -134,9 +134,8 @@ class Samples:
         """See `Statistics`; the equation of the module in the space of the rows (Woodbury)."""
         groups, count, out = self.outputs.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
-        for p, y, gram, own in zip(self.patches, self.outputs, self._grams(bias), shaped, strict=True):
-            pull = ridge * _mean(gram, p.shape[1], float(np.square(p).sum()) / count)
-            missed = solved(gram + pull * np.eye(count), centred(y - p @ own.T, bias))
+        for p, y, (gram, mean), own in zip(self.patches, self.outputs, self._grams(bias), shaped, strict=True):
+            missed = solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
             target = own + centred(missed, bias).T @ p / count
             found.append(target.reshape(out, weight.shape[1], -1))
         return found
@@ -144,17 +143,18 @@ class Samples:
     def goals(self, targets: Sequence[Array], *, bias: bool, shrink: float | None = None) -> list[Goal]:
         """See `Statistics`."""
         found = []
-        for p, gram, target in zip(self.patches, self._grams(bias), targets, strict=True):
-            mean = _mean(gram, p.shape[1], float(np.square(p).sum()) / self.rows)
+        for p, (gram, mean), target in zip(self.patches, self._grams(bias), targets, strict=True):
             shrunk = shrink or _shrinkage(mean, float(np.square(gram).sum()), p.shape[1], self.rows)
             found.append(Goal(target, Sampled(p, shrunk * mean, 1 - shrunk, bias)))
         return found
 
-    def _grams(self, bias: bool) -> list[Array]:
-        """The inner products of all rows with one another, over their number, for every group."""
+    def _grams(self, bias: bool) -> list[tuple[Array, float]]:
+        """The inner products of all rows with one another, over their number, for every group, and their `_mean`."""
         if len(self._known) != len(self.patches) or len(self._known[0]) != self.rows:
             self._known = [p @ p.T / len(p) for p in self.patches]
-        return [centred(centred(gram, bias).T, bias) for gram in self._known]
+        about = [centred(centred(gram, bias).T, bias) for gram in self._known]
+        width = self.patches.shape[2]
+        return [(one, _mean(one, width, float(np.trace(whole)))) for one, whole in zip(about, self._known, strict=True)]
 
     def bias(self, weight: Array) -> Array:
         """See `Statistics`."""

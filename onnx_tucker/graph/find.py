@@ -88,17 +88,16 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
     noted = chains(model)
     own = noted.only_lowered() if refactorize else noted
     readings = [(place, _read(place, context, own)) for place in context.places]
-    known = [(place, reading) for place, reading in readings if reading is not None]
+    known = [(place, reading, _key(reading)) for place, reading in readings if reading is not None]
     seats: dict[Hashable, list[Seat]] = {}
-    for _, reading in known:
-        if reading.seat and (key := _key(reading)):
+    for _, reading, key in known:
+        if reading.seat and key:
             seats.setdefault(key, []).append(reading.seat)
     alike = {key for key, users in seats.items() if _sharable(users, context)}
     leaders: dict[Hashable, str] = {}
     counted: set[Value] = set()
     found = []
-    for place, reading in known:
-        key = _key(reading)
+    for place, reading, key in known:
         if key and key not in alike:
             reading = replace(reading, found=Skip(place.label, place.node.op_type, SHARED))
             key = None
