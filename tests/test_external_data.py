@@ -174,32 +174,43 @@ def command(folder: Path, options: str) -> list[str]:
     return [sys.executable, "-m", "onnx_tucker", str(folder / "in.onnx"), str(folder / "out.onnx"), *options.split()]
 
 
+def writing(folder: Path, options: str) -> subprocess.Popen[bytes]:
+    """The program at the moment at which it has begun to write: its first temporary file is there."""
+    process = subprocess.Popen(command(folder, options))
+    while process.poll() is None and not any(folder.glob(".*.tmp")):
+        time.sleep(0.001)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system cannot kill so")
 def test_killed_at_any_moment_the_old_result_or_the_new_one_is_whole(tmp_path: Path) -> None:
     big_model(tmp_path)
     whole = {}
     for options in (OLD, NEW):
-        subprocess.run(command(tmp_path, options), check=True)
+        process = writing(tmp_path, options)
+        begun = time.perf_counter()
+        while any(tmp_path.glob(".*.tmp")):
+            time.sleep(0.001)
+        duration = time.perf_counter() - begun
+        assert process.wait() == 0
         whole[options] = load_whole(tmp_path / "out.onnx").SerializeToString(deterministic=True)
     assert whole[OLD] != whole[NEW]
     rng = np.random.default_rng(int(time.time()))
-    moments = {"before": 0, "while": 0, "after": 0}
+    moments = {"while": 0, "after": 0}
     current = NEW
     for turn in range(50):
         wanted = OLD if current == NEW else NEW
-        started = time.perf_counter()
-        process = subprocess.Popen(command(tmp_path, wanted))
-        while process.poll() is None and not any(tmp_path.glob(".*.tmp")):
-            time.sleep(0.001)
-        # The first temporary file is there: writing has begun. It takes some tenths of a second.
-        time.sleep(rng.uniform(0, 0.25))
-        writing = process.poll() is None
+        process = writing(tmp_path, wanted)
+        moment = rng.uniform(0, duration)
+        time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         process.wait()
         found = load_whole(tmp_path / "out.onnx").SerializeToString(deterministic=True)
-        assert found in whole.values(), f"turn {turn}, killed after {time.perf_counter() - started:.3f} s"
-        moments["while" if writing and found != whole[wanted] else "after"] += 1
+        assert found in whole.values(), f"turn {turn}, killed {moment:.3f} s into the writing"
+        if found == whole[wanted]:
+            duration *= 0.9  # the disk is faster than it was: later moments would be behind the writing
+        moments["after" if found == whole[wanted] else "while"] += 1
         current = next(options for options, content in whole.items() if content == found)
         results = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
         others = results - {"in.onnx", "in.bin", "out.onnx"}
