@@ -223,7 +223,8 @@ class Moments:
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
         for squared, crossed, whole, own in zip(*self._about(bias), self._whole(), shaped, strict=True):
             pull = ridge * _mean(squared, len(squared), whole)
-            target = solved(squared + pull * np.eye(len(squared)), (crossed + pull * own).T).T
+            squared.flat[:: len(squared) + 1] += pull
+            target = solved(squared, (crossed + pull * own).T).T
             found.append(target.reshape(out, weight.shape[1], -1))
         return found
 
@@ -233,8 +234,10 @@ class Moments:
         for squared, whole, target in zip(self._about(bias)[0], self._whole(), targets, strict=True):
             width = len(squared)
             mean = _mean(squared, width, whole)
-            shrunk = shrink or _shrinkage(mean, float(np.square(squared).sum()), width, self.rows)
-            found.append(Goal(target, Dense((1 - shrunk) * squared + shrunk * mean * np.eye(width))))
+            shrunk = shrink or _shrinkage(mean, float(np.vdot(squared, squared)), width, self.rows)
+            squared *= 1 - shrunk
+            squared.flat[:: width + 1] += shrunk * mean
+            found.append(Goal(target, Dense(squared)))
         return found
 
     def bias(self, weight: Array) -> Array:
@@ -265,13 +268,13 @@ class Moments:
         return [float(np.trace(squared)) / max(self.rows, 1) for squared in self.squared]
 
     def _about(self, bias: bool) -> tuple[Array, Array]:
-        """Mean outer products, about the means if there is a bias to take those."""
+        """Mean outer products, in arrays of their own; about the means if there is a bias to take those."""
         rows = max(self.rows, 1)
         squared, crossed = self.squared / rows, self.crossed / rows
         if bias:
             mean = self.patch / rows
-            squared = squared - mean[:, :, None] * mean[:, None, :]
-            crossed = crossed - self.output[:, :, None] / rows * mean[:, None, :]
+            squared -= mean[:, :, None] * mean[:, None, :]
+            crossed -= self.output[:, :, None] / rows * mean[:, None, :]
         return squared, crossed
 
 
@@ -325,7 +328,7 @@ def _finite(patches: Array, outputs: Array) -> tuple[Array, Array]:
     return p, y
 
 
-def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool) -> float:
+def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool, among: Sequence[float] = RIDGES) -> float:
     """The ridge at which the best weight of one half of the samples predicts those of the other half best.
 
     Args:
@@ -333,15 +336,16 @@ def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool) -> f
         other: of others.
         weight: the trained weight.
         bias: as in `Statistics.targets`.
+        among: from which it is chosen, from strong to weak.
     """
 
     def loss(value: float) -> float:
         pairs = ((one, other), (other, one))
         return sum(b.loss(a.targets(weight, value, bias=bias), bias=bias) for a, b in pairs)
 
-    losses = [loss(RIDGES[0])]
-    for value in RIDGES[1:]:  # as weak as it helps, from the trained weight on
+    losses = [loss(among[0])]
+    for value in among[1:]:  # as weak as it helps, from the trained weight on
         losses.append(loss(value))
         if losses[-1] > losses[-2]:
             break
-    return RIDGES[int(np.argmin(losses))]
+    return among[int(np.argmin(losses))]
