@@ -30,6 +30,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.session import FAILURES, Feed, cores, first_line, run_named
 from onnx_tucker.settings import Course
+from onnx_tucker.walk import Walk
 
 if TYPE_CHECKING:
     from onnx_tucker.extras.network import Network
@@ -154,10 +155,11 @@ def _trained(job: Job, model: onnx.ModelProto, part: Part, course: Course, watch
         piece = onnx.ModelProto.FromString(model_of(model, nodes, tensors, known, part.gives))
     network = training.Network(piece, part.weights, training.device(), job.folder)
     _check(job, piece, network, {value.name: known[value.name] for value in piece.graph.input if value.name in known})
-    teacher = partial(run_named, session(probe(job.model, [*part.gives, *part.hidden])))
+    teacher = session(Walk(job, fit.feeds).model([*part.gives, *part.hidden]))
+    asked = {value.name for value in teacher.get_inputs()}
     task = training.Task(
         network,
-        teacher,
+        lambda feed: run_named(teacher, {name: feed[name] for name in asked}),
         part.gives,
         part.hidden,
         fit,

@@ -73,6 +73,11 @@ class Walk:
         self._nodes[index : index + len(old)] = self._pieces[output] = list(piece.nodes)
         self._tensors |= {tensor.name: tensor for tensor in (*weights, *piece.constants)}
 
+    def model(self, names: Sequence[str]) -> bytes:
+        """The nodes that these values need, from the model's inputs on, as a model that gives them."""
+        known = self._feeds[0]
+        return model_of(self._job.model, between(self._nodes, known, names), self._tensors, known, names)
+
     def read(self, names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
         """The values of these names, for one feed after another.
 

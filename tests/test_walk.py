@@ -145,3 +145,11 @@ def test_convolutions_are_computed_on_frames(monkeypatch: pytest.MonkeyPatch) ->
             assert relative(expected_[name], values[name]) <= 1e-5
     assert len(kernels) == 5
     assert all(len(kernel) == 2 for kernel in kernels)
+
+
+@pytest.mark.parametrize("names", [NAMES[1:], ("x", "d"), ("w", "y")])
+def test_a_model_gives_values_inputs_and_weights(names: tuple[str, ...]) -> None:
+    exact, made = expected() | {"w": onnx.numpy_helper.to_array(branched().graph.initializer[0])}, job()
+    session = made.stopwatch.machine.session(Walk(made, [{"x": X}]).model(names))
+    for name, value in zip(names, session.run(None, {"x": X[:7]}), strict=True):
+        assert np.allclose(value, exact[name][: len(value)], atol=1e-6), name

@@ -57,11 +57,12 @@ def model_of(
     Args:
         model: the one that they are of.
         nodes: in order.
-        tensors: initializers by name; those that the nodes use are taken.
-        known: values that may go in; those that the nodes use do.
+        tensors: initializers by name; those that are used are taken.
+        known: values that may go in; those that are used do.
         wanted: the names of what comes out.
     """
-    used = {name for node in nodes for name in uses(node)}
+    wanted = list(wanted)
+    used = {*wanted, *(name for node in nodes for name in uses(node))}
     takes = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
         for name, array in known.items()
