@@ -282,7 +282,13 @@ class Fitting:
                 loss += other.loss(np.split(weight, stage.groups), bias=means)
             return loss
 
-        return Trust(strength, min(SHRINKS, key=held_out), means)
+        best, least = SHRINKS[0], held_out(SHRINKS[0])
+        for shrink in SHRINKS[1:]:  # as far as it helps
+            loss = held_out(shrink)
+            if loss >= least:
+                break
+            best, least = shrink, loss
+        return Trust(strength, best, means)
 
 
 def _goals(site: Site, known: Statistics, trust: Trust) -> list[Goal]:

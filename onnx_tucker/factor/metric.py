@@ -85,10 +85,15 @@ class Root:
     def times(self, array: Array, axis: int) -> Array:
         """Multiplies an array by it along an axis."""
         moved = np.moveaxis(array, axis, -1)
-        made = moved @ self.vectors * self.values @ self.vectors.T
+        rows = np.ascontiguousarray(moved).reshape(-1, moved.shape[-1])  # else there is a product for each outer index
+        scaled = self.vectors * self.values
+        if len(scaled) > scaled.shape[1]:
+            made = rows @ scaled @ self.vectors.T
+        else:
+            made = rows @ (scaled @ self.vectors.T)
         if self.scale:
-            made += self.scale * moved
-        return np.asarray(np.moveaxis(made, -1, axis))
+            made += self.scale * rows
+        return np.asarray(np.moveaxis(made.reshape(moved.shape), -1, axis))
 
 
 @dataclass(frozen=True, eq=False)
