@@ -60,6 +60,11 @@ class Axes:
         return found
 
 
+FEW = 4
+"""Factors up to which the best order of a product is looked for; of more, a good one."""
+
+
 def product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:
-    """Einstein's sum, in the order that takes least work."""
-    return np.asarray(np.einsum(f"{','.join(terms)}->{target}", *arrays, optimize=True))
+    """Einstein's sum, in an order that takes little work."""
+    order = "optimal" if len(terms) <= FEW else "greedy"
+    return np.asarray(np.einsum(f"{','.join(terms)}->{target}", *arrays, optimize=order))

@@ -147,16 +147,13 @@ class _Factors(Axes):
         shape, others = found[i].shape, [f for j, f in enumerate(found) if j != i]
         named = [term for j, term in enumerate(terms) if j != i]
         sizes = [len(wanted), *(self.sizes[c] for c in self.whole[1:])]
-
-        def back(outputs: Array) -> Array:
-            return product([self.whole, *named], [outputs.reshape(sizes), *others], terms[i]).ravel()
+        right = product([self.whole, *named], [wanted.reshape(sizes), *others], terms[i]).ravel()
 
         def normal(flat: Array) -> Array:
             factors = [flat.reshape(shape) if j == i else f for j, f in enumerate(found)]
-            weight = product(terms, factors, self.whole).reshape(wanted.shape)
-            return back(self.goal.metric.times(weight))
+            return self.goal.metric.pull(terms, factors, i, self.whole).ravel()
 
         operator = scipy.sparse.linalg.LinearOperator((found[i].size,) * 2, matvec=normal, dtype=np.float64)
         steps = int(np.clip(WORK / step_work(wanted.shape), LEAST_STEPS, STEPS))
-        solved, _ = scipy.sparse.linalg.cg(operator, back(wanted), x0=found[i].ravel(), rtol=1e-8, maxiter=steps)
+        solved, _ = scipy.sparse.linalg.cg(operator, right, x0=found[i].ravel(), rtol=1e-8, maxiter=steps)
         return np.asarray(solved).reshape(shape)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from onnx_tucker.factor.axes import product
 from onnx_tucker.types import Array
 
 FLOOR = 1e-9
@@ -65,6 +66,17 @@ class Metric(Protocol):
 
     def solve(self, product: Product, right: Array) -> Array:
         """The solution of `through(product) @ x = right`."""
+        ...
+
+    def pull(self, terms: Sequence[str], factors: Sequence[Array], number: int, whole: str) -> Array:
+        """Half the derivative of tr W C W^T with respect to one of the factors of W.
+
+        Args:
+            terms: the axes of each factor.
+            factors: of those shapes.
+            number: which of them.
+            whole: the axes of W, the output's first.
+        """
         ...
 
 
@@ -126,6 +138,12 @@ class Dense:
     def solve(self, product: Product, right: Array) -> Array:
         """See `Metric`."""
         return _solved(self.through(product), right)
+
+    def pull(self, terms: Sequence[str], factors: Sequence[Array], number: int, whole: str) -> Array:
+        """See `Metric`."""
+        weight = product(terms, factors, whole)
+        outputs = self.times(weight.reshape(len(weight), -1)).reshape(weight.shape)
+        return product([whole, *_but(terms, number)], [outputs, *_but(factors, number)], terms[number])
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +211,31 @@ class Sampled:
         inner = seen @ seen.T + self.ridge * np.eye(len(seen))
         return np.asarray((right - seen.T @ solved(inner, seen @ right)) / self.ridge)
 
+    def pull(self, terms: Sequence[str], factors: Sequence[Array], number: int, whole: str) -> Array:
+        """See `Metric`; the rows pass through the factors, as W has more elements than they give outputs."""
+        patch, others = whole[1:], _but(factors, number)
+        named = zip(terms, factors, strict=True)
+        sizes = {c: size for term, factor in named for c, size in zip(term, factor.shape, strict=True)}
+        rows = self.rows.reshape(-1, *(sizes[c] for c in patch))
+        seen = centred(product([*terms, f"n{patch}"], [*factors, rows], f"n{whole[0]}"), self.central)
+        back = [f"n{whole[0]}", f"n{patch}", *_but(terms, number)]
+        found = product(back, [seen * (self.share / len(rows)), rows, *others], terms[number])
+        # The identity: axes of W meet themselves, those between factors have names of their own in W.
+        inner = ["".join(c if c in whole else c.upper() for c in term) for term in terms]
+        same = product([*inner, *_but(terms, number)], [*factors, *others], terms[number])
+        return found + self.ridge * same
+
     def _seen(self, product: Product) -> Array:
         """What the rows become, (count, values), scaled so that the sum of their squares is a share of the mean."""
         terms, factors, result, patch = product
         rows = self.rows.reshape(-1, *patch.values())
         seen = np.einsum(f"{','.join(terms)},n{''.join(patch)}->n{result}", *factors, rows, optimize=True)
         return np.asarray(centred(seen.reshape(len(rows), -1), self.central) * np.sqrt(self.share / len(rows)))
+
+
+def _but(items: Sequence[Any], number: int) -> list[Any]:
+    """All but one of them."""
+    return [item for i, item in enumerate(items) if i != number]
 
 
 def centred(rows: Array, central: bool) -> Array:

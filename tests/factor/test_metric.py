@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_tucker.factor import METHODS
+from onnx_tucker.factor.axes import Axes
 from onnx_tucker.factor.metric import Dense, Metric, Product, Sampled
-from onnx_tucker.types import Array
+from onnx_tucker.types import Array, Stage, Window
 
 RNG = np.random.default_rng(0)
 INP, VOLUME = 6, 5
@@ -34,6 +36,23 @@ def test_what_is_solved_is_the_moment_of_what_patches_become(count: int, orthono
     for metric in metrics:
         assert np.allclose(metric.through(product) @ metric.solve(product, right), right, atol=1e-6)
     assert np.allclose(*(metric.solve(product, right) for metric in metrics), rtol=1e-5)
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pull_is_that_on_the_product(method: str, central: bool) -> None:
+    kernel = () if method == "svd" else (3, 2, 1)
+    n = len(kernel)
+    stage = Stage(4, INP, Window(kernel, (1,) * n, (1,) * n, (0,) * 2 * n))
+    assert METHODS[method].applies(stage, by_name=True)
+    axes = Axes(METHODS[method], stage, tuple(min(2, size) for size in METHODS[method].dimensions(stage)))
+    factors = [RNG.standard_normal([axes.sizes[c] for c in term]) for term in axes.terms]
+    metrics: tuple[Metric, Metric] = both(7, stage.window.volume, central=central)
+    for number in range(len(factors)):
+        outputs = metrics[1].times(axes.weight(factors).reshape(stage.out, -1))
+        exact = axes.derivatives(factors, outputs)[number]
+        for metric in metrics:
+            assert np.allclose(metric.pull(axes.terms, factors, number, axes.whole), exact)
 
 
 def test_products_of_several_factors_are_not_orthonormal() -> None:
