@@ -285,7 +285,7 @@ class Fitting:
         best, least = SHRINKS[0], held_out(SHRINKS[0])
         for shrink in SHRINKS[1:]:  # as far as it helps
             loss = held_out(shrink)
-            if loss >= least:
+            if not loss < least:
                 break
             best, least = shrink, loss
         return Trust(strength, best, means)
