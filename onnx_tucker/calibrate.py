@@ -18,7 +18,7 @@ import numpy as np
 from onnx_tucker import activation, statistics
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal, fit
-from onnx_tucker.factor.moments import RIDGES, Statistics, ridge
+from onnx_tucker.factor.moments import RIDGES, Statistics, best, ridge
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between, sums
@@ -282,13 +282,7 @@ class Fitting:
                 loss += other.loss(np.split(weight, stage.groups), bias=means)
             return loss
 
-        best, least = SHRINKS[0], held_out(SHRINKS[0])
-        for shrink in SHRINKS[1:]:  # as far as it helps
-            loss = held_out(shrink)
-            if not loss < least:
-                break
-            best, least = shrink, loss
-        return Trust(strength, best, means)
+        return Trust(strength, best(SHRINKS, held_out), means)
 
 
 def _goals(site: Site, known: Statistics, trust: Trust) -> list[Goal]:

@@ -103,8 +103,11 @@ def held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis])
     assert job.inputs is not None
     assert job.session is not None
     errors: dict[Basis, list[float]] = {}
+    parts = inputs.folds(job.inputs, FOLDS)
+    if not parts:
+        return {}
     blind = factorise(job, planned, "weights", rough=True)
-    for part in inputs.folds(job.inputs, FOLDS):
+    for part in parts:
         fold = replace(job, inputs=part, reference=Reference(job.session, part.feeds))
         for basis in bases:
             made = blind if basis == "weights" else factorise(fold, planned, basis, rough=True)

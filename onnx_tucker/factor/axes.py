@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from onnx_tucker.factor.method import Method
 from onnx_tucker.types import Array, Ranks, Stage
+
+Item = TypeVar("Item")
 
 
 class Axes:
@@ -53,15 +56,29 @@ class Axes:
             change: the derivative with respect to the weight, (out, in * volume).
         """
         shaped = change.reshape([self.sizes[c] for c in self.whole])
-        found = []
-        for i, term in enumerate(self.terms):
-            terms = [self.whole, *(t for j, t in enumerate(self.terms) if j != i)]
-            found.append(product(terms, [shaped, *(f for j, f in enumerate(named) if j != i)], term))
-        return found
+        return [derivative(self.terms, named, i, self.whole, shaped) for i in range(len(named))]
 
 
 FEW = 4
 """Factors up to which the best order of a product is looked for; of more, a good one."""
+
+
+def derivative(terms: Sequence[str], factors: Sequence[Array], number: int, whole: str, change: Array) -> Array:
+    """Of a function of a product of factors, the derivative with respect to one of them.
+
+    Args:
+        terms: the axes of each factor.
+        factors: of those shapes.
+        number: which of them.
+        whole: the axes of the product.
+        change: the derivative with respect to the product.
+    """
+    return product([whole, *but(terms, number)], [change, *but(factors, number)], terms[number])
+
+
+def but(items: Sequence[Item], number: int) -> list[Item]:
+    """All but one of them."""
+    return [item for i, item in enumerate(items) if i != number]
 
 
 def product(terms: Sequence[str], arrays: Sequence[Array], target: str) -> Array:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy
 
-from onnx_tucker.factor.axes import Axes, product
+from onnx_tucker.factor.axes import Axes, derivative, product
 from onnx_tucker.factor.method import Method
 from onnx_tucker.factor.metric import Metric, Product
 from onnx_tucker.types import Array, Chain, Ranks, Stage
@@ -144,10 +144,8 @@ class _Factors(Axes):
         return found
 
     def _descended(self, i: int, found: Sequence[Array], terms: Sequence[str], wanted: Array) -> Array:
-        shape, others = found[i].shape, [f for j, f in enumerate(found) if j != i]
-        named = [term for j, term in enumerate(terms) if j != i]
-        sizes = [len(wanted), *(self.sizes[c] for c in self.whole[1:])]
-        right = product([self.whole, *named], [wanted.reshape(sizes), *others], terms[i]).ravel()
+        shape, sizes = found[i].shape, [len(wanted), *(self.sizes[c] for c in self.whole[1:])]
+        right = derivative(terms, found, i, self.whole, wanted.reshape(sizes)).ravel()
 
         def normal(flat: Array) -> Array:
             factors = [flat.reshape(shape) if j == i else f for j, f in enumerate(found)]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from onnx_tucker.factor.axes import product
+from onnx_tucker.factor.axes import but, derivative, product
 from onnx_tucker.types import Array
 
 FLOOR = 1e-9
@@ -143,7 +143,7 @@ class Dense:
         """See `Metric`."""
         weight = product(terms, factors, whole)
         outputs = self.times(weight.reshape(len(weight), -1)).reshape(weight.shape)
-        return product([whole, *_but(terms, number)], [outputs, *_but(factors, number)], terms[number])
+        return derivative(terms, factors, number, whole, outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,16 +213,16 @@ class Sampled:
 
     def pull(self, terms: Sequence[str], factors: Sequence[Array], number: int, whole: str) -> Array:
         """See `Metric`; the rows pass through the factors, as W has more elements than they give outputs."""
-        patch, others = whole[1:], _but(factors, number)
+        patch, others = whole[1:], but(factors, number)
         named = zip(terms, factors, strict=True)
         sizes = {c: size for term, factor in named for c, size in zip(term, factor.shape, strict=True)}
         rows = self.rows.reshape(-1, *(sizes[c] for c in patch))
         seen = centred(product([*terms, f"n{patch}"], [*factors, rows], f"n{whole[0]}"), self.central)
-        back = [f"n{whole[0]}", f"n{patch}", *_but(terms, number)]
+        back = [f"n{whole[0]}", f"n{patch}", *but(terms, number)]
         found = product(back, [seen * (self.share / len(rows)), rows, *others], terms[number])
         # The identity: axes of W meet themselves, those between factors have names of their own in W.
         inner = ["".join(c if c in whole else c.upper() for c in term) for term in terms]
-        same = product([*inner, *_but(terms, number)], [*factors, *others], terms[number])
+        same = product([*inner, *but(terms, number)], [*factors, *others], terms[number])
         return found + self.ridge * same
 
     def _seen(self, product: Product) -> Array:
@@ -231,11 +231,6 @@ class Sampled:
         rows = self.rows.reshape(-1, *patch.values())
         seen = np.einsum(f"{','.join(terms)},n{''.join(patch)}->n{result}", *factors, rows, optimize=True)
         return np.asarray(centred(seen.reshape(len(rows), -1), self.central) * np.sqrt(self.share / len(rows)))
-
-
-def _but(items: Sequence[Any], number: int) -> list[Any]:
-    """All but one of them."""
-    return [item for i, item in enumerate(items) if i != number]
 
 
 def centred(rows: Array, central: bool) -> Array:

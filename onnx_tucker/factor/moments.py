@@ -12,9 +12,9 @@ number of rows tells it to be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from onnx_tucker.types import Array, Stage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+Value = TypeVar("Value")
 
 RIDGES = (1e4, 1e3, 1e2, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """How strongly the trained weight draws, from which `ridge` chooses."""
@@ -343,9 +345,15 @@ def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool, amon
         pairs = ((one, other), (other, one))
         return sum(b.loss(a.targets(weight, value, bias=bias), bias=bias) for a, b in pairs)
 
-    losses = [loss(among[0])]
-    for value in among[1:]:  # as weak as it helps, from the trained weight on
-        losses.append(loss(value))
-        if losses[-1] > losses[-2]:
+    return best(among, loss)  # as weak as it helps, from the trained weight on
+
+
+def best(values: Sequence[Value], loss: Callable[[Value], float]) -> Value:
+    """The one of least loss, of those up to the first that is worse than the one before it."""
+    found, least = values[0], loss(values[0])
+    for value in values[1:]:
+        now = loss(value)
+        if not now <= least:
             break
-    return among[int(np.argmin(losses))]
+        found, least = (value, now) if now < least else (found, least)
+    return found
