@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 LEAST = 1e-3
 """The least share of what is lossless that a path leads to."""
 
+CLEARLY = 1.01
+"""How much closer a law has to bring the model than a simpler one: less may be the samples' doing."""
+
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
 
@@ -218,7 +221,7 @@ class Allocator:
             other = change(law)
             error_ = missed(other.of(self._found))
             logger.info("%s: error %.4g", other, error_)
-            law, least = (other, error_) if error_ < least else (law, least)
+            law, least = (other, error_) if error_ * CLEARLY < least else (law, least)
         best = law.of(self._found)
         if self._blind is not None:
             blind = Law().of(self._blind)

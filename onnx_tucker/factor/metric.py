@@ -137,7 +137,7 @@ class Dense:
 
     def solve(self, product: Product, right: Array) -> Array:
         """See `Metric`."""
-        return _solved(self.through(product), right)
+        return solved(damped(self.through(product)), right)
 
     def pull(self, terms: Sequence[str], factors: Sequence[Array], number: int, whole: str) -> Array:
         """See `Metric`."""
@@ -206,7 +206,7 @@ class Sampled:
     def solve(self, product: Product, right: Array) -> Array:
         """See `Metric`; in the space of the rows (Woodbury), if they are fewer and the identity stays one."""
         if len(self.rows) >= len(right) or not product.orthonormal:
-            return _solved(self.through(product), right)
+            return solved(damped(self.through(product)), right)
         seen = self._seen(product)
         inner = seen @ seen.T + self.ridge * np.eye(len(seen))
         return np.asarray((right - seen.T @ solved(inner, seen @ right)) / self.ridge)
@@ -251,9 +251,9 @@ def _roots(moment: Array) -> tuple[Root, Root]:
     return Root(vectors, values), Root(vectors, 1 / values)
 
 
-def _solved(moment: Array, right: Array) -> Array:
-    """The solution of `moment @ x = right` for a moment that may be singular."""
-    return solved(moment + FLOOR * (np.trace(moment) / len(moment) or 1.0) * np.eye(len(moment)), right)
+def damped(moment: Array) -> Array:
+    """A moment that may be singular, made regular."""
+    return np.asarray(moment + FLOOR * (np.trace(moment) / len(moment) or 1.0) * np.eye(len(moment)))
 
 
 def solved(moment: Array, right: Array) -> Array:
