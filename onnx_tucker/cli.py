@@ -62,7 +62,7 @@ def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # a terminal or pipe may not know the arrows of the table
-    return Console(stderr=stderr, width=None if stream is not None and stream.isatty() else PIPE_WIDTH)
+    return Console(stderr=stderr, width=None if stream is not None and stream.isatty() else PIPE_WIDTH, emoji=False)
 
 
 def _complain(err: Console, message: str) -> None:
@@ -145,7 +145,11 @@ def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], 
 def _logging(args: argparse.Namespace, err: Console) -> Iterator[None]:
     """Sends the package's log to stderr; afterwards it goes where it went before."""
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
-    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False, rich_tracebacks=False)
+    handler: logging.Handler = logging.StreamHandler(err.file)
+    if err.is_terminal:
+        handler = RichHandler(console=err, show_time=False, show_path=False, markup=False, rich_tracebacks=False)
+    else:
+        handler.setFormatter(logging.Formatter("%(levelname)-8s %(message)s"))
     logger = logging.getLogger("onnx_tucker")
     before = logger.level, logger.propagate
     logger.addHandler(handler)

@@ -78,7 +78,10 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     """
     noted = provenance.recipes(model)
     if not noted:
-        raise PlanError("The factorised model does not say what was made of the original; make it with this version.")
+        raise PlanError(
+            "The factorised model does not say what was made of the original: give ORIGINAL and then FACTORISED, which "
+            "this version has made of it."
+        )
     choices = []
     for found in job.found:
         recipe = noted.get(found.place.label)

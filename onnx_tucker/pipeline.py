@@ -27,11 +27,15 @@ from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import load_function
+from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import Course, Settings
 from onnx_tucker.tune import course_of, loss_of, student, trained
 from onnx_tucker.types import Closeness, Plan
 
 logger = logging.getLogger(__name__)
+
+RUINED = 0.5
+"""The relative error of an output from which on a model is hardly of use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,7 @@ def silent(what: str, done: int, of: int) -> None:
     """Progress that nobody watches."""
 
 
+@limited
 def compress(
     model: onnx.ModelProto | str | Path,
     output: str | Path | None = None,
@@ -105,6 +110,7 @@ def compress(
     return result
 
 
+@limited
 def sweep(
     model: onnx.ModelProto | str | Path,
     *,
@@ -158,6 +164,7 @@ def _any_drop(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "max_drop": math.inf} if shown else options
 
 
+@limited
 def finetune(
     original: onnx.ModelProto | str | Path,
     factorised: onnx.ModelProto | str | Path,
@@ -274,12 +281,21 @@ def _given_plan(settings: Settings) -> Plan | None:
         return settings.plan
     try:
         return Plan.from_json(Path(settings.plan).read_text(encoding="utf-8"))
+    except PlanError as error:
+        raise PlanError(f"{settings.plan}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"The plan {settings.plan} cannot be read: {getattr(error, 'strerror', error)}.") from error
 
 
 def _outcome(job: Job, made: Made, closeness: list[Closeness] | None) -> Outcome:
     result = made.result
+    for output in closeness or [] if job.inputs is not None and job.inputs.kind == "data" else []:
+        if output.relative_l2 is not None and output.relative_l2 > RUINED:
+            logger.warning(
+                "The output %s is %.2f of its size off the original's; --ranks auto --max-error keeps it closer.",
+                output.name,
+                output.relative_l2,
+            )
     measured = output_errors(job, result.model, result.planned, result.weights)
     before = in_situ(job, job.model)
     profiled = Change(before, in_situ(job, result.model) if result.weights else before)

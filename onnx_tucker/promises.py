@@ -78,6 +78,8 @@ class Promises:
             )
         if self._before is None:
             self._before = score(self._evaluate, job.session)
+            if math.isnan(self._before):
+                raise DataError("The function of --eval gives nan for the original, so no score can be held.")
         after, most = score(self._evaluate, session), job.settings.max_drop
         logger.info("score %.6g before, %.6g after", self._before, after)
         fall = self._before - after

@@ -38,12 +38,15 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "word.toml": b'conv = "magic"\n',
         "ranks.json": b'{"conv": 3}',
         "exit.py": b"import sys\nsys.exit(0)\n",
-        "score.py": b"def zero(run):\n    return 0.0\n",
+        "score.py": b"def zero(run):\n    return 0.0\ndef nan(run):\n    return float('nan')\n",
+        "text.npz": b"x = 1\n",
+        "cut.npz": b"PK\x03\x04",
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "sub").mkdir()
+    np.savez(tmp_path / "nothing.npz")
     np.savez(tmp_path / "key.npz", z=np.ones((2, 24, 16, 16), np.float32))
     np.savez(tmp_path / "shape.npz", x=np.ones((2, 23, 16, 16), np.float32))
     np.savez(tmp_path / "good.npz", x=np.ones((2, 24, 16, 16), np.float32))
@@ -73,7 +76,10 @@ MISTAKES = [
     ("in.onnx out.onnx --min-speedup nan", 2, "--min-speedup"),
     ("in.onnx out.onnx --no-benchmark --eval exit.py:f --max-drop 0", 2, "SystemExit"),
     ("in.onnx out.onnx --ranks magic", 2, "unknown policy 'magic'"),
+    ("in.onnx out.onnx --ranks magic", 2, "auto, or a .toml"),
     ("in.onnx out.onnx --ranks energy:2", 2, "from 0 to 1"),
+    ("in.onnx out.onnx --ranks auto --budget time:0,5", 2, "--budget 5 in time:0,5"),
+    ("in.onnx out.onnx --ranks auto --budget time:-1", 2, "--budget time:-1"),
     ("in.onnx out.onnx --ranks 0", 2, "at least 1"),
     ("in.onnx out.onnx --ranks clip.toml", 1, "do not fit"),
     ("in.onnx out.onnx --ranks word.toml", 1, "unknown policy 'magic'"),
@@ -81,9 +87,13 @@ MISTAKES = [
     ("in.onnx out.onnx --data key.npz", 1, "the model's inputs are 'x'"),
     ("in.onnx out.onnx --data shape.npz", 1, "the model takes"),
     ("in.onnx out.onnx --data none.npz", 1, "no data file"),
-    ("in.onnx out.onnx --data in.onnx", 1, "cannot be read as .npz or .npy"),
+    ("in.onnx out.onnx --data in.onnx", 1, "neither .npz nor .npy"),
+    ("in.onnx out.onnx --data text.npz", 1, "neither .npz nor .npy"),
+    ("in.onnx out.onnx --data cut.npz", 1, "cut short"),
+    ("in.onnx out.onnx --data nothing.npz", 1, "has no arrays"),
+    ("in.onnx out.onnx --data a:x:b.npz", 1, "no data file a:x:b.npz"),
     ("in.onnx out.onnx --plan other.json", 1, "for another model"),
-    ("in.onnx out.onnx --plan bad.json", 1, "not JSON"),
+    ("in.onnx out.onnx --plan bad.json", 1, "bad.json: The plan is not JSON"),
     ("in.onnx out.onnx --plan none.json", 1, "none.json cannot be read"),
     ("in.onnx out.onnx --flops many", 2, "--flops many"),
     ("in.onnx out.onnx --input-shape x:1,2", 2, "does not fit"),
@@ -102,6 +112,8 @@ MISTAKES = [
     ("in.onnx out.onnx --no-benchmark --ranks 1 --max-error 1e-6", 3, "above --max-error"),
     ("in.onnx out.onnx --no-benchmark --ranks full --fail-if-unchanged", 3, "Nothing was changed"),
     ("in.onnx out.onnx --no-benchmark --eval score.py:none --max-drop 0", 2, "has no function"),
+    ("in.onnx out.onnx --no-benchmark --eval score.py:zzz --max-drop 0", 2, "--eval score.py:zzz"),
+    ("in.onnx out.onnx --no-benchmark --eval score.py:nan --max-drop 0", 1, "gives nan"),
 ]
 
 

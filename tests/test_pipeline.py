@@ -486,3 +486,11 @@ def test_weights_in_other_fields_move_too(tmp_path: Path) -> None:
     compress(made, tmp_path / "out.onnx", benchmark=False, ranks="full", save_as_external_data=True)
     assert load_whole(tmp_path / "out.onnx") == two_layers()
     assert made.graph.initializer[0].float_data
+
+
+@pytest.mark.parametrize(("ranks", "warned"), [("1", True), ("full", False)])
+def test_a_model_that_is_hardly_of_use_is_warned_of(ranks: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    model = conv_model(rng.standard_normal((24, 24, 3, 3)).astype(np.float32))
+    compress(model, ranks=ranks, data={"x": rng.standard_normal((8, 24, 8, 8)).astype(np.float32)}, benchmark=False)
+    assert ("off the original's" in caplog.text) == warned

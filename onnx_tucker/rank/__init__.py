@@ -94,13 +94,13 @@ def parse_ranks(text: str) -> Rules:
     if text.endswith(FILE_ENDINGS):
         return _read_file(Path(text))
     try:
-        return Rules({"*": Rule(_policy(text))})
+        return Rules({"*": Rule(_policy(text, "IN,OUT, auto, or a .toml or .json file"))})
     except ValueError as error:
         raise UsageError(f"--ranks {text}: {error}.") from error
 
 
-def _policy(text: str) -> Policy:
-    """A policy from its text; ValueError with the reason where it is none."""
+def _policy(text: str, last: str = "or IN,OUT") -> Policy:
+    """A policy from its text; ValueError with the reason where it is none, which ends in the last of what it may be."""
     name, colon, argument = text.partition(":")
     if name in POLICIES:
         return POLICIES[name](argument if colon else None)
@@ -109,7 +109,7 @@ def _policy(text: str) -> Policy:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2):
-        known = "vbmf, vbmf:W, energy:E, ratio:R, full, a number, IN,OUT, or a .toml or .json file"
+        known = f"vbmf, vbmf:W, energy:E, ratio:R, full, a number, {last}"
         raise ValueError(f"unknown policy {text!r}; it is one of {known}")
     if min(numbers) < 1:
         raise ValueError("a rank is at least 1")

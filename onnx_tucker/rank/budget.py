@@ -23,20 +23,25 @@ class Budget:
     share: float
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str, whole: str = "") -> Budget:
         """Reads one budget of a `--budget` setting.
+
+        Args:
+            text: the budget.
+            whole: what it is a part of, if it is.
 
         Raises:
             UsageError: it is none.
         """
+        given = f"{text} in {whole}, at whose commas budgets end" if whole not in ("", text) else text
         of, _, rest = text.partition(":")
         if of not in QUANTITIES:
             known = f"{', '.join(f'{q}:S' for q in QUANTITIES[:-1])} or {QUANTITIES[-1]}:S"
-            raise UsageError(f"--budget {text}: it is {known}, S from 0 to 1.")
+            raise UsageError(f"--budget {given}: it is {known}, S from 0 to 1.")
         try:
             return cls(of, share(rest, of))
         except ValueError as error:
-            raise UsageError(f"--budget {text}: {error}.") from error
+            raise UsageError(f"--budget {given}: {error}.") from error
 
     def __str__(self) -> str:
         return f"{self.of}:{self.share:g}"
@@ -49,6 +54,6 @@ def parse_budgets(texts: tuple[str, ...]) -> tuple[Budget, ...]:
         UsageError: one of them is none.
     """
     least: dict[str, Budget] = {}
-    for budget in (Budget.parse(part) for text in texts for part in text.split(",")):
+    for budget in (Budget.parse(part, text) for text in texts for part in text.split(",")):
         least[budget.of] = min(least.get(budget.of, budget), budget, key=lambda b: b.share)
     return tuple(least.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
@@ -56,6 +57,16 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
     """
     try:
         with redirect_stdout(sys.stderr):  # stdout is for the report
-            return float(evaluate(partial(run_named, session)))
+            found = evaluate(partial(run_named, session))
     except (Exception, SystemExit) as error:  # whatever the user's function raises
-        raise DataError(f"The function of --eval fails: {error!r}.") from error
+        raise DataError(f"The function of --eval fails: {error!r}{_where(error)}.") from error
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"The function of --eval gives {found!r}, which is no number.") from error
+
+
+def _where(error: BaseException) -> str:
+    """The line of the user's that raised an error."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f", in line {last.lineno} of {last.filename}"

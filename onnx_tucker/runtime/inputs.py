@@ -138,10 +138,21 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             if isinstance(content, np.ndarray):
                 return {"": content}
             with content:
-                return {name: content[name] for name in content.files}
+                arrays = {name: content[name] for name in content.files}
+        if not arrays:
+            raise DataError(f"The data file {path} has no arrays in it.")
+        return arrays
     except FileNotFoundError as error:
         raise DataError(f"There is no data file {path}.") from error
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(
+            f"The data file {path} cannot be read, as it is damaged or cut short ({error}); copy it anew."
+        ) from error
+    except (OSError, ValueError, KeyError, MemoryError) as error:
+        if "pickled" in str(error):  # numpy takes whatever it does not know for that
+            raise DataError(
+                f"The data file {path} cannot be read: it is neither .npz nor .npy, as numpy writes them."
+            ) from error
         raise DataError(f"The data file {path} cannot be read as .npz or .npy: {error}") from error
 
 
@@ -279,8 +290,10 @@ def _fit(array: NDArray[Any], value: Any) -> NDArray[Any]:
     fits = array.ndim == len(shape) and all(
         want is None or want == have for want, have in zip(shape[1:], array.shape[1:], strict=True)
     )
-    if not fits or not array.size:
-        wanted = "x".join("?" if d is None else str(d) for d in shape)
+    if fits and not array.size:
+        raise DataError(f"The data for input {value.name} has no samples.")
+    if not fits:
+        wanted = f"({', '.join('any' if d is None else str(d) for d in shape)})"
         raise DataError(f"The data for input {value.name} has the shape {array.shape}; the model takes {wanted}.")
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise DataError(f"The data for input {value.name} is {array.dtype}; the model takes {np.dtype(dtype)}.")

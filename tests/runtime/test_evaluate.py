@@ -48,7 +48,7 @@ def test_files_that_are_not_there_or_fail(tmp_path: Path) -> None:
         load_function(f"{tmp_path}/bad.py:f")
 
 
-@pytest.mark.parametrize("name", ["words", "broken"])
-def test_functions_that_fail(file: Path, name: str) -> None:
-    with pytest.raises(DataError, match="--eval fails"):
+@pytest.mark.parametrize(("name", "words"), [("words", "is no number"), ("broken", "--eval fails.*in line")])
+def test_functions_that_fail(file: Path, name: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
         score(load_function(f"{file}:{name}"), session(two_layers()))

@@ -92,7 +92,7 @@ def test_a_fixed_batch_is_respected() -> None:
         ({"z": X}, "keys 'z', but the model's inputs are 'x'"),
         ({"x": X[:, :2]}, "the model takes"),
         ({"x": X[0]}, "the model takes"),
-        ({"x": X[:0]}, "the model takes"),
+        ({"x": X[:0]}, "no samples"),
         ({"x": X.astype(np.complex64)}, "complex64"),
         ({"x": X.astype(str)}, "the model takes float32"),
     ],
