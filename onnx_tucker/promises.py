@@ -48,16 +48,22 @@ class Promises:
     Args:
         job: the run.
         evaluate: scores a model.
+
+    Attributes:
+        original_score: the user's score of the original, if it is asked for and the model can be run.
+
+    Raises:
+        DataError: the original has none.
     """
 
     def __init__(self, job: Job, evaluate: Evaluate | None) -> None:
         self._job, self._evaluate = job, evaluate
-        self._before: float | None = None
-
-    @property
-    def original_score(self) -> float | None:
-        """The user's score of the original, if it has been asked for."""
-        return self._before
+        self.original_score: float | None = None
+        if evaluate is not None and job.session is not None:  # before all the work, in case that it fails
+            job.progress("scoring the original", 0, 1)
+            self.original_score = score(evaluate, job.session)
+            if math.isnan(self.original_score):
+                raise DataError("The function of --eval gives nan for the original, so no score can be held.")
 
     def verify(self, result: Factorised) -> Verdict:
         """Checks the result as a model and against the promises on its outputs, and compares them.
@@ -71,20 +77,16 @@ class Promises:
         broken = _broken(job, closeness, changed=bool(result.weights))
         if broken or self._evaluate is None:
             return Verdict(closeness, broken=broken)
-        if session is None or job.session is None:
+        if session is None or self.original_score is None:
             return Verdict(
                 closeness,
                 broken="--max-drop cannot be checked, because the model cannot be run; see the reason above.",
             )
-        if self._before is None:
-            self._before = score(self._evaluate, job.session)
-            if math.isnan(self._before):
-                raise DataError("The function of --eval gives nan for the original, so no score can be held.")
-        after, most = score(self._evaluate, session), job.settings.max_drop
-        logger.info("score %.6g before, %.6g after", self._before, after)
-        fall = self._before - after
+        before, after, most = self.original_score, score(self._evaluate, session), job.settings.max_drop
+        logger.info("score %.6g before, %.6g after", before, after)
+        fall = before - after
         if most is not None and not fall <= most:
-            broken = f"The score falls from {self._before:.6g} to {after:.6g}, by more than --max-drop {most:g}."
+            broken = f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {most:g}."
         return Verdict(closeness, after, fall, broken)
 
     def score(self, model: onnx.ModelProto) -> float:
