@@ -31,7 +31,7 @@ from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
 
-ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES = 10_000, 1, RIDGES[::2]
+ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES = 10_000, 4, RIDGES[::2]
 """The positions in a rough pass, how often its factors are refitted, and the pulls of trained weights that it tries."""
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
 """Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
