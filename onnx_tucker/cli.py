@@ -145,10 +145,11 @@ def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], 
 def _logging(args: argparse.Namespace, err: Console) -> Iterator[None]:
     """Sends the package's log to stderr; afterwards it goes where it went before."""
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
-    handler: logging.Handler = logging.StreamHandler(err.file)
+    handler: logging.Handler
     if err.is_terminal:
         handler = RichHandler(console=err, show_time=False, show_path=False, markup=False, rich_tracebacks=False)
-    else:
+    else:  # rich would fill the lines of a file up with blanks
+        handler = logging.StreamHandler(err.file)
         handler.setFormatter(logging.Formatter("%(levelname)-8s %(message)s"))
     logger = logging.getLogger("onnx_tucker")
     before = logger.level, logger.propagate

@@ -67,6 +67,6 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
 
 
 def _where(error: BaseException) -> str:
-    """The line of the user's that raised an error."""
+    """The line that raised an error, of the user's function or of what it calls."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f", in line {last.lineno} of {last.filename}"

@@ -87,7 +87,7 @@ def test_methods_with_one_basis_of_the_output_reach_the_optimum(name: str, shape
 
 
 @pytest.mark.parametrize(("name", "shape", "ranks"), [c for c in CASES if not METHODS[c[0]].closed], ids=str)
-def test_two_steps_give_nearly_all_that_steps_give_where_channels_are_alike(
+def test_two_steps_give_nearly_all_that_steps_give_where_channels_depend_on_each_other(
     name: str, shape: tuple[int, ...], ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a preconditioner they leave half of it or more."""
