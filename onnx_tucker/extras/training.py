@@ -210,8 +210,9 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
 
 def _resumed(state: Path, now: _Standing, pupil: _Pupil) -> tuple[_Standing, _Pupil]:
     """How far an earlier run came; where that cannot be read, the beginning."""
+    where = next(iter(now.best.values())).device
     try:
-        known = torch.load(state, weights_only=True, map_location=device())
+        known = torch.load(state, weights_only=True, map_location=where)
         then = _Standing(**known["standing"])
         if known["pupil"] is not None:
             pupil.load(known["pupil"])
@@ -226,8 +227,12 @@ def _arrays(weights: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 
 def device() -> str:
-    """Where torch computes: a GPU if it sees one, in single precision throughout, as onnxruntime does."""
+    """Where torch computes: a GPU if it sees one, in single precision throughout, as onnxruntime does.
+
+    Convolutions give the same there whenever they are run; other operators may add up in any order.
+    """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
