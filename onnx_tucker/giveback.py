@@ -25,6 +25,8 @@ from onnx_tucker.types import Basis, Candidate, Closeness, Plan
 
 logger = logging.getLogger(__name__)
 
+SLOWER = "given back, the whole model measured"
+"""How the reason begins why a chain was given back for the time of the whole model."""
 MODEL_SECONDS = 3.0
 """Time spent at most on comparing the whole model before and after."""
 
@@ -171,7 +173,7 @@ def _not_slower(job: Job, made: Made) -> Made:
             break
         ordered = sorted(made.result.changed, key=lambda label: _saved(job, made, label))
         weak = ordered[: -(-len(ordered) // 2)]
-        reason = f"given back, the whole model measured x{made.timings[1].speedup:.2f}"
+        reason = f"{SLOWER} x{made.timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
         made = _timed(job, _with_less(job, made, dict.fromkeys(weak, reason)))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -44,19 +45,22 @@ def test_a_budget_of_time_is_held_as_measured(smooth: tuple[onnx.ModelProto, Arr
     def within() -> Result:
         return compress(made, ranks="auto", budget="time:0.6", data=[{"x": x}, {"x": x[::-1]}], threads=1)
 
-    try:
-        result = within()
-    except PromiseError:  # where the other core is busy, the last measurement may differ from those before
+    for _ in range(3):  # where the other core is busy, the last measurement may differ from those before
+        with contextlib.suppress(PromiseError):
+            result = within()
+            break
+    else:
         result = within()
     assert result.report.totals.speedup is not None
     assert result.report.totals.speedup >= 1 / 0.6
 
 
-def test_a_budget_of_time_costs_no_more_than_it_must(
-    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ms(contents: bytes) -> float:  # a machine whose times are those of the weights, and never differ
-        return 1e-6 * sum(int(np.prod(t.dims)) for t in onnx.load_model_from_string(contents).graph.initializer)
+def machine_of(monkeypatch: pytest.MonkeyPatch, node: float) -> None:
+    """Times never differ: those of weights, a nanosecond each, and so many milliseconds for every one that has any."""
+
+    def ms(contents: bytes) -> float:
+        weights = onnx.load_model_from_string(contents).graph.initializer
+        return sum(node + 1e-6 * int(np.prod(weight.dims)) for weight in weights)
 
     def sift(self: Stopwatch, models: Sequence[bytes], feed: Feed) -> list[float]:
         return [ms(contents) for contents in models]
@@ -67,12 +71,35 @@ def test_a_budget_of_time_costs_no_more_than_it_must(
 
     monkeypatch.setattr(Stopwatch, "sift", sift)
     monkeypatch.setattr(Stopwatch, "compare", compare)
+
+
+def test_a_budget_of_time_costs_no_more_than_it_must(
+    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_of(monkeypatch, node=0.0)
     made, x = smooth
     data = [{"x": x}, {"x": x[::-1]}]
     result = compress(made, ranks="auto", budget="time:0.6", data=data, threads=1)
     assert result.report.totals.speedup is not None
     assert 1 / 0.6 <= result.report.totals.speedup < 1.1 / 0.6
     assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 0.01
+
+
+def test_where_the_closest_model_is_slower_a_faster_one_within_the_budget_is_found(
+    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_of(monkeypatch, node=0.04)  # half of the weights in twice the nodes take longer
+    made, x = smooth
+    options = {"ranks": "auto", "budget": "flops:0.5", "data": [{"x": x}, {"x": x[::-1]}], "threads": 1}
+    result = compress(made, **options)
+    totals = result.report.totals
+    assert totals.speedup is not None
+    assert totals.speedup > 1
+    assert totals.flops.after < 0.35 * totals.flops.before
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 0.1
+    slower = compress(made, **options, keep_slower=True).report.totals
+    assert slower.speedup is not None
+    assert slower.speedup < 1
 
 
 def test_a_budget_of_time_out_of_reach_breaks_the_promise(smooth: tuple[onnx.ModelProto, Array]) -> None:
