@@ -80,6 +80,19 @@ def test_later_nodes_make_up_for_earlier_ones(seed: int) -> None:
     assert relative(exact, run(together, x=x[:16])[0]) < relative(exact, run(blind, x=x[:16])[0])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_few_samples_the_bias_takes_the_mean_and_the_ranks_what_varies(seed: int) -> None:
+    """All outputs are alike in a direction that hardly varies: a matrix of one rank less does without it."""
+    alike = np.ones((4, 1)) / 2
+    rng = np.random.default_rng(seed)
+    others = np.linalg.svd(alike)[0][:, 1:] @ rng.standard_normal((3, 31))
+    weight = others - others.mean(1, keepdims=True) + 0.3 * alike
+    made = one("Gemm", weight.astype(np.float32), noise(64, 31), 4, transB=1)
+    x = (3 + rng.standard_normal((264, 31))).astype(np.float32)
+    exact, fitted = run(made, x=x[8:])[0], run(slim(made, x[:8], "3"), x=x[8:])[0]
+    assert relative(exact - exact.mean(0), fitted - exact.mean(0)) < 0.35
+
+
 def test_the_new_bias_takes_the_place_of_the_old() -> None:
     made, x = CASES["conv"]
     names = {tensor.name for tensor in slim(made, x).graph.initializer}
