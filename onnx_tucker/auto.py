@@ -16,7 +16,7 @@ from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
-from onnx_tucker.types import Closeness
+from onnx_tucker.types import Closeness, Site
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ def _within(job: Job, promises: Promises) -> Outcome:
 
 def _closest(job: Job, promises: Promises, budgets: Sequence[Budget]) -> Outcome:
     """The most accurate model within some budgets; they are tightened while it measures above them."""
+    _require_known(job, budgets)
     allocator = Allocator(job, [budget.of for budget in budgets])
     aims = tuple(budgets)
     outcome = _carried_out(job, promises, rules_of(allocator.allocation(aims)))
@@ -87,9 +88,20 @@ def _closest(job: Job, promises: Promises, budgets: Sequence[Budget]) -> Outcome
     return outcome
 
 
+def _require_known(job: Job, budgets: Sequence[Budget]) -> None:
+    """Makes sure that a budget of FLOPs is of all nodes that could be factorised."""
+    unknown = [f.place.label for f in job.found if isinstance(f.reading.found, Site) and f.reading.layer is None]
+    if unknown and any(budget.of == "flops" for budget in budgets):
+        which = unknown[0] if len(unknown) == 1 else f"{unknown[0]} and {len(unknown) - 1} more"
+        raise PromiseError(
+            f"A budget of FLOPs cannot be held, because those of {which} are not known; fix the shapes of the inputs "
+            "with --input-shape or --dim."
+        )
+
+
 def _exceeded(job: Job, made: Made, budgets: Sequence[Budget]) -> dict[str, float]:
     """What a model has of the original's time and bytes, which are known only now, where that is above a budget."""
-    shares = {"bytes": file_bytes(made.result.model) / job.size}
+    shares = {"bytes": file_bytes(made.result.model, apart=job.apart) / job.size}
     if made.timings:
         shares["time"] = 1 / made.timings[-1].speedup
     return {b.of: shares[b.of] for b in budgets if shares.get(b.of, 0.0) > b.share}

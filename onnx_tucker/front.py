@@ -39,7 +39,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         number: how many, at most.
 
     Raises:
-        PromiseError: the model cannot be run.
+        PromiseError: the model cannot be run, or its outputs cannot be compared.
     """
     if job.session is None or job.inputs is None:
         raise PromiseError("A sweep compares outputs, and the model cannot be run; see the reason above.")
@@ -65,6 +65,10 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         if not left and len(best) < number:
             left = _between(best, job.cost, set(range(useless)) - made.keys())
     job.progress("making models", len(made), len(made))
+    if not best:
+        raise PromiseError(
+            "No model of the front can be compared with the original: no output has numbers, or no score."
+        )
     return Front(
         quantity=job.cost,
         original_score=promises.original_score,
@@ -76,7 +80,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
 
 def _spot(job: Job, promises: Promises, made: Made) -> Spot:
     verdict = promises.verify(made.result)
-    size = file_bytes(made.result.model) if made.result.weights else job.size
+    size = file_bytes(made.result.model, apart=job.apart) if made.result.weights else job.size
     none: Change[dict[str, float]] = Change()
     outcome = Outcome(
         made.decision, made.result.errors, {}, none, made.timings, verdict.closeness, Change(job.size, size)

@@ -13,6 +13,7 @@ from onnx_tucker import calibrate
 from onnx_tucker.errors import PlanError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph import provenance
+from onnx_tucker.graph.nodes import graphs
 from onnx_tucker.job import Job
 from onnx_tucker.measure import in_situ
 from onnx_tucker.pricing import Decision, choice_of
@@ -91,7 +92,7 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
         choices.append(choice_of(found, candidate, "" if recipe else "not changed by the earlier run"))
     decision = replay(job, Plan(tuple(choices)))
     candidates = _planned(job, decision)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    tensors = {tensor.name: tensor for graph in graphs(model) for tensor in graph.initializer}
     weights = {label: [tensors[name] for name in noted[label].weights] for label in candidates}
     return Made(decision, Factorised(model, candidates, weights, {}))
 

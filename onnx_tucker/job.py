@@ -95,6 +95,11 @@ class Job:
         return hashlib.sha256(self.content).hexdigest()
 
     @property
+    def apart(self) -> bool:
+        """Whether weights of the result go to a data file."""
+        return bool(self.settings.save_as_external_data or self.data_files)
+
+    @property
     def cost(self) -> str:
         """What models are to have little of: time if the whole model is timed, else FLOPs."""
         return "time" if self.settings.benchmark and self.timed_feed is not None else "flops"

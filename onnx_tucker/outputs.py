@@ -80,7 +80,7 @@ def stage_model(
         The model as it is in its file, and the size of all its files.
     """
     unchanged = model is job.original
-    if not (job.settings.save_as_external_data or job.data_files):
+    if not job.apart:
         if unchanged and isinstance(source, Path):
             content = source.read_bytes()
         else:

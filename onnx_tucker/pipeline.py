@@ -299,6 +299,6 @@ def _outcome(job: Job, made: Made, closeness: list[Closeness] | None) -> Outcome
     measured = output_errors(job, result.model, result.planned, result.weights)
     before = in_situ(job, job.model)
     profiled = Change(before, in_situ(job, result.model) if result.weights else before)
-    size = io.file_bytes(result.model) if result.weights else job.size
+    size = io.file_bytes(result.model, apart=job.apart) if result.weights else job.size
     sizes = Change(job.size, None if job.settings.dry_run else size)
     return Outcome(made.decision, result.errors, measured, profiled, made.timings, closeness, sizes)

@@ -56,7 +56,7 @@ def planned_candidate(context: Context, found: Found, choice: Choice) -> Candida
     if (choice.method and choice.method not in METHODS) or choice.form not in FORMS:
         raise PlanError(f"The plan asks for {choice.method} ({choice.form}) at {choice.name!r}, which is unknown.")
     stages: tuple[Stage, ...] = (reading.stage,)
-    if choice.method and choice.ranks:
+    if choice.method and choice.ranks is not None:
         method = METHODS[choice.method]
         if not method.applies(reading.stage, by_name=True):
             raise PlanError(f"The plan asks for {choice.method} at {choice.name!r}, which does not apply to its shape.")

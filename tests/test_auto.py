@@ -184,6 +184,29 @@ def test_a_budget_of_weights_may_take_more_multiplications() -> None:
     assert totals.params.after <= 0.5 * totals.params.before
 
 
+def test_a_budget_of_flops_that_are_not_known_is_refused_in_words() -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv", pads=[1] * 4)]
+    made = model(
+        nodes, {"w": RNG.standard_normal((16, 16, 3, 3)).astype(np.float32)}, {"x": [1, 16, "h", "w_"]}, {"y": 4}
+    )
+    with pytest.raises(PromiseError, match="those of conv are not known; fix the shapes"):
+        compress(made, ranks="auto", budget="flops:0.5")
+    assert compress(made, ranks="auto", budget="flops:0.5", dim={"h": 8, "w_": 8}, benchmark=False).model != made
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3])
+def test_a_budget_of_bytes_holds_for_weights_beside_the_model(tmp_path: Path, share: float) -> None:
+    nodes, tensors = [], {}
+    for i in range(6):
+        nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"], f"conv{i}", pads=[1] * 4))
+        tensors[f"w{i}"] = RNG.standard_normal((16, 16, 3, 3)).astype(np.float32)
+    made = model(nodes, tensors, {"x0": [1, 16, 12, 12]}, {"x6": 4})
+    onnx.save(made, tmp_path / "in.onnx", save_as_external_data=True, location="in.bin", size_threshold=0)
+    compress(tmp_path / "in.onnx", tmp_path / "out.onnx", ranks="auto", budget=f"bytes:{share}", benchmark=False)
+    before, after = (sum(p.stat().st_size for p in tmp_path.glob(f"{name}.*")) for name in ("in", "out"))
+    assert after <= share * before
+
+
 def test_a_model_that_cannot_run_breaks_its_promise_in_words() -> None:
     nodes = [
         helper.make_node("Gemm", ["x", "w"], ["h"], "product"),

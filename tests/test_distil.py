@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnx_tucker import compress
+from onnx_tucker import calibrate, compress
 from onnx_tucker.cli import main
 from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, UsageError
 from onnx_tucker.graph.trainable import trainable
@@ -123,6 +123,13 @@ def test_block_by_block_it_comes_closer_too(pair: tuple[onnx.ModelProto, onnx.Mo
     assert list(dict.fromkeys(blocks)) == [" block 1 of 2", " block 2 of 2"]
 
 
+@pytest.fixture
+def unfitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains are made from the weights alone, so that training has something to gain."""
+    monkeypatch.setattr(calibrate, "bases", lambda job, planned: ["weights"])
+
+
+@pytest.mark.usefixtures("unfitted")
 def test_the_main_command_trains_what_it_makes(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:
     made, _, x = pair
     scores: list[float] = []
@@ -181,6 +188,7 @@ def test_nothing_of_what_is_given_is_lost(pair: tuple[onnx.ModelProto, onnx.Mode
     assert factorised.SerializeToString() == mine
 
 
+@pytest.mark.usefixtures("unfitted")
 def test_training_may_keep_a_promise(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:
     made, _, x = pair
     tuned = compress(made, ranks=6, finetune_epochs=8, data={"x": x}, benchmark=False, threads=1)
@@ -275,6 +283,25 @@ def test_what_cannot_be_tuned_is_refused_in_words(pair: tuple[onnx.ModelProto, o
     other.graph.output[0].name = "c"
     with pytest.raises(ModelError, match="has other outputs"):
         finetune(made, other, data={"x": x}, **QUICK)
+
+
+def test_weights_in_bodies_are_refused_in_words() -> None:
+    rng = np.random.default_rng(0)
+
+    def body(name: str) -> onnx.GraphProto:
+        weight = numpy_helper.from_array(rng.standard_normal((40, 32)).astype(np.float32), "w")
+        output = helper.make_tensor_value_info(name, 1, ["n", 32])
+        return helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], [name], "inner")], name, [], [output], [weight]
+        )
+
+    choice = helper.make_node("If", ["flag"], ["y"], "choice", then_branch=body("a"), else_branch=body("b"))
+    flag = np.ones((), bool)
+    made = model([choice], {"flag": flag}, {"x": ["n", 40]}, {"y": 2})
+    data = {"x": rng.standard_normal((12, 40)).astype(np.float32)}
+    factorised = compress(made, ranks="2", data=data, benchmark=False).model
+    with pytest.raises(ModelError, match="no weights in single precision"):
+        finetune(made, factorised, data=data, **QUICK)
 
 
 def test_a_node_that_torch_computes_otherwise_is_named(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 import onnx_tucker
 from onnx_tucker import compress, inspect
@@ -199,6 +201,19 @@ def test_plans_of_other_models_are_refused(other: onnx.ModelProto, words: str) -
     plan = Plan.from_json(text.replace("[\n    3,\n    3\n   ]", "[3, 99]"))
     with pytest.raises(PlanError, match=words):
         compress(other, plan=plan, benchmark=False)
+
+
+def test_a_plan_without_ranks_is_refused() -> None:
+    plan = compress(two_layers(), ranks="3", benchmark=False).plan
+    empty = Plan(tuple(replace(choice, ranks=()) for choice in plan.choices))
+    with pytest.raises(PlanError):
+        compress(two_layers(), plan=empty, benchmark=False)
+
+
+def test_a_model_of_which_nothing_runs_is_timed() -> None:
+    product = helper.make_node("MatMul", ["a", "w"], ["y"], "product")
+    made = model([product], {"a": np.ones((8, 40), np.float32), "w": np.ones((40, 32), np.float32)}, {}, {"y": 2})
+    assert inspect(made, cache=False).nodes[0].name == "product"
 
 
 def test_the_order_of_a_plan_does_not_matter() -> None:

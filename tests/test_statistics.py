@@ -75,7 +75,9 @@ def test_those_of_another_model_are_refused(kept: Path) -> None:
         compress(network(), benchmark=False, statistics=kept)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut short", "no zip", "one array", "other shapes"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "cut short", "no zip", "one array", "other shapes", "not finite", "words"]
+)
 def test_damaged_files_are_refused(kept: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "s.npz"
     content = kept.read_bytes()
@@ -86,9 +88,15 @@ def test_damaged_files_are_refused(kept: Path, tmp_path: Path, damage: str) -> N
     elif damage == "one array":
         path = tmp_path / "s.npy"
         np.save(path, X)
-    elif damage == "other shapes":
+    elif damage != "missing":
+        change = {
+            "other shapes": ("0/squared", lambda array: array[..., :-1]),
+            "not finite": ("1/patches", lambda array: array * np.nan),
+            "words": ("0/patch", lambda array: array.astype(str)),
+        }
+        changed, by = change[damage]
         with np.load(kept, allow_pickle=False) as arrays:
-            np.savez(path, **{name: arrays[name][..., :-1] if name == "0/squared" else arrays[name] for name in arrays})
+            np.savez(path, **{name: by(arrays[name]) if name == changed else arrays[name] for name in arrays})
     with pytest.raises(DataError, match=r"There is no file|cannot be read"):
         compress(NETWORK, ranks="4", benchmark=False, statistics=path)
 

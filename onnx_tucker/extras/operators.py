@@ -41,8 +41,9 @@ def conv_transpose(attributes: Attributes) -> Operator:
         strides, dilations = (list(attributes.get(name, [1] * axes)) for name in ("strides", "dilations"))
         pads, extra = attributes.get("pads", [0] * 2 * axes), attributes.get("output_padding", [0] * axes)
         before, after = pads[:axes], [end - more for end, more in zip(pads[axes:], extra, strict=True)]
-        full = TRANSPOSED[axes](x, weight, bias, strides, 0, 0, attributes.get("group", 1), dilations)
-        return functional.pad(full, [-pad for pad in _innermost_first(before, after)])
+        full = TRANSPOSED[axes](x, weight, None, strides, 0, 0, attributes.get("group", 1), dilations)
+        padded = functional.pad(full, [-pad for pad in _innermost_first(before, after)])
+        return padded if bias is None else padded + bias.reshape(-1, *[1] * axes)  # also where nothing else arrives
 
     return run
 

@@ -285,12 +285,22 @@ def restored(stage: Stage, arrays: Mapping[str, NDArray[Any]]) -> Statistics:
 
     Raises:
         KeyError: some are missing.
-        ValueError: their shapes are not those of the site.
+        ValueError: they are none of the site: of other shapes, or not finite.
     """
-    if "patches" in arrays:
-        return Samples.none(stage) + Samples(arrays["patches"], arrays["outputs"])
-    sums = (arrays[name] for name in ("patch", "output", "squared", "crossed"))
-    return Moments.none(stage) + Moments(int(arrays["rows"]), *sums)
+    none = Samples.none(stage) if "patches" in arrays else Moments.none(stage)
+    names = ("patches", "outputs") if isinstance(none, Samples) else ("patch", "output", "squared", "crossed")
+    rows = arrays[names[0]].shape[1:2] if isinstance(none, Samples) else ()
+    for name in names:
+        shape = getattr(none, name).shape
+        wanted = (shape[0], *rows, shape[2]) if rows else shape
+        if arrays[name].shape != wanted or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} is of another shape or type, or not finite")
+    values = [arrays[name] for name in names]
+    if isinstance(none, Samples):
+        return none + Samples(*values)
+    if arrays["rows"].shape or arrays["rows"].dtype.kind not in "iu":
+        raise ValueError("the number of rows is none")
+    return none + Moments(int(arrays["rows"]), *values)
 
 
 def _mean(moment: Array, width: int, whole: float) -> float:

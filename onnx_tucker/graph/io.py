@@ -37,8 +37,10 @@ BLOCK = 2**24
 """Bytes that are copied at a time."""
 SMALLEST = 1024
 """Bytes of the smallest tensor that goes to a data file."""
-ALIGNMENT = 4096
-"""Tensors start at multiples of this in a data file, so that it can be mapped into memory."""
+PAGE, LINE, PAGED = 4096, 64, 2**16
+"""Tensors of so many bytes start at a page of a data file, so that it can be mapped into memory, others at a line."""
+NOTED = 128
+"""Bytes, at most, that a model takes to say where the values of a tensor are, besides the name of the file."""
 
 Content = bytes | Callable[[BinaryIO], None]
 """What a file is to hold, or what writes it."""
@@ -108,9 +110,19 @@ def read_in(model: onnx.ModelProto, folder: Path) -> None:
         tensor.raw_data = content
 
 
-def file_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of all files of a model, with its weights in it or beside it."""
-    return model.ByteSize() + sum(external.byte_size(tensor) for tensor in external_tensors(model))
+def file_bytes(model: onnx.ModelProto, *, apart: bool = False) -> int:
+    """Bytes of all files of a model, with its weights in it or beside it; at most, if they are still to be moved out.
+
+    Args:
+        model: as it is now.
+        apart: whether its weights will be in a data file.
+    """
+    moved = [external.byte_size(tensor) for tensor in movable(model)] if apart else []
+    return (
+        model.ByteSize()
+        + sum(external.byte_size(tensor) for tensor in external_tensors(model))
+        + sum(_alignment(size) - 1 + NOTED for size in moved)
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -184,7 +196,7 @@ def move_out(model: onnx.ModelProto, folder: Path, location: str, file: BinaryIO
     for tensor in movable(model):
         if not external.is_external(tensor):
             content = external.raw(tensor)
-            offset = _align(file)
+            offset = _align(file, len(content))
             file.write(content)
             for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
                 tensor.ClearField(field)
@@ -192,15 +204,20 @@ def move_out(model: onnx.ModelProto, folder: Path, location: str, file: BinaryIO
             continue
         region = external.region(tensor, folder)
         if region not in offsets:
-            offsets[region] = _align(file)
+            offsets[region] = _align(file, region.length)
             _copy(region, file)
         tensor.ClearField("raw_data")
         _refer(tensor, location, offsets[region], region.length)
 
 
-def _align(file: BinaryIO) -> int:
-    """Goes on to the next place where a tensor may start."""
-    file.write(b"\0" * (-file.tell() % ALIGNMENT))
+def _alignment(size: int) -> int:
+    """Where a tensor of so many bytes may start: at multiples of this."""
+    return PAGE if size >= PAGED else LINE
+
+
+def _align(file: BinaryIO, size: int) -> int:
+    """Goes on to the next place where a tensor of so many bytes may start."""
+    file.write(b"\0" * (-file.tell() % _alignment(size)))
     return file.tell()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def load_function(spec: str) -> Evaluate:
     sys.modules[module_spec.name] = module  # dataclasses and pickles of the file look it up there
     sys.path.insert(0, str(path.resolve().parent))  # as if the file were run: it may import its neighbours
     try:
-        with redirect_stdout(sys.stderr):
+        with _aside():
             module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise UsageError(f"--eval {spec}: {path} fails when it is imported: {error!r}.") from error
@@ -56,7 +57,7 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
         DataError: the function fails or returns no number.
     """
     try:
-        with redirect_stdout(sys.stderr):  # stdout is for the report
+        with _aside():
             found = evaluate(partial(run_named, session))
     except (Exception, SystemExit) as error:  # whatever the user's function raises
         raise DataError(f"The function of --eval fails: {error!r}{_where(error)}.") from error
@@ -64,6 +65,17 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
         return float(found)
     except (TypeError, ValueError) as error:
         raise DataError(f"The function of --eval gives {found!r}, which is no number.") from error
+
+
+@contextmanager
+def _aside() -> Iterator[None]:
+    """The user's code prints nothing to stdout, which is for the report, and leaves the working folder as it was."""
+    folder = Path.cwd()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.chdir(folder)
 
 
 def _where(error: BaseException) -> str:

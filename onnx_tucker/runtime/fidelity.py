@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ class _Sums:
     positions: int = 0
     values: int = 0
     comparable: bool = True
+    same: bool = True
     finite: bool = True
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
@@ -55,7 +56,9 @@ class _Sums:
         self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
 
     def closeness(self, name: str) -> Closeness:
-        if not self.comparable or not self.values:
+        if not self.comparable:
+            return Closeness(name, 0.0 if self.same else None, None, None, None, None, self.finite)
+        if not self.values:
             return Closeness(name, None, None, None, None, None, self.finite)
         relative: float | None
         if self.norm_a:
@@ -76,7 +79,10 @@ class _Sums:
 
 @dataclass
 class Comparison:
-    """Sums over feeds, one for each output."""
+    """Sums over feeds, one for each output.
+
+    Sequences and maps count as the numbers in them; what has none, as text, is the same or cannot be compared.
+    """
 
     sums: dict[str, _Sums] = field(default_factory=dict)
 
@@ -84,13 +90,28 @@ class Comparison:
         """Takes in the outputs for one feed."""
         for name, x, y in zip(names, a, b, strict=True):
             sums = self.sums.setdefault(name, _Sums())
-            sums.comparable &= isinstance(x, np.ndarray) and x.dtype.kind in "fiub" and x.shape == y.shape
-            if sums.comparable:
-                sums.add(x, y)
+            p, q = numbers(x), numbers(y)
+            sums.comparable &= p is not None and q is not None and p.shape == q.shape
+            if sums.comparable and p is not None and q is not None:
+                sums.add(p, q)
+            else:
+                sums.same &= p is None and q is None and np.array_equal(np.asarray(x), np.asarray(y))
 
     def results(self) -> list[Closeness]:
         """The outputs, in order; those that cannot be compared have no numbers."""
         return [sums.closeness(name) for name, sums in self.sums.items()]
+
+
+def numbers(value: Any) -> NDArray[Any] | None:
+    """The numbers in a value of onnxruntime: an array, or a sequence or a map of such, one after another; or None."""
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, list):
+        parts = [numbers(one) for one in value]
+        known = [part.ravel() for part in parts if part is not None]
+        return np.concatenate(known) if known and len(known) == len(parts) else None
+    array = np.asarray(value)
+    return array if array.dtype.kind in "fiub" else None
 
 
 def relative_l2(a: NDArray[Any], b: NDArray[Any]) -> float | None:

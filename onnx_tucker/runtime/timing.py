@@ -267,8 +267,8 @@ def _profiled(machine: Machine, model: bytes, feed: Feed, folder: Path | None) -
     count = len(ran) // (1 + PROFILE_RUNS)
     runs = [ran[i : i + count] for i in range(0, len(ran), count or 1)]
     names = [[event["name"] for event in run] for run in runs]
-    if any(other != names[0] for other in names):
-        return []  # what runs depends on values
+    if not runs or any(other != names[0] for other in names):
+        return []  # nothing runs, or what runs depends on values
     times = np.median([[event["dur"] / 1000 for event in run] for run in runs[1:]], axis=0)  # the first run allocates
     return [
         Step(event["name"].removesuffix(KERNEL), event["args"]["op_name"], float(ms))

@@ -17,6 +17,10 @@ def words(run):
     return "good"
 def broken(run):
     raise KeyError("label")
+def away(run):
+    import os
+    os.chdir(os.path.dirname(__file__))
+    return 1
 number = 3
 """
 
@@ -26,6 +30,14 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "score.py"
     path.write_text(CODE)
     return path
+
+
+def test_the_working_folder_stays(file: Path) -> None:
+    before = Path.cwd()
+    assert score(load_function(f"{file}:away"), session(two_layers())) == 1
+    file.write_text(f"import os\nos.chdir({str(file.parent)!r})\n{CODE}")
+    load_function(f"{file}:total")
+    assert Path.cwd() == before
 
 
 def test_a_function_scores_a_model(file: Path) -> None:

@@ -56,10 +56,26 @@ def test_new_nans_are_noticed_and_old_ones_forgiven() -> None:
 
 def test_what_cannot_be_compared_is_listed_without_numbers() -> None:
     comparison = Comparison()
-    comparison.add(["s", "q", "shape"], [np.array(["a"]), [1], np.zeros(3)], [np.array(["b"]), [2], np.zeros(4)])
+    comparison.add(["s", "q", "shape"], [np.array(["a"]), ["a"], np.zeros(3)], [np.array(["b"]), [2], np.zeros(4)])
     assert [c.name for c in comparison.results()] == ["s", "q", "shape"]
     assert {c.relative_l2 for c in comparison.results()} == {None}
     assert close(np.full((2, 2), np.nan), np.full((2, 2), np.nan)).relative_l2 is None
+
+
+def test_sequences_and_maps_count_as_the_numbers_in_them() -> None:
+    comparison = Comparison()
+    first = [np.array([3.0, 4.0]), np.array([0.0])], [{"a": 3.0, "b": 0.0}, {"a": 4.0, "b": 0.0}]
+    second = [np.array([3.0, 4.0]), np.array([1.0])], [{"a": 3.0, "b": 1.0}, {"b": 0.0, "a": 4.0}]
+    comparison.add(["sequence", "map"], first, second)
+    assert [c.relative_l2 for c in comparison.results()] == pytest.approx([0.2, 0.2])
+
+
+@pytest.mark.parametrize("other", ["b", "c"])
+def test_texts_are_the_same_or_not(other: str) -> None:
+    comparison = Comparison()
+    comparison.add(["labels"], [np.array(["a"], object)], [np.array(["a"], object)])
+    comparison.add(["labels"], [np.array(["b"], object)], [np.array([other], object)])
+    assert [c.relative_l2 for c in comparison.results()] == [0.0 if other == "b" else None]
 
 
 def test_relative_error_of_single_values() -> None:
