@@ -287,20 +287,22 @@ def restored(stage: Stage, arrays: Mapping[str, NDArray[Any]]) -> Statistics:
         KeyError: some are missing.
         ValueError: they are none of the site: of other shapes, or not finite.
     """
-    none = Samples.none(stage) if "patches" in arrays else Moments.none(stage)
-    names = ("patches", "outputs") if isinstance(none, Samples) else ("patch", "output", "squared", "crossed")
-    rows = arrays[names[0]].shape[1:2] if isinstance(none, Samples) else ()
-    for name in names:
-        shape = getattr(none, name).shape
-        wanted = (shape[0], *rows, shape[2]) if rows else shape
-        if arrays[name].shape != wanted or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise ValueError(f"{name} is of another shape or type, or not finite")
-    values = [arrays[name] for name in names]
-    if isinstance(none, Samples):
-        return none + Samples(*values)
-    if arrays["rows"].shape or arrays["rows"].dtype.kind not in "iu":
+    if "patches" in arrays:
+        few, rows = Samples.none(stage), arrays["patches"].shape[1:2]
+        patches, outputs = ((groups, *rows, width) for groups, _, width in (few.patches.shape, few.outputs.shape))
+        return few + Samples(_checked(arrays["patches"], patches), _checked(arrays["outputs"], outputs))
+    none, count = Moments.none(stage), arrays["rows"]
+    if count.shape or count.dtype.kind not in "iu":
         raise ValueError("the number of rows is none")
-    return none + Moments(int(arrays["rows"]), *values)
+    names = ("patch", "output", "squared", "crossed")
+    return none + Moments(int(count), *(_checked(arrays[name], getattr(none, name).shape) for name in names))
+
+
+def _checked(array: NDArray[Any], shape: tuple[int, ...]) -> Array:
+    """An array that was kept, if it is of a shape, and of finite numbers."""
+    if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError("an array is of another shape or type, or not finite")
+    return array
 
 
 def _mean(moment: Array, width: int, whole: float) -> float:
