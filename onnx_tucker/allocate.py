@@ -161,7 +161,7 @@ class Allocator:
         if found is None:
             fastest = min(one.taken for one in aimed)
             raise PromiseError(
-                f"The budget time:{share:g} cannot be reached: the fastest model found takes the share {fastest:.3g}."
+                f"The budget time:{share:g} cannot be reached: the fastest model found takes the share {fastest:.4g}."
             )
         return found.what
 

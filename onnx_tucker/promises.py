@@ -62,8 +62,9 @@ class Promises:
         if evaluate is not None and job.session is not None:  # before all the work, in case that it fails
             job.progress("scoring the original", 0, 1)
             self.original_score = score(evaluate, job.session)
-            if math.isnan(self.original_score):
-                raise DataError("The function of --eval gives nan for the original, so no score can be held.")
+            if not math.isfinite(self.original_score):
+                given = f"{self.original_score:g}"
+                raise DataError(f"The function of --eval gives {given} for the original, so no score can be held.")
 
     def verify(self, result: Factorised) -> Verdict:
         """Checks the result as a model and against the promises on its outputs, and compares them.

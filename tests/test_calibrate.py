@@ -109,7 +109,7 @@ def test_a_bias_that_others_use_stays() -> None:
     assert np.array_equal(run(slim(shared, x), x=x)[1], run(shared, x=x)[1])
 
 
-@pytest.mark.parametrize("kind", ["zero", "constant", "duplicated", "one", "partly nan"])
+@pytest.mark.parametrize("kind", ["zero", "constant", "duplicated", "one", "partly nan", "too large"])
 def test_poor_data_does_no_harm(kind: str) -> None:
     made, x = CASES["conv"]
     poor = {
@@ -117,6 +117,7 @@ def test_poor_data_does_no_harm(kind: str) -> None:
         "constant": 0 * x + 1,
         "duplicated": x[[3] * 8],
         "one": x[:1],
+        "too large": np.where(np.arange(64)[:, None, None, None] == 5, 1e300, x.astype(np.float64)),
         "partly nan": np.where(np.arange(64)[:, None, None, None] == 5, np.float32(np.nan), x),
     }[kind]
     result = slim(made, poor)

@@ -38,7 +38,8 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "word.toml": b'conv = "magic"\n',
         "ranks.json": b'{"conv": 3}',
         "exit.py": b"import sys\nsys.exit(0)\n",
-        "score.py": b"def zero(run):\n    return 0.0\ndef nan(run):\n    return float('nan')\n",
+        "score.py": b"def zero(run):\n    return 0.0\ndef nan(run):\n    return float('nan')\n"
+        b"def most(run):\n    return float('inf')\n",
         "text.npz": b"x = 1\n",
         "cut.npz": b"PK\x03\x04",
     }
@@ -114,6 +115,7 @@ MISTAKES = [
     ("in.onnx out.onnx --no-benchmark --eval score.py:none --max-drop 0", 2, "has no function"),
     ("in.onnx out.onnx --no-benchmark --eval score.py:zzz --max-drop 0", 2, "--eval score.py:zzz"),
     ("in.onnx out.onnx --no-benchmark --eval score.py:nan --max-drop 0", 1, "gives nan"),
+    ("in.onnx out.onnx --no-benchmark --eval score.py:most --max-drop 0", 1, "gives inf"),
 ]
 
 

@@ -113,7 +113,7 @@ def _around(window: Window, x: Array, sample: NDArray[np.int64], positions: Sequ
         seen = seen & inside.reshape(along)
     where: tuple[Any, ...] = (sample.reshape(-1, *(1,) * axes), slice(None), *index)
     # The channels come last where indices surround them.
-    return np.ascontiguousarray(np.moveaxis(x[where] * seen[..., None], -1, 1))
+    return np.ascontiguousarray(np.moveaxis(np.where(seen[..., None], x[where], x.dtype.type(0)), -1, 1))
 
 
 def outputs(stage: Stage, y: Array, rows: NDArray[np.int64]) -> Array:

@@ -297,7 +297,8 @@ def _fit(array: NDArray[Any], value: Any) -> NDArray[Any]:
         raise DataError(f"The data for input {value.name} has the shape {array.shape}; the model takes {wanted}.")
     if not np.can_cast(array.dtype, dtype, "same_kind"):
         raise DataError(f"The data for input {value.name} is {array.dtype}; the model takes {np.dtype(dtype)}.")
-    return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and counts as that
+        return array.astype(dtype, copy=False)
 
 
 def _listed(names: Mapping[str, Any]) -> str:
