@@ -11,6 +11,7 @@ from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, hold, make, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
+from onnx_tucker.menu import excluded
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
@@ -90,12 +91,13 @@ def _closest(job: Job, promises: Promises, budgets: Sequence[Budget]) -> Outcome
 
 def _require_known(job: Job, budgets: Sequence[Budget]) -> None:
     """Makes sure that a budget of FLOPs is of all nodes that could be factorised."""
-    unknown = [f.place.label for f in job.found if isinstance(f.reading.found, Site) and f.reading.layer is None]
+    open_ = [f for f in job.found if isinstance(f.reading.found, Site) and not excluded(job.settings, [f])]
+    unknown = [f.place.label for f in open_ if f.reading.layer is None]
     if unknown and any(budget.of == "flops" for budget in budgets):
         which = unknown[0] if len(unknown) == 1 else f"{unknown[0]} and {len(unknown) - 1} more"
         raise PromiseError(
             f"A budget of FLOPs cannot be held, because those of {which} are not known; fix the shapes of the inputs "
-            "with --input-shape or --dim."
+            "with --input-shape or --dim, or leave the nodes out with --exclude."
         )
 
 

@@ -192,6 +192,7 @@ def test_a_budget_of_flops_that_are_not_known_is_refused_in_words() -> None:
     with pytest.raises(PromiseError, match="those of conv are not known; fix the shapes"):
         compress(made, ranks="auto", budget="flops:0.5")
     assert compress(made, ranks="auto", budget="flops:0.5", dim={"h": 8, "w_": 8}, benchmark=False).model != made
+    assert compress(made, ranks="auto", budget="flops:0.5", exclude="conv", benchmark=False).model == made
 
 
 @pytest.mark.parametrize("share", [0.5, 0.3])
