@@ -95,7 +95,7 @@ class Comparison:
             if sums.comparable and p is not None and q is not None:
                 sums.add(p, q)
             else:
-                sums.same &= p is None and q is None and np.array_equal(np.asarray(x), np.asarray(y))
+                sums.same &= p is None and q is None and alike(x, y)
 
     def results(self) -> list[Closeness]:
         """The outputs, in order; those that cannot be compared have no numbers."""
@@ -112,6 +112,15 @@ def numbers(value: Any) -> NDArray[Any] | None:
         return np.concatenate(known) if known and len(known) == len(parts) else None
     array = np.asarray(value)
     return array if array.dtype.kind in "fiub" else None
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two values of onnxruntime are the same, arrays, sequences or maps."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(alike(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(alike, a, b))
+    return type(a) is type(b) and bool(np.array_equal(a, b))
 
 
 def relative_l2(a: NDArray[Any], b: NDArray[Any]) -> float | None:

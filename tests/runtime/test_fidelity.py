@@ -74,7 +74,7 @@ def test_sequences_and_maps_count_as_the_numbers_in_them() -> None:
 def test_texts_are_the_same_or_not(other: str) -> None:
     comparison = Comparison()
     comparison.add(["labels"], [np.array(["a"], object)], [np.array(["a"], object)])
-    comparison.add(["labels"], [np.array(["b"], object)], [np.array([other], object)])
+    comparison.add(["labels"], [[np.array(["b"], object), "d"]], [[np.array([other], object), "d"]])
     assert [c.relative_l2 for c in comparison.results()] == [0.0 if other == "b" else None]
 
 
