@@ -11,13 +11,13 @@ from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, hold, make, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
-from onnx_tucker.menu import excluded
+from onnx_tucker.menu import eligible
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
-from onnx_tucker.types import Closeness, Site
+from onnx_tucker.types import Closeness
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def _within(job: Job, promises: Promises) -> Outcome:
         made = make(job, decide(job, lossless))
         if made.timings and not _exceeded(job, made, budgets):
             return _carried_out(job, promises, lossless)
+    _require_known(job)
     outcome = _closest(job, promises, budgets)
     slower = any(choice.reason.startswith(SLOWER) for choice in outcome[0].decision.plan.choices)
     if slower and all(budget.of != "time" for budget in budgets):
@@ -66,11 +67,10 @@ def _within(job: Job, promises: Promises) -> Outcome:
     return outcome
 
 
-def _closest(job: Job, promises: Promises, budgets: Sequence[Budget]) -> Outcome:
+def _closest(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcome:
     """The most accurate model within some budgets; they are tightened while it measures above them."""
-    _require_known(job, budgets)
     allocator = Allocator(job, [budget.of for budget in budgets])
-    aims = tuple(budgets)
+    aims = budgets
     outcome = _carried_out(job, promises, rules_of(allocator.allocation(aims)))
     for _ in range(TRIES - 1):
         exceeded = {} if job.settings.dry_run else _exceeded(job, outcome[0], budgets)
@@ -89,11 +89,10 @@ def _closest(job: Job, promises: Promises, budgets: Sequence[Budget]) -> Outcome
     return outcome
 
 
-def _require_known(job: Job, budgets: Sequence[Budget]) -> None:
+def _require_known(job: Job) -> None:
     """Makes sure that a budget of FLOPs is of all nodes that could be factorised."""
-    open_ = [f for f in job.found if isinstance(f.reading.found, Site) and not excluded(job.settings, [f])]
-    unknown = [f.place.label for f in open_ if f.reading.layer is None]
-    if unknown and any(budget.of == "flops" for budget in budgets):
+    unknown = [f.place.label for f in eligible(job) if f.reading.layer is None]
+    if unknown and any(budget.of == "flops" for budget in job.settings.budgets):
         which = unknown[0] if len(unknown) == 1 else f"{unknown[0]} and {len(unknown) - 1} more"
         raise PromiseError(
             f"A budget of FLOPs cannot be held, because those of {which} are not known; fix the shapes of the inputs "

@@ -23,7 +23,7 @@ from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between, sums
 from onnx_tucker.job import Job
-from onnx_tucker.menu import excluded
+from onnx_tucker.menu import eligible
 from onnx_tucker.rows import Flow, known_rows, obstacle, own_bias, seen_rows
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Site, Stage
@@ -66,12 +66,8 @@ def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """The nodes that stay, whose weights may make up for what the chains of others lose; those left out never do."""
     if not usable(job) or not any(candidate.method for candidate in planned.values()):
         return {}
-    kept = [f for f in job.found if f.place.label not in planned and isinstance(f.reading.found, Site)]
-    return {
-        f.place.label: Candidate(None, None, (f.site.stage,), 0.0)
-        for f in kept
-        if not excluded(job.settings, [f]) and not obstacle(job, f)
-    }
+    kept = [f for f in eligible(job) if f.place.label not in planned and not obstacle(job, f)]
+    return {f.place.label: Candidate(None, None, (f.site.stage,), 0.0) for f in kept}
 
 
 def decomposed(weight: Array, stage: Stage, candidate: Candidate) -> Chain:
@@ -162,7 +158,7 @@ def _fewer(job: Job, samples: int) -> bool:
 
 def _positions(job: Job) -> int:
     """Positions of a sample that each node sees at least; 1 where that is not known."""
-    seen = [f.reading.layer for f in job.found if isinstance(f.reading.found, Site) and not excluded(job.settings, [f])]
+    seen = [found.reading.layer for found in eligible(job)]
     shapes = (job.context.shapes.get(value.name) for value in (job.session.get_inputs() if job.session else ()))
     batch = max((shape[0] for shape in shapes if shape), default=1)
     return min((layer.positions if layer else 1 for layer in seen), default=1) // max(batch, 1)
@@ -271,11 +267,11 @@ class Fitting:
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""
-        stage, (least, most) = found.site.stage, sorted(half.rows for half in halves)
-        rows, enough, means = least + most, least >= FEW // 2, found.site.bias and least >= SPREAD
+        stage, rows = found.site.stage, [half.rows for half in halves]
+        enough, means = min(rows) >= FEW // 2, found.site.bias and min(rows) >= SPREAD
         strength = ridge(*halves, found.site.read(), bias=means, among=self._ridges) if enough else RIDGES[0]
 
-        unsure = few(self._job) or rows < 4 * stage.inp * stage.window.volume
+        unsure = few(self._job) or sum(rows) < 4 * stage.inp * stage.window.volume
         if not unsure or candidate.method is None:
             return Trust(strength, None, means)
         targets = [half.targets(found.site.read(), strength, bias=means) for half in halves]

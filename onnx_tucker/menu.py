@@ -13,7 +13,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.rank import Rule, Rules, search
 from onnx_tucker.settings import Settings
 from onnx_tucker.tuning import Option, Tuner
-from onnx_tucker.types import Candidate, Skip
+from onnx_tucker.types import Candidate, Site, Skip
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,11 @@ def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
     reason, candidates = (chains, []) if isinstance(chains, str) else ("", chains)
     options = tuner.options(group, candidates, lower=job.settings.lower and not left_out)
     return Menu(group, reason, candidates, options)
+
+
+def eligible(job: Job) -> list[Found]:
+    """The nodes that could be factorised, and that the options do not leave out."""
+    return [f for f in job.found if isinstance(f.reading.found, Site) and not excluded(job.settings, [f])]
 
 
 def excluded(settings: Settings, group: Sequence[Found]) -> str:

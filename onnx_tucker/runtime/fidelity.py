@@ -91,10 +91,10 @@ class Comparison:
         for name, x, y in zip(names, a, b, strict=True):
             sums = self.sums.setdefault(name, _Sums())
             p, q = numbers(x), numbers(y)
-            sums.comparable &= p is not None and q is not None and p.shape == q.shape
-            if sums.comparable and p is not None and q is not None:
+            if p is not None and q is not None and p.shape == q.shape:
                 sums.add(p, q)
             else:
+                sums.comparable = False
                 sums.same &= p is None and q is None and alike(x, y)
 
     def results(self) -> list[Closeness]:
@@ -109,7 +109,7 @@ def numbers(value: Any) -> NDArray[Any] | None:
     if isinstance(value, list):
         parts = [numbers(one) for one in value]
         known = [part.ravel() for part in parts if part is not None]
-        return np.concatenate(known) if known and len(known) == len(parts) else None
+        return np.concatenate([np.empty(0), *known]) if len(known) == len(parts) else None
     array = np.asarray(value)
     return array if array.dtype.kind in "fiub" else None
 

@@ -70,6 +70,13 @@ def test_sequences_and_maps_count_as_the_numbers_in_them() -> None:
     assert [c.relative_l2 for c in comparison.results()] == pytest.approx([0.2, 0.2])
 
 
+def test_an_empty_sequence_makes_no_others_the_same() -> None:
+    comparison = Comparison()
+    comparison.add(["sequence"], [[np.array([3.0, 4.0])]], [[np.array([3.0, 5.0])]])
+    comparison.add(["sequence"], [[]], [[]])
+    assert [c.relative_l2 for c in comparison.results()] == pytest.approx([0.2])
+
+
 @pytest.mark.parametrize("other", ["b", "c"])
 def test_texts_are_the_same_or_not(other: str) -> None:
     comparison = Comparison()
