@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -211,13 +212,18 @@ class Fitting:
         self._changed = True
         return chain
 
-    def rows(self, found: Found) -> Iterator[Flow]:
+    def target(self, found: Found) -> str:
         """See `rows.Source`."""
-        x, y = layer.activations(found), found.place.node.output[0]
-        total, other = self._sum(y)
+        return self._sum(found.place.node.output[0])[0]
+
+    def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
+        """See `rows.Source`."""
+        x = layer.activations(found)
+        total, other = self._sum(found.place.node.output[0])
         taken = self._factorised.read([x, other] if other else [x])
-        for now, original in zip(taken, self._original.read([total]), strict=True):
-            yield Flow(now[x], original[total], now[other] if other else None)
+        wanted = repeat(None) if known else (values[total] for values in self._original.read([total]))
+        for now, y in zip(taken, wanted, strict=not known):
+            yield Flow(now[x], y, now[other] if other else None)
 
     def _sum(self, y: str) -> tuple[str, str]:
         """The sum that an output goes into, and the other part of it, if nothing of that is still to be factorised."""

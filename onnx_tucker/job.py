@@ -6,16 +6,19 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import joblib
 import onnx
 import onnx.inliner
 import onnxruntime as ort
+from numpy.typing import NDArray
 
+from onnx_tucker import observed
 from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
@@ -23,6 +26,7 @@ from onnx_tucker.graph.check import LIMIT, fatal, invalid, weight_bytes
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
+from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.inputs import Inputs
 from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.reference import Reference
@@ -41,6 +45,12 @@ KEY_SETTINGS = (
     "seed threads include exclude op_types flops input_shape dim dequantize refactorize freeze_initializer_inputs"
 ).split()
 """The settings that errors of nodes and of models may depend on."""
+BATCH_VALUE_BYTES = 2**28
+"""What any value of a batch may take; a session holds several of them."""
+WANTED_BYTES = 2**29
+"""What may be held of what nodes are to give."""
+FOLDS = 3
+"""Parts of the data, at most, that are kept for checks in turn."""
 PATIENCE = 3.0
 """Seconds that any model may take to run, besides its multiplications."""
 SLOWEST = 1e8
@@ -66,6 +76,7 @@ class Job:
         found: all weight-bearing nodes.
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         reference: the model's outputs on all of them, or None where nothing can be run.
+        wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
         memory: of what this run and earlier ones have measured.
         stopwatch: times models.
@@ -84,6 +95,7 @@ class Job:
     found: list[Found]
     inputs: Inputs | None
     reference: Reference | None
+    wanted: Held[Any]
     timed_feed: Feed | None
     memory: Memory
     stopwatch: Stopwatch
@@ -93,6 +105,15 @@ class Job:
     def fingerprint(self) -> str:
         """Of the model, without what is in other files."""
         return hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def folds(self) -> list[Job]:
+        """The same run on parts of the data, each of which is kept for checks once; empty where there is only one."""
+        if self.session is None or self.inputs is None:
+            return []
+        parts = inputs.folds(self.inputs, FOLDS)
+        known = ((part, Reference(self.session, part.feeds), Held[Any](WANTED_BYTES)) for part in parts)
+        return [replace(self, inputs=part, reference=outputs, wanted=wanted) for part, outputs, wanted in known]
 
     @property
     def apart(self) -> bool:
@@ -131,10 +152,13 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     machine.check()
     wanted = bool(settings.data) or settings.eval is not None
     session = _session(model, content, folder, machine, wanted)
-    data = _data(session, settings)
+    arrays, labels = _samples(session, settings)
+    data = inputs.from_data(arrays, session, labels=labels) if arrays and session is not None else None
     sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)
+    if session is not None and data is not None:
+        known |= _observed(model, folder, session, machine, known, settings.seed, data)
     context = context_of(
         model,
         known,
@@ -144,6 +168,10 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         dequantize=settings.dequantize,
     )
     found = find(model, context, refactorize=settings.refactorize)
+    if data is not None and session is not None:
+        data = _smaller(session, data, _value_bytes(model, known, sample))
+        if data is None:
+            data = inputs.from_data(arrays, session, labels=labels, apart=False)
     ran = _runnable(session, data, known, settings.seed, found)
     remembered = Memory(Path(settings.cache) if settings.cache else None)
     return Job(
@@ -159,6 +187,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         found=found,
         inputs=ran,
         reference=Reference(session, ran.feeds) if session is not None and ran is not None else None,
+        wanted=Held(WANTED_BYTES),
         timed_feed=_timed(session, ran, known, settings.seed),
         memory=remembered,
         stopwatch=Stopwatch(machine, remembered),
@@ -211,24 +240,55 @@ def _session(
     return None
 
 
-def _data(session: ort.InferenceSession | None, settings: Settings) -> Inputs | None:
+def _samples(
+    session: ort.InferenceSession | None, settings: Settings
+) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
+    """The user's arrays, and the labels among them."""
     batches = [inputs.read_data(settings.data_paths)] if settings.data_paths else settings.data_arrays
     arrays = inputs.joined(batches)
     if not arrays:
-        return None
+        return {}, None
     labels = arrays.pop(settings.labels, None) if settings.labels is not None else None
     if settings.labels is not None and labels is None:
         raise DataError(f"The data has no array {settings.labels!r} of labels.")
     if session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
-    data = inputs.from_data(arrays, session, labels=labels)
+    return arrays, labels
+
+
+def _smaller(session: ort.InferenceSession, data: Inputs, value_bytes: float) -> Inputs | None:
+    """The data in batches of which no value is very large; None where the model does not run on those for checks."""
+    smaller = inputs.split(data, session, max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0))))
     try:
-        if data.held_out:
-            session.run(None, dict(data.check.feeds[0]))
+        if smaller.held_out or smaller is not data:
+            session.run(None, dict(smaller.check.feeds[0]))
     except FAILURES as error:
         logger.info("no samples are kept apart, as the model does not run on those: %s", first_line(error))
-        return inputs.from_data(arrays, session, labels=labels, apart=False)
-    return data
+        return None
+    return smaller
+
+
+def _value_bytes(model: onnx.ModelProto, known: shapes.Shapes, sample: shapes.Shapes) -> float:
+    """Bytes of the largest value that nodes give for a sample, as far as shapes are known."""
+    batch = max((known[name][0] for name in sample if known.get(name)), default=1)
+    made = (known.get(name) for node in model.graph.node for name in node.output)
+    return 4 * max((math.prod(shape) for shape in made if shape), default=0) / max(batch, 1)
+
+
+def _observed(
+    model: onnx.ModelProto,
+    folder: Path,
+    session: ort.InferenceSession,
+    machine: Machine,
+    known: shapes.Shapes,
+    seed: int,
+    data: Inputs,
+) -> shapes.Shapes:
+    """The shapes that only a run tells, on the sample that is counted."""
+    missing = observed.unknown(model, known)
+    if not missing:
+        return {}
+    return observed.shapes(model, folder, machine, _counted(session, data, known, seed), missing)
 
 
 def _patience(found: list[Found]) -> float:
@@ -273,15 +333,20 @@ def _timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shap
     """An input of the shape that is counted, from the data where it has enough samples, if the model runs on it."""
     if session is None or ran is None:
         return None
-    first = ran.fit.feeds[0]
-    part = {name: array[: known[name][0]] if known.get(name) else array for name, array in first.items()}
-    if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
-        part = dict(inputs.random(session, known, seed, 1).fit.feeds[0])
+    first, part = ran.fit.feeds[0], _counted(session, ran, known, seed)
     if all(part[name].shape == first[name].shape for name in first):
         return part  # on which it has run already
     try:
-        session.run(None, part)
+        session.run(None, dict(part))
     except FAILURES as error:
         logger.info("the model is timed on a whole batch, as it does not run on the counted shape: %s", error)
         return first
+    return part
+
+
+def _counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, seed: int) -> Feed:
+    """An input of the shape that is counted, from the data where it has enough samples, else noise."""
+    part = {name: array[: known[name][0]] if known.get(name) else array for name, array in ran.fit.feeds[0].items()}
+    if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
+        return inputs.random(session, known, seed, 1).fit.feeds[0]
     return part

@@ -35,20 +35,63 @@ class Flow(NamedTuple):
 
     Attributes:
         x: its input.
-        y: what is wanted where its output goes, alone or together with what is added there.
+        y: what is wanted where its output goes, alone or together with what is added there; None where it is known.
         added: what is added; None for nothing.
     """
 
     x: Array
-    y: Array
+    y: Array | None
     added: Array | None = None
+
+
+class Wanted(NamedTuple):
+    """What is wanted of a node on a feed, at the positions that are drawn.
+
+    Attributes:
+        shape: of the whole output, (batch, groups * out, *spatial).
+        rows: (rows, groups, out).
+    """
+
+    shape: tuple[int, ...]
+    rows: Array
+
+
+class Drawn(NamedTuple):
+    """What is drawn from a feed.
+
+    Attributes:
+        kind: what to keep of the rows.
+        stage: the layer with explicit pads.
+        x: its input.
+        positions: numbers of output positions, (windows, positions of one).
+        half: of the samples that each window is in, 0 or 1.
+        wanted: (rows, groups, out).
+        added: the part of it that does not come from the node; None for nothing.
+    """
+
+    kind: type[Moments] | type[Samples]
+    stage: Stage
+    x: Array
+    positions: NDArray[np.int64]
+    half: NDArray[np.int64]
+    wanted: Array
+    added: Array | None
 
 
 class Source(Protocol):
     """Where the inputs of nodes come from, and what they are to give."""
 
-    def rows(self, found: Found) -> Iterator[Flow]:
-        """What a node takes and is to give, as the model has it, for one feed after another."""
+    def target(self, found: Found) -> str:
+        """The name of the value that a node is to give, alone or together with what is added there."""
+        ...
+
+    def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
+        """What a node takes and is to give, as the model has it, for one feed after another.
+
+        Args:
+            found: the node.
+            known: whether what it is to give is, and can be left out.
+        """
         ...
 
 
@@ -114,37 +157,36 @@ def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], m
     """
     kept: list[list[Array]] = []
     layer = found.site.stage
-    for _, stage, flow, drawn in _drawn(job, found, source, most, window):
-        positions = np.concatenate(drawn)
-        y = outputs(stage, flow.y, positions.ravel())
-        added = np.zeros_like(y) if flow.added is None else outputs(stage, flow.added, positions.ravel())
-        layer, parts = cut(stage, flow.x, window, positions)
-        by_window = [a.reshape(len(positions), -1) for a in (parts, y, added)]
+    for drawn in _drawn(job, found, source, most, window):
+        y, windows = drawn.wanted, len(drawn.positions)
+        added = np.zeros_like(y) if drawn.added is None else drawn.added
+        layer, parts = cut(drawn.stage, drawn.x, window, drawn.positions)
+        by_window = [a.reshape(windows, -1) for a in (parts, y, added)]
         finite = np.flatnonzero(np.all([np.isfinite(a).all(1) for a in by_window], 0))
-        kept.append([a.reshape(len(positions), -1, *a.shape[1:])[finite] for a in (parts, y, added)])
+        kept.append([a.reshape(windows, -1, *a.shape[1:])[finite] for a in (parts, y, added)])
     parts, y, added = (a.reshape(-1, *a.shape[2:]) for a in map(np.concatenate, zip(*kept, strict=True)))
     return Rows(layer, math.prod(window), parts, y.swapaxes(0, 1), added.swapaxes(0, 1)) if len(y) else None
 
 
 def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:
     halves, left_out, own = list[Statistics](), 0, own_bias(job, found)
-    for kind, stage, flow, drawn in _drawn(job, found, source, most):
-        halves = halves or [kind.none(stage) for _ in range(2)]
-        y = flow.y if flow.added is None else flow.y - flow.added
+    for drawn in _drawn(job, found, source, most):
+        stage, rows = drawn.stage, drawn.positions.ravel()
+        halves = halves or [drawn.kind.none(stage) for _ in range(2)]
+        y = drawn.wanted if drawn.added is None else drawn.wanted - drawn.added
         if own is not None:
-            y = y - own.astype(y.dtype).reshape(-1, *(1,) * (y.ndim - 2))
-        for known, rows in zip(halves, drawn, strict=True):
-            for part in _chunks(stage, np.sort(rows.ravel())):
-                left_out += known.add(patches(stage, flow.x, part), outputs(stage, y, part))
+            y = y - own.astype(y.dtype).reshape(y.shape[1:])
+        order = np.argsort(rows)
+        for half, known in enumerate(halves):
+            for part in _chunks(stage, order[drawn.half[order] == half]):
+                left_out += known.add(patches(stage, drawn.x, rows[part]), y[part])
     if left_out:
         logger.warning("%s: %d positions of the data are not finite and are left out.", found.place.label, left_out)
     return halves[0], halves[1]
 
 
-def _drawn(
-    job: Job, found: Found, source: Source, most: int, window: tuple[int, ...] = ()
-) -> Iterator[tuple[type[Moments] | type[Samples], Stage, Flow, list[NDArray[np.int64]]]]:
-    """What is drawn from one feed after another.
+def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int, ...] = ()) -> Iterator[Drawn]:
+    """What is drawn from one feed after another; what is wanted there is remembered, as far as it can be held.
 
     Args:
         job: the run.
@@ -152,28 +194,31 @@ def _drawn(
         source: where its rows come from.
         most: windows that are drawn in all.
         window: see `patches.draw`.
-
-    Yields:
-        What to keep of the rows, the layer with explicit pads, its values, and the positions in each half of the
-        samples, (windows, positions of one).
     """
     assert job.inputs is not None
     data, rng, before = job.inputs.fit, np.random.default_rng(job.settings.seed), 0
     kind: type[Moments] | type[Samples] = Samples
     limit = 0
-    for feed, values in zip(data.feeds, source.rows(found), strict=True):
-        added = None if values.added is None else found.seat.outputs(values.added)
-        flow = Flow(found.seat.inputs(values.x), found.seat.outputs(values.y), added)
-        stage, positions, batch = found.site.stage, count(flow.y), data.batch(feed)
+    key = (found.place.label, source.target(found), most, window)
+    known, made = job.wanted.get(key) or [], list[Wanted]()
+    for i, (feed, flow) in enumerate(zip(data.feeds, source.rows(found, known=bool(known)), strict=True)):
+        x, y = found.seat.inputs(flow.x), None if flow.y is None else found.seat.outputs(flow.y)
+        shape = known[i].shape if y is None else y.shape
+        stage, positions, batch = found.site.stage, count(shape), data.batch(feed)
         if not stage.window.transposed:
-            stage = replace(stage, window=stage.window.explicit(flow.x.shape[2:]))
+            stage = replace(stage, window=stage.window.explicit(x.shape[2:]))
         if not limit:
             kind, limit = _kind(stage, window, min(most, len(data.feeds) * positions // math.prod(window)))
         number = limit // len(data.feeds)
-        drawn = draw(flow.y, window, max(1, number), rng)
+        drawn = draw(shape, window, max(1, number), rng)
         sample = before + drawn[:, 0] * batch // positions if data.samples > 1 else rng.integers(2, size=len(drawn))
         before += batch
-        yield kind, stage, flow, [drawn[sample % 2 == half] for half in range(2)]
+        at = drawn.ravel()
+        made.append(known[i] if y is None else Wanted(shape, outputs(stage, y, at)))
+        added = None if flow.added is None else outputs(stage, found.seat.outputs(flow.added), at)
+        yield Drawn(kind, stage, x, drawn, sample % 2, made[-1].rows, added)
+    if not known:
+        job.wanted.keep(key, made, sum(wanted.rows.nbytes for wanted in made))
 
 
 def _chunks(stage: Stage, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -38,10 +38,14 @@ class Original:
         assert job.inputs is not None
         self._walk = Walk(job, job.inputs.fit.feeds)
 
-    def rows(self, found: Found) -> Iterator[Flow]:
+    def target(self, found: Found) -> str:
         """See `rows.Source`."""
-        x, y = layer.activations(found), found.place.node.output[0]
-        return (Flow(values[x], values[y]) for values in self._walk.read([x, y]))
+        return found.place.node.output[0]
+
+    def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
+        """See `rows.Source`."""
+        x, y = layer.activations(found), self.target(found)
+        return (Flow(values[x], values.get(y)) for values in self._walk.read([x] if known else [x, y]))
 
 
 def of_model(job: Job, nodes: Sequence[Found]) -> Iterator[Statistics | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from statistics import fmean
 
 import onnx
@@ -13,9 +12,7 @@ import onnx
 from onnx_tucker import calibrate
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.job import Job
-from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
-from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Basis, Candidate
 
@@ -27,8 +24,6 @@ SAMPLES = 64
 
 WORTHWHILE = 1.05
 """How much closer chains have to be that take longer to make."""
-FOLDS = 3
-"""Parts of few samples, each of which is kept for checks once."""
 
 
 def error(job: Job, model: onnx.ModelProto, samples: int = SAMPLES) -> float:
@@ -100,18 +95,15 @@ def held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis])
 
     Samples that are fitted to look closer than others, the more the fewer there are.
     """
-    assert job.inputs is not None
-    assert job.session is not None
     errors: dict[Basis, list[float]] = {}
-    parts = inputs.folds(job.inputs, FOLDS)
-    if not parts:
+    if not job.folds:
         return {}
     blind = factorise(job, planned, "weights", rough=True)
-    for part in parts:
-        fold = replace(job, inputs=part, reference=Reference(job.session, part.feeds))
+    for fold in job.folds:
+        assert fold.inputs is not None
         for basis in bases:
             made = blind if basis == "weights" else factorise(fold, planned, basis, rough=True)
-            errors.setdefault(basis, []).append(error(fold, made.model, part.check.samples))
+            errors.setdefault(basis, []).append(error(fold, made.model, fold.inputs.check.samples))
     means = {basis: fmean(found) for basis, found in errors.items()}
     logger.info("errors of the outputs on other samples: %s", ", ".join(f"{b} {e:.4g}" for b, e in means.items()))
     return means

@@ -28,7 +28,7 @@ from onnx_tucker.types import Candidate, Chain, Site
 
 logger = logging.getLogger(__name__)
 
-HELD = 2**29
+HELD = 2**30
 """Bytes of values that are held for later nodes; where there are more, those nodes start from further ahead."""
 
 
@@ -52,7 +52,7 @@ class Walk:
 
     def _start(self) -> None:
         self._held: list[dict[str, NDArray[Any]]] = [dict(feed) for feed in self._feeds]
-        self._made = set(self._feeds[0])
+        self._made, self._mixed = set(self._feeds[0]), False
 
     def replace(self, found: Found, candidate: Candidate, chain: Chain) -> None:
         """Puts a chain in the place of a node of the main graph; in bodies and functions nothing is changed.
@@ -84,6 +84,8 @@ class Walk:
         Raises:
             FAILURES: onnxruntime cannot run what they need.
         """
+        if self._mixed:
+            self._start()
         nodes = between(self._nodes, self._held[0], names)
         needed = {*names, *(name for node in nodes for name in uses(node))}
         if (needed & self._made) - self._held[0].keys():
@@ -95,19 +97,19 @@ class Walk:
         fresh = [name for name in kept if name not in self._held[0]]
         wanted = [name for name in names if name not in self._held[0]]
         session = self._session(nodes, [*wanted, *(name for name in fresh if name not in wanted)]) if nodes else None
-        holding: list[dict[str, NDArray[Any]]] | None = []
-        for known in self._held:
+        holding = True
+        for i, known in enumerate(self._held):
             values = dict(known)
             if session is not None:
                 taken = {value.name: known[value.name] for value in session.get_inputs()}
-                values |= self._run(session, taken, wanted, fresh if holding is not None else [])
-            if holding is not None:
-                holding.append({name: values[name] for name in kept if name in values})
-                if len(holding[-1]) < len(kept) or _size(holding[0]) * len(self._held) > HELD:
-                    holding = None
+                values |= self._run(session, taken, wanted, fresh if holding else [])
+            holding &= all(name in values for name in kept)
+            holding &= sum(values[name].nbytes for name in kept if holding) * len(self._held) <= HELD
+            if holding:
+                self._held[i], self._mixed = {name: values[name] for name in kept}, True
             yield {name: values[name] for name in names}
-        if holding is not None:
-            self._held, self._made = holding, made
+        if holding:
+            self._made, self._mixed = made, False
 
     def _session(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> ort.InferenceSession:
         content = model_of(self._job.model, nodes, self._tensors, self._held[0], wanted)
@@ -129,7 +131,3 @@ class Walk:
             logger.info("a piece is run again for each node behind it: %s", first_line(error))
             values = dict(zip(wanted, session.run(list(wanted), dict(feed), options), strict=True))
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-
-
-def _size(values: Mapping[str, NDArray[Any]]) -> int:
-    return sum(array.nbytes for array in values.values())

@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from onnx_tucker import job as job_
 from onnx_tucker import walk
 from onnx_tucker.factor import METHODS
+from onnx_tucker.factorise import factorise
 from onnx_tucker.graph import layer
 from onnx_tucker.job import Job, prepare
 from onnx_tucker.settings import Settings
@@ -153,3 +155,25 @@ def test_a_model_gives_values_inputs_and_weights(names: tuple[str, ...]) -> None
     session = made.stopwatch.machine.session(Walk(made, [{"x": X}]).model(names))
     for name, value in zip(names, session.run(None, {"x": X[:7]}), strict=True):
         assert np.allclose(value, exact[name][: len(value)], atol=1e-6), name
+
+
+def test_what_nodes_are_to_give_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second fit of the same nodes reads only what the factorised nodes before them give."""
+    read, counted = Walk.read, list[Walk]()
+
+    def spy(walked: Walk, names: Any) -> Any:
+        counted.append(walked)
+        return read(walked, names)
+
+    monkeypatch.setattr(Walk, "read", spy)
+    made = prepare_(branched())
+    stages = METHODS["svd"].stages(made.found[0].site.stage, (2,))
+    planned = {found.place.label: Candidate("svd", (2,), stages, 0.0) for found in made.found}
+    first = factorise(made, planned, "outputs")
+    assert len(counted) == 2 * len(planned)
+    second = factorise(made, planned, "outputs")
+    assert len(counted) == 3 * len(planned)
+    assert first.model == second.model
+    monkeypatch.setattr(job_, "WANTED_BYTES", 0)
+    unheld = factorise(prepare_(branched()), planned, "outputs")
+    assert unheld.model == first.model

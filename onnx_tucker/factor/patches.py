@@ -123,27 +123,27 @@ def outputs(stage: Stage, y: Array, rows: NDArray[np.int64]) -> Array:
     return np.asarray(y[where].reshape(len(rows), stage.groups, -1))
 
 
-def count(y: Array) -> int:
+def count(shape: tuple[int, ...]) -> int:
     """Number of output positions of an output (batch, channels, *spatial)."""
-    return len(y) * math.prod(y.shape[2:])
+    return shape[0] * math.prod(shape[2:])
 
 
-def draw(y: Array, window: tuple[int, ...], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def draw(shape: tuple[int, ...], window: tuple[int, ...], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Numbers of output positions in windows drawn at random, (windows, positions of one).
 
     Args:
-        y: the output (batch, channels, *spatial).
+        shape: of the output, (batch, channels, *spatial).
         window: lengths of the windows, which lie side by side; empty for single positions.
         number: how many windows.
         rng: draws them.
     """
-    lengths = window or (1,) * (y.ndim - 2)
-    cells = (len(y), *(size // length for size, length in zip(y.shape[2:], lengths, strict=True)))
+    lengths = window or (1,) * (len(shape) - 2)
+    cells = (shape[0], *(size // length for size, length in zip(shape[2:], lengths, strict=True)))
     sample, *corner = np.unravel_index(rng.permutation(math.prod(cells))[:number], cells)
     within = np.array(list(np.ndindex(*lengths)), np.int64)
     at = [c[:, None] * length + within[:, i] for i, (c, length) in enumerate(zip(corner, lengths, strict=True))]
     found = np.ravel_multi_index(
-        (np.broadcast_to(sample[:, None], (len(sample), len(within))), *at), (len(y), *y.shape[2:])
+        (np.broadcast_to(sample[:, None], (len(sample), len(within))), *at), (shape[0], *shape[2:])
     )
     return np.asarray(found, np.int64)
 

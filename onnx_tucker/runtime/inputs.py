@@ -188,7 +188,7 @@ def from_data(
     samples = len(next(iter(fitted.values())))
     if labels is not None and labels.shape[:1] != (samples,):
         raise DataError(f"There are {samples} samples, but labels of the shape {labels.shape}.")
-    fixed = {v.shape[0] for v in inputs.values() if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
+    fixed = _fixed(session)
     sample_bytes = sum(array.nbytes for array in fitted.values()) // samples
     size = max(fixed, default=max(1, min(64, BATCH_BYTES // max(sample_bytes, 1))))
     if fixed:
@@ -206,6 +206,31 @@ def from_data(
     if not kept.any():
         return _same(batches(np.arange(samples)))
     return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
+
+
+def _fixed(session: ort.InferenceSession) -> set[int]:
+    """Sizes of a batch that the model asks for."""
+    return {v.shape[0] for v in session.get_inputs() if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
+
+
+def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:
+    """The same samples in batches of at most so many, if the model leaves that open.
+
+    Args:
+        data: the user's.
+        session: the model.
+        most: samples of a batch.
+    """
+    if _fixed(session) or all(part.batch(feed) <= most for part in (data.fit, data.check) for feed in part.feeds):
+        return data
+
+    def cut(part: Batches) -> Batches:
+        feeds = [piece for feed in part.feeds for piece in _feeds(feed, np.arange(part.batch(feed)), most)]
+        labels = [piece for told in part.labels for piece in np.split(told, range(most, len(told), most))]
+        return Batches(part.samples, feeds, labels)
+
+    fit = cut(data.fit)
+    return Inputs(data.kind, fit, cut(data.check) if data.held_out else fit)
 
 
 def _feeds(arrays: Mapping[str, NDArray[Any]], samples: NDArray[np.int64], size: int) -> list[Feed]:

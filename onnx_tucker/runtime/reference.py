@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.session import Feed
 
 HELD = 2**28
@@ -24,8 +25,7 @@ class Reference:
 
     def __init__(self, session: ort.InferenceSession, feeds: Sequence[Feed]) -> None:
         self._session, self._feeds = session, feeds
-        self._held: dict[int, list[Any]] = {}
-        self._bytes = 0
+        self._held: Held[list[Any]] = Held(HELD)
 
     def outputs(self, index: int) -> list[Any]:
         """All outputs on one of the inputs, in the order of the model.
@@ -33,12 +33,11 @@ class Reference:
         Raises:
             FAILURES: the model does not run on it.
         """
-        if index in self._held:
-            return self._held[index]
+        known = self._held.get(index)
+        if known is not None:
+            return known
         found: list[Any] = self._session.run(None, dict(self._feeds[index]))
         arrays = [value for value in found if isinstance(value, np.ndarray)]
-        size = sum(array.nbytes for array in arrays)
-        if len(arrays) == len(found) and self._bytes + size <= HELD:
-            self._held[index] = found
-            self._bytes += size
+        if len(arrays) == len(found):
+            self._held.keep(index, found, sum(array.nbytes for array in arrays))
         return found

@@ -74,6 +74,25 @@ def test_large_samples_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(f["x"]) for f in made.fit.feeds] == [2, 2, 1]
 
 
+def test_batches_are_split_where_the_model_leaves_their_size_open() -> None:
+    made = session(CONV)
+    twenty = np.repeat(X, 4, 0)
+    data = inputs.from_data({"x": twenty}, made, labels=np.arange(20))
+    assert inputs.split(data, made, 16) is data
+    parts = inputs.split(data, made, 3)
+    assert [len(f["x"]) for f in (*parts.fit.feeds, *parts.check.feeds)] == [3, 3, 3, 3, 3, 1, 3, 1]
+    for whole, pieces in ((data.fit, parts.fit), (data.check, parts.check)):
+        assert np.array_equal(np.concatenate([f["x"] for f in pieces.feeds]), whole.feeds[0]["x"])
+        assert [len(told) for told in pieces.labels] == [len(f["x"]) for f in pieces.feeds]
+        assert np.array_equal(np.concatenate(pieces.labels), whole.labels[0])
+    together = inputs.from_data({"x": twenty}, made, apart=False)
+    assert not inputs.split(together, made, 3).held_out
+    fixed = session(two_inputs(2))
+    four = np.ones((4, 4), np.float32)
+    data = inputs.from_data({"a": four, "b": four}, fixed)
+    assert inputs.split(data, fixed, 1) is data
+
+
 def test_a_fixed_batch_is_respected() -> None:
     fixed = session(two_inputs(2))
     five = np.ones((5, 4), np.float32)

@@ -1,0 +1,74 @@
+"""Shapes that inference does not find are read off a run on the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_tucker import observed
+from onnx_tucker.cost import FLOPS
+from onnx_tucker.errors import PromiseError
+from onnx_tucker.job import prepare
+from onnx_tucker.pipeline import compress, silent
+from onnx_tucker.runtime.session import Machine
+from onnx_tucker.settings import Settings
+from tests.helpers import Array, model
+
+X = np.random.default_rng(0).standard_normal((20, 1, 6, 8)).astype(np.float32)
+
+
+def branching() -> onnx.ModelProto:
+    """A layer behind a branch, whose two ways give different ranks."""
+    bodies = []
+    for name, nodes in (
+        ("squeezed", [helper.make_node("Squeeze", ["x", "one"], ["a"])]),
+        ("same", [helper.make_node("Identity", ["x"], ["a"])]),
+    ):
+        out = helper.make_tensor_value_info("a", TensorProto.FLOAT, None)
+        bodies.append(helper.make_graph(nodes, name, [], [out]))
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["channels"]),
+        helper.make_node("Equal", ["channels", "one"], ["single"]),
+        helper.make_node("If", ["single"], ["inner"], then_branch=bodies[0], else_branch=bodies[1]),
+        helper.make_node("Conv", ["inner", "w"], ["y"], "conv", kernel_shape=[3]),
+    ]
+    rng = np.random.default_rng(1)
+    weight = (rng.standard_normal((16, 2)) @ rng.standard_normal((2, 18))).reshape(16, 6, 3).astype(np.float32)
+    return model(nodes, {"w": weight, "one": np.ones(1, np.int64)}, {"x": ["n", 1, 6, 8]}, {"y": 3})
+
+
+def test_flops_behind_a_branch_are_known_with_data() -> None:
+    blind = prepare(branching(), Settings(), silent)
+    assert observed.unknown(blind.model, blind.context.shapes) == ["inner", "y"]
+    assert blind.found[0].reading.layer is None
+    job = prepare(branching(), Settings(data={"x": X}), silent)
+    assert job.context.shapes["inner"] == (1, 6, 8)
+    layer = job.found[0].reading.layer
+    assert layer is not None
+    assert FLOPS["exact"](layer) == 16 * 6 * (2 * 6 * 3 - 1)
+    assert observed.unknown(job.model, job.context.shapes) == []
+
+
+@pytest.mark.parametrize("data", [{}, {"x": X}])
+def test_a_budget_of_flops_can_be_held_where_they_are(data: dict[str, Array]) -> None:
+    options = {"ranks": "auto", "budget": "flops:0.5", "data": data, "benchmark": False}
+    if not data:
+        with pytest.raises(PromiseError, match="not known"):
+            compress(branching(), **options)
+        return
+    [node] = compress(branching(), **options).report.nodes
+    assert node.flops.before == 16 * 6 * (2 * 6 * 3 - 1)
+    assert node.flops.after is not None
+    assert 0 < node.flops.after <= node.flops.before / 2
+
+
+def test_what_cannot_be_run_stays_unknown(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with caplog.at_level("INFO", "onnx_tucker"):
+        feed = {"x": X[:, :, :, 0]}
+        assert observed.shapes(branching(), tmp_path, Machine(1), feed, ["inner", "y"]) == {}
+    assert "shapes of 2 values stay unknown" in caplog.text
