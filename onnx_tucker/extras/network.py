@@ -1,7 +1,7 @@
 """The main graph of an ONNX model in torch, node by node, with some of its initializers as what is trained.
 
 Linear operators are the project's own, as their weights may be shared or computed from what is trained, which a module
-with weights of its own cannot be. All others are those of onnx2torch.
+with weights of its own cannot be, and a few that onnx2torch lacks. All others are those of onnx2torch.
 """
 
 from __future__ import annotations

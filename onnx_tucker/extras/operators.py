@@ -1,4 +1,8 @@
-"""The linear operators of ONNX in torch, with weights that may be any values, trained or computed from trained ones."""
+"""Operators of ONNX in torch.
+
+The linear ones have weights that may be any values, trained or computed from trained ones. The others are those that
+onnx2torch lacks, or knows in part.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Operator = Callable[..., Tensor]
+from onnx_tucker.extras.recurrent import gru, lstm
+
+Operator = Callable[..., Any]
 Attributes = dict[str, Any]
 
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -65,11 +71,40 @@ def matmul(_: Attributes) -> Operator:
     return torch.matmul
 
 
+def global_max_pool(_: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__GlobalMaxPool.html."""
+    return lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)
+
+
+def pad(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__Pad.html."""
+    mode, known = attributes.get("mode", "constant"), attributes.get("pads", ())
+
+    def run(x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+        padded = list(range(x.ndim)) if axes is None else [int(axis) % x.ndim for axis in axes]
+        sizes = [int(size) for size in (known if pads is None else pads)]
+        before, after = sizes[: len(padded)], sizes[len(padded) :]
+        if mode == "constant":
+            at = dict(zip(padded, zip(before, after, strict=True), strict=True))
+            filled = attributes.get("value", 0.0) if value is None else float(value)
+            pairs = zip(*(at.get(axis, (0, 0)) for axis in range(x.ndim)), strict=True)
+            return functional.pad(x, _innermost_first(*pairs), value=filled)
+        for axis, start, end in zip(padded, before, after, strict=True):
+            x = x.index_select(axis, _sources(mode, x.shape[axis], start, end).to(x.device))
+        return x
+
+    return run
+
+
 OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "GRU": gru,
     "Gemm": gemm,
+    "GlobalMaxPool": global_max_pool,
+    "LSTM": lstm,
     "MatMul": matmul,
+    "Pad": pad,
 }
 """By ONNX's name: what makes an operator from a node's attributes."""
 
@@ -86,6 +121,20 @@ def _pads(
         return (less, more) if auto == "SAME_UPPER" else (more, less)
     pads = list(attributes.get("pads", [0] * 2 * axes)) if auto == "NOTSET" else [0] * 2 * axes
     return pads[:axes], pads[axes:]
+
+
+def _sources(mode: str, size: int, before: int, after: int) -> Tensor:
+    """Where along an axis the values of a padded one come from; what is cut off is cut off first."""
+    cut, size = max(-before, 0), size - max(-before, 0) - max(-after, 0)
+    return cut + _within(mode, size, torch.arange(-max(before, 0), size + max(after, 0)))
+
+
+def _within(mode: str, size: int, at: Tensor) -> Tensor:
+    """Positions on an axis of which some lie beyond its ends, as those that a mode takes for them."""
+    if mode == "reflect":
+        at = at.remainder(max(2 * (size - 1), 1))
+        return torch.where(at < size, at, 2 * (size - 1) - at)
+    return at.remainder(size) if mode == "wrap" else at.clamp(0, size - 1)
 
 
 def _innermost_first(before: Sequence[int], after: Sequence[int]) -> list[int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
-from tests.helpers import model, relative, run
+from onnx_tucker.errors import ModelError
+from tests.helpers import Array, model, relative, run
 
 torch = pytest.importorskip("torch")
 network = pytest.importorskip("onnx_tucker.extras.network")
@@ -59,3 +61,64 @@ def test_products(attributes: dict[str, Any]) -> None:
     right = [5, 4] if attributes.get("transB") else [4, 5]
     same("Gemm", [left, right, [5]], **attributes)
     same("MatMul", [[2, 3, 4], [4, 5]])
+
+
+def agrees(node: onnx.NodeProto, tensors: dict[str, Array], x: Array, outputs: dict[str, int]) -> None:
+    """What torch computes is what onnxruntime does, and the input gets a gradient from it."""
+    made = model([node], tensors, {"x": x.shape}, outputs)
+    net = network.Network(made, [])
+    given = torch.from_numpy(x).requires_grad_()
+    found = net._steps[id(net.nodes[0])].run(*(given if n == "x" else net._constants.get(n) for n in node.input))
+    found = found if isinstance(found, tuple) else (found,)
+    for exact, y in zip(run(made, x=x), found, strict=True):
+        assert relative(exact, y.detach().numpy()) < 1e-5
+    found[0].square().sum().backward()
+    assert given.grad is not None
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_largest_of_all_positions(axes: int) -> None:
+    x = RNG.standard_normal((2, 3, *[4] * axes)).astype(np.float32)
+    agrees(helper.make_node("GlobalMaxPool", ["x"], ["y"]), {}, x, {"y": axes + 2})
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])
+@pytest.mark.parametrize("pads", [(1, 0, 2, 0, 1, 3), (0, 0, -1, 2, 0, 1), (0, 0, 0, 0, 0, 0)])
+def test_pads_of_any_axes(mode: str, pads: tuple[int, ...]) -> None:
+    x = RNG.standard_normal((3, 4, 5)).astype(np.float32)
+    tensors = {"pads": np.array(pads, np.int64)} | ({"v": np.array(2, np.float32)} if mode == "constant" else {})
+    agrees(helper.make_node("Pad", ["x", *tensors], ["y"], mode=mode), tensors, x, {"y": 3})
+
+
+def test_pads_of_some_axes() -> None:
+    x = RNG.standard_normal((3, 4, 5)).astype(np.float32)
+    tensors = {"pads": np.array([2, 1], np.int64), "axes": np.array([-1], np.int64)}
+    node = helper.make_node("Pad", ["x", "pads", "", "axes"], ["y"], mode="reflect")
+    agrees(node, tensors, x, {"y": 3})
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("given", [True, False])
+def test_recurrent_layers(kind: str, direction: str, given: bool) -> None:
+    gates, ways = {"LSTM": 4, "GRU": 3}[kind], 2 if direction == "bidirectional" else 1
+    shapes = {"w": (ways, 5 * gates, 4), "r": (ways, 5 * gates, 5)}
+    if given:
+        shapes |= {"b": (ways, 2 * 5 * gates), "h": (ways, 2, 5)} | ({"c": (ways, 2, 5)} if kind == "LSTM" else {})
+    tensors = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    inputs = ["x", "w", "r", *(["b", "", *list(shapes)[3:]] if given else [])]
+    ends = {"h_n": 3} | ({"c_n": 3} if kind == "LSTM" else {})
+    extra = {"linear_before_reset": 1} if kind == "GRU" else {}
+    node = helper.make_node(kind, inputs, ["y", *ends], direction=direction, hidden_size=5, **extra)
+    agrees(node, tensors, RNG.standard_normal((7, 2, 4)).astype(np.float32), {"y": 4, **ends})
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [("GRU", {}), ("LSTM", {"clip": 1.0}), ("LSTM", {"activations": ["Relu", "Tanh", "Tanh"]})],
+)
+def test_recurrent_layers_that_torch_has_not(kind: str, attributes: dict[str, Any]) -> None:
+    tensors = {"w": np.zeros((1, 20, 4), np.float32), "r": np.zeros((1, 20, 5), np.float32)}
+    node = helper.make_node(kind, ["x", *tensors], ["y"], hidden_size=5, **attributes)
+    with pytest.raises(ModelError, match=f"torch does not know the {kind}"):
+        network.Network(model([node], tensors, {"x": (7, 2, 4)}, {"y": 4}), [])
