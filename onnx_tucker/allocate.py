@@ -217,6 +217,7 @@ class Allocator:
 
         law = Law()
         least = missed(law.of(self._found))
+        logger.info("%s: error %.4g", law, least)
         for change in CHANGES:
             other = change(law)
             error_ = missed(other.of(self._found))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import onnx
 import onnx.inliner
 import onnxruntime as ort
@@ -152,8 +153,8 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     machine.check()
     wanted = bool(settings.data) or settings.eval is not None
     session = _session(model, content, folder, machine, wanted)
-    arrays, labels = _samples(session, settings)
-    data = inputs.from_data(arrays, session, labels=labels) if arrays and session is not None else None
+    parts, labels = _samples(session, settings)
+    data = inputs.from_data(parts, session, labels=labels) if parts and session is not None else None
     sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)
@@ -171,7 +172,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     if data is not None and session is not None:
         data = _smaller(session, data, _value_bytes(model, known, sample))
         if data is None:
-            data = inputs.from_data(arrays, session, labels=labels, apart=False)
+            data = inputs.from_data(parts, session, labels=labels, apart=False)
     ran = _runnable(session, data, known, settings.seed, found)
     remembered = Memory(Path(settings.cache) if settings.cache else None)
     return Job(
@@ -242,18 +243,16 @@ def _session(
 
 def _samples(
     session: ort.InferenceSession | None, settings: Settings
-) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
-    """The user's arrays, and the labels among them."""
-    batches = [inputs.read_data(settings.data_paths)] if settings.data_paths else settings.data_arrays
-    arrays = inputs.joined(batches)
-    if not arrays:
-        return {}, None
-    labels = arrays.pop(settings.labels, None) if settings.labels is not None else None
-    if settings.labels is not None and labels is None:
+) -> tuple[list[dict[str, NDArray[Any]]], list[NDArray[Any]]]:
+    """The parts of the user's data, and the labels in each of them."""
+    read = inputs.read_data(settings.data_paths) if settings.data_paths else settings.data_arrays
+    parts = [{name: np.asarray(array) for name, array in part.items()} for part in read if part]
+    if settings.labels is not None and any(settings.labels not in part for part in parts):
         raise DataError(f"The data has no array {settings.labels!r} of labels.")
-    if session is None:
+    labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
+    if parts and session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
-    return arrays, labels
+    return parts, labels
 
 
 def _smaller(session: ort.InferenceSession, data: Inputs, value_bytes: float) -> Inputs | None:

@@ -157,13 +157,25 @@ def test_data_may_come_in_batches() -> None:
         assert compress(made, ranks="4", benchmark=False, data=data).model == whole
 
 
+def test_samples_may_be_of_different_sizes() -> None:
+    made = one("Conv", noise(12, 10, 3), noise(64, 10, 9), 12)
+    made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "length"
+    parts = [{"x": correlated(1, 10, 9 + i % 5)} for i in range(80)]
+    x = np.concatenate([part["x"] for part in parts if part["x"].shape[2] == 9])
+    errors = []
+    for data in ({}, {"data": parts}):
+        slim_ = compress(made, ranks="4", benchmark=False, **data).model
+        errors.append(relative(run(made, x=x)[0], run(slim_, x=x)[0]))
+    assert errors[1] < 0.95 * errors[0]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (3, "neither paths"),
         ([{"x": np.zeros((1, 10, 8, 8))}, "x.npz"], "neither paths"),
-        ([{"x": np.zeros((1, 10, 8, 8))}, {"z": np.zeros(1)}], "same keys"),
-        ([{"x": np.zeros((1, 10, 8, 8))}, {"x": np.zeros((1, 10, 8, 9))}], "cannot be joined"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, {"z": np.zeros(1)}], "has the keys 'z'"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, {"x": np.zeros((1, 10, 8, 9))}], "has the shape"),
     ],
 )
 def test_what_is_no_data(data: Any, words: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_tucker.runtime.inputs import Batches, joined
+from onnx_tucker.runtime.inputs import Batches
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course
 
@@ -50,17 +50,18 @@ class Lessons:
 
     def __init__(self, fit: Batches, check: Batches, course: Course, fixed: bool = False) -> None:
         self._fit, self._check, self._course, self._fixed = fit, check, course, fixed
-        self._arrays = joined(fit.feeds)
+        self._arrays = fit.joined
         self._labels = np.concatenate(fit.labels) if fit.labels else None
         size = fit.batch(fit.feeds[0])
         self.size = size if fixed else min(course.batch, size, max(1, fit.samples // STEPS))
-        self.steps = -(-fit.samples // self.size)
+        self.steps = len(fit.feeds) if self._arrays is None else -(-fit.samples // self.size)
 
     def epoch(self, number: int) -> Iterator[Lesson]:
         """The samples in another order each time, in batches."""
-        rng, count = np.random.default_rng((self._course.seed, number)), self._fit.samples
-        if count == 1:
-            yield Lesson(self._arrays, self._arrays, self._labels)
+        rng, count, labels = np.random.default_rng((self._course.seed, number)), self._fit.samples, self._fit.labels
+        if self._arrays is None or count == 1:
+            for i in rng.permutation(len(self._fit.feeds)):
+                yield Lesson(self._fit.feeds[i], self._fit.feeds[i], labels[i] if labels else None)
             return
         order, others = rng.permutation(count), rng.permutation(count)
         for start in range(0, count, self.size):
@@ -77,7 +78,8 @@ class Lessons:
         """The samples kept apart, as they are, and varied where there are few of them, and how many a batch holds."""
         rng, check = np.random.default_rng((self._course.seed, self._course.epochs)), self._check
         lessons = list(self._pieces(check))
-        most = min(LOOKS, self._fit.samples) if self._course.distilled and check.samples > 1 else 0
+        mixed = self._course.distilled and self._arrays is not None and check.samples > 1
+        most = min(LOOKS, self._fit.samples) if mixed else 0
         more = max(0, most // check.samples - 1)
         lessons += [lesson._replace(varied=_mixed(lesson.plain, rng)) for _ in range(more) for lesson in lessons]
         return [(lesson, check.batch(lesson.plain)) for lesson in lessons]
@@ -86,7 +88,7 @@ class Lessons:
         """Samples as they are, in batches that are no larger than those of a step may be."""
         for index, feed in enumerate(batches.feeds):
             labels = batches.labels[index] if batches.labels else None
-            if self._fixed or batches.samples == 1:
+            if self._fixed or self._arrays is None or batches.samples == 1:
                 yield Lesson(feed, feed, labels)
                 continue
             for start in range(0, batches.batch(feed), self._course.batch):

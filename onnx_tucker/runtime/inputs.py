@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,15 +53,25 @@ class Batches:
         samples: how many samples all feeds hold together.
         feeds: what to run, in order.
         labels: of each feed, if there are any.
+        along: the inputs along whose first axis samples lie; others are the same for all. None where each feed is one.
     """
 
     samples: int
     feeds: Sequence[Feed]
     labels: Sequence[NDArray[Any]] = ()
+    along: frozenset[str] = frozenset()
 
     def batch(self, feed: Feed) -> int:
         """How many samples one of the feeds holds."""
-        return len(next(iter(feed.values()))) if self.samples > 1 else 1
+        return next((len(array) for name, array in feed.items() if name in self.along), 1)
+
+    @property
+    def joined(self) -> dict[str, NDArray[Any]] | None:
+        """All samples together, if they can be: if they are of one shape, and nothing is the same for all."""
+        first = self.feeds[0]
+        if self.along != set(first) or len({_shapes(feed, 1) for feed in self.feeds}) > 1:
+            return None
+        return {name: np.concatenate([feed[name] for feed in self.feeds]) for name in first}
 
 
 @dataclass(frozen=True)
@@ -94,32 +104,15 @@ class Inputs:
         return [*self.check.feeds, *(self.fit.feeds if self.held_out else ())]
 
 
-def read_data(paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
-    """Reads `.npz` (keys are input names) and `.npy` files and folders of them; samples are joined in order.
+def read_data(paths: Sequence[Path]) -> list[dict[str, NDArray[Any]]]:
+    """Reads `.npz` (keys are input names) and `.npy` files and folders of them, each of which is a part of the data.
 
-    A `.npy` file, which has no keys, is returned under the empty name.
-
-    Raises:
-        DataError: a file cannot be read, or files do not have the same keys and sample shapes.
-    """
-    files = [file for path in paths for file in _files(path)]
-    return joined([_load(file) for file in files])
-
-
-def joined(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Batches of samples as one.
+    An array of a `.npy` file, which has no keys, has the empty name.
 
     Raises:
-        DataError: they do not have the same keys and sample shapes.
+        DataError: a file cannot be read.
     """
-    if len({frozenset(batch) for batch in batches}) > 1:
-        seen = ", ".join(sorted({name or "none (.npy)" for batch in batches for name in batch}))
-        raise DataError(f"The parts of the data do not all have the same keys; seen: {seen}.")
-    parts = {name: [np.asarray(batch[name]) for batch in batches] for name in (batches[0] if batches else ())}
-    try:
-        return {name: arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for name, arrays in parts.items()}
-    except ValueError as error:
-        raise DataError(f"The parts of the data cannot be joined into one set of samples: {error}.") from error
+    return [_load(file) for path in paths for file in _files(path)]
 
 
 def _files(path: Path) -> list[Path]:
@@ -157,24 +150,63 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def from_data(
-    arrays: Mapping[str, NDArray[Any]],
+    parts: Sequence[Mapping[str, NDArray[Any]]],
     session: ort.InferenceSession,
     *,
-    labels: NDArray[Any] | None = None,
+    labels: Sequence[NDArray[Any]] = (),
     apart: bool = True,
 ) -> Inputs:
     """The user's samples as feeds of a model, in batches where its first dimension is free.
 
+    Parts that cannot be joined, as their samples are of other sizes or do not lie along the first axis of every input,
+    are run one by one. In a single part, an input that is of the very shape that the model fixes, where others hold
+    several samples, is the same for all of them.
+
     Args:
-        arrays: samples by input name; a single one may have the empty name.
+        parts: samples by input name; a single one may have the empty name.
         session: the model.
-        labels: of the samples.
+        labels: of the samples of each part, if there are any.
         apart: whether some are kept for checks, if there are enough.
 
     Raises:
         DataError: a name, shape, type or number of samples does not fit.
     """
     inputs = {value.name: value for value in session.get_inputs()}
+    fitted = [_named(part, inputs) for part in parts]
+    if len(fitted) > 1 and not all(_aligned(part) and _shapes(part, 1) == _shapes(fitted[0], 1) for part in fitted):
+        return _one_by_one(fitted, labels, apart=apart)
+    arrays = {name: array if len(fitted) == 1 else _whole(fitted, name) for name, array in fitted[0].items()}
+    same = set() if _aligned(arrays) else {n for n, a in arrays.items() if list(a.shape) == inputs[n].shape}
+    along = {name: array for name, array in arrays.items() if name not in same}
+    if not _aligned(along):
+        return _same(Batches(1, fitted, labels))  # they share no batch axis: one sample
+    samples = len(next(iter(along.values())))
+    told = np.concatenate(list(labels)) if labels else None
+    if told is not None and told.shape[:1] != (samples,):
+        raise DataError(f"There are {samples} samples, but labels of the shape {told.shape}.")
+    fixed = _fixed(inputs[name] for name in along)
+    sample_bytes = sum(array.nbytes for array in along.values()) // samples
+    most = 1 if any(arrays[name].ndim for name in same) else max(1, min(64, BATCH_BYTES // max(sample_bytes, 1)))
+    size = max(fixed, default=most)
+    if fixed:
+        samples -= samples % size  # a last batch that is not full cannot be run
+        if not samples:
+            raise DataError(f"The model takes batches of {size}, but the data has fewer samples.")
+
+    def batches(chosen: NDArray[np.int64]) -> Batches:
+        feeds = _feeds(arrays, along, chosen, size)
+        pieces = [] if told is None else [told[chosen[i : i + size]] for i in range(0, len(chosen), size)]
+        return Batches(len(chosen), feeds, pieces, frozenset(along))
+
+    kept = _kept(samples, size if fixed else 1, apart=apart)
+    if not kept.any():
+        return _same(batches(np.arange(samples)))
+    return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
+
+
+def _named(part: Mapping[str, NDArray[Any]], inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """A part of the data as the model takes it."""
+    arrays = {name: np.asarray(array) for name, array in part.items()}
     if set(arrays) == {""} and len(inputs) == 1:
         arrays = {next(iter(inputs)): arrays[""]}
     if set(arrays) != set(inputs):
@@ -182,35 +214,44 @@ def from_data(
             f"The data has the keys {_listed(arrays)}, but the model's inputs are {_listed(inputs)}; "
             "name the arrays of an .npz file like the inputs."
         )
-    fitted = {name: _fit(array, inputs[name]) for name, array in arrays.items()}
-    if len({array.shape[:1] for array in fitted.values()}) != 1 or () in {array.shape for array in fitted.values()}:
-        return _same(Batches(1, [fitted], () if labels is None else [labels]))  # they share no batch axis: one sample
-    samples = len(next(iter(fitted.values())))
-    if labels is not None and labels.shape[:1] != (samples,):
-        raise DataError(f"There are {samples} samples, but labels of the shape {labels.shape}.")
-    fixed = _fixed(session)
-    sample_bytes = sum(array.nbytes for array in fitted.values()) // samples
-    size = max(fixed, default=max(1, min(64, BATCH_BYTES // max(sample_bytes, 1))))
-    if fixed:
-        samples -= samples % size  # a last batch that is not full cannot be run
-        if not samples:
-            raise DataError(f"The model takes batches of {size}, but the data has fewer samples.")
-    unit = size if fixed else 1
-    number = np.arange(samples) // unit
-    kept = (number % HELD_OUT == HELD_OUT - 1) & apart
+    return {name: _fit(array, inputs[name]) for name, array in arrays.items()}
+
+
+def _aligned(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether all have samples along their first axis."""
+    lengths = {array.shape[:1] for array in arrays.values()}
+    return len(lengths) == 1 and () not in lengths
+
+
+def _shapes(arrays: Mapping[str, NDArray[Any]], start: int) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Shapes by name, from an axis on."""
+    return frozenset((name, array.shape[start:]) for name, array in arrays.items())
+
+
+def _whole(parts: Sequence[Feed], name: str) -> NDArray[Any]:
+    return np.concatenate([part[name] for part in parts])
+
+
+def _kept(count: int, unit: int, *, apart: bool) -> NDArray[np.bool_]:
+    """Which samples are kept for checks, always so many in a row together."""
+    return np.asarray((np.arange(count) // unit % HELD_OUT == HELD_OUT - 1) & apart)
+
+
+def _one_by_one(parts: Sequence[Feed], labels: Sequence[NDArray[Any]], *, apart: bool) -> Inputs:
+    """Parts that are each a feed, and count as a sample."""
 
     def batches(chosen: NDArray[np.int64]) -> Batches:
-        told = [] if labels is None else [feed[""] for feed in _feeds({"": labels}, chosen, size)]
-        return Batches(len(chosen), _feeds(fitted, chosen, size), told)
+        return Batches(len(chosen), [parts[i] for i in chosen], [labels[i] for i in chosen if labels])
 
+    kept = _kept(len(parts), 1, apart=apart)
     if not kept.any():
-        return _same(batches(np.arange(samples)))
+        return _same(batches(np.arange(len(parts))))
     return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
 
 
-def _fixed(session: ort.InferenceSession) -> set[int]:
+def _fixed(inputs: Iterable[Any]) -> set[int]:
     """Sizes of a batch that the model asks for."""
-    return {v.shape[0] for v in session.get_inputs() if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
+    return {v.shape[0] for v in inputs if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
 
 
 def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:
@@ -221,22 +262,25 @@ def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:
         session: the model.
         most: samples of a batch.
     """
-    if _fixed(session) or all(part.batch(feed) <= most for part in (data.fit, data.check) for feed in part.feeds):
+    sizes = [part.batch(feed) for part in (data.fit, data.check) for feed in part.feeds]
+    if _fixed(session.get_inputs()) or max(sizes) <= most:
         return data
 
     def cut(part: Batches) -> Batches:
-        feeds = [piece for feed in part.feeds for piece in _feeds(feed, np.arange(part.batch(feed)), most)]
+        feeds = [f for feed in part.feeds for f in _feeds(feed, part.along, np.arange(part.batch(feed)), most)]
         labels = [piece for told in part.labels for piece in np.split(told, range(most, len(told), most))]
-        return Batches(part.samples, feeds, labels)
+        return Batches(part.samples, feeds, labels, part.along)
 
     fit = cut(data.fit)
     return Inputs(data.kind, fit, cut(data.check) if data.held_out else fit)
 
 
-def _feeds(arrays: Mapping[str, NDArray[Any]], samples: NDArray[np.int64], size: int) -> list[Feed]:
-    """Some of the samples, in batches."""
+def _feeds(
+    arrays: Mapping[str, NDArray[Any]], along: Collection[str], samples: NDArray[np.int64], size: int
+) -> list[Feed]:
+    """Some of the samples in batches, with what is the same for all of them."""
     batches = [samples[i : i + size] for i in range(0, len(samples), size)]
-    return [{name: array[batch] for name, array in arrays.items()} for batch in batches]
+    return [{n: array[batch] if n in along else array for n, array in arrays.items()} for batch in batches]
 
 
 def folds(data: Inputs, count: int) -> list[Inputs]:
@@ -248,11 +292,12 @@ def folds(data: Inputs, count: int) -> list[Inputs]:
     """
     feeds, samples = data.fit.feeds, data.fit.samples
     if len(feeds) == 1 and samples > 1:
-        feeds = _feeds(feeds[0], np.arange(samples), 1)
+        feeds = _feeds(feeds[0], data.fit.along, np.arange(samples), 1)
     made = []
     for fold in range(min(count, len(feeds)) if len(feeds) > 1 else 0):
         parts = ([f for i, f in enumerate(feeds) if (i % count == fold) == kept] for kept in (False, True))
-        made.append(Inputs(data.kind, *(Batches(sum(map(data.fit.batch, part)), part) for part in parts)))
+        sides = (Batches(sum(map(data.fit.batch, part)), part, (), data.fit.along) for part in parts)
+        made.append(Inputs(data.kind, *sides))
     return made
 
 
@@ -293,9 +338,9 @@ def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]],
         made = [{value.name: draw(value) for value in session.get_inputs()} for _ in range(feeds)]
     except (MemoryError, ValueError) as error:
         raise UsageError(f"Random inputs cannot be made: {error}.") from error
-    batches = {array.shape[:1] for array in made[0].values()}
-    batch = next(iter(batches)) if len(batches) == 1 else ()
-    return _same(Batches(feeds * (batch[0] if batch else 1), made), "random")
+    along = frozenset(made[0]) if _aligned(made[0]) else frozenset[str]()
+    batch = len(next(iter(made[0].values()))) if along else 1
+    return _same(Batches(feeds * batch, made, (), along), "random")
 
 
 def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
@@ -303,7 +348,7 @@ def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tupl
     shapes = {}
     for value in session.get_inputs():
         array = data.fit.feeds[0][value.name]
-        shapes[value.name] = (1, *array.shape[1:]) if data.fit.samples > 1 and array.ndim else array.shape
+        shapes[value.name] = (1, *array.shape[1:]) if value.name in data.fit.along else array.shape
     return shapes
 
 

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 def samples(count: int, *, labelled: bool = False) -> Batches:
     x = RNG.standard_normal((count, 3)).astype(np.float32)
-    return Batches(count, [{"x": x}], [x[:, 0]] if labelled else ())
+    return Batches(count, [{"x": x}], [x[:, 0]] if labelled else (), frozenset({"x"}))
 
 
 @pytest.mark.parametrize(("count", "size"), [(400, 16), (40, 5), (3, 1)])
@@ -56,3 +56,14 @@ def test_inputs_are_varied_and_integers_are_not() -> None:
     assert made["x"].shape == feed["x"].shape
     assert not np.array_equal(made["x"], feed["x"])
     assert made["i"] is feed["i"]
+
+
+def test_samples_of_different_sizes_are_learnt_one_by_one() -> None:
+    feeds = [{"x": np.full((1, 3 + i), i, np.float32)} for i in range(6)]
+    labels = [np.array([i]) for i in range(6)]
+    lessons = Lessons(Batches(6, feeds, labels), Batches(2, feeds[:2]), Course())
+    epoch = list(lessons.epoch(0))
+    assert lessons.steps == len(epoch) == 6
+    assert sorted(lesson.plain["x"].shape[1] for lesson in epoch) == [3, 4, 5, 6, 7, 8]
+    assert all(lesson.labels is not None and lesson.labels[0] == lesson.plain["x"][0, 0] for lesson in epoch)
+    assert [count for _, count in lessons.exam()] == [1, 1]

@@ -37,7 +37,7 @@ def task(count: int = 40, **changes: Any) -> Any:
     """A network whose weights are a little off, and the one that knows them."""
     start = {n: w + 0.05 * RNG.standard_normal(w.shape).astype(np.float32) for n, w in WEIGHTS.items()}
     parts = [RNG.standard_normal((size, 16)).astype(np.float32) for size in (count, max(1, count // 4))]
-    fit, check = (Batches(len(part), [{"x": part}]) for part in parts)
+    fit, check = (Batches(len(part), [{"x": part}], (), frozenset({"x"})) for part in parts)
     teacher = partial(run_named, session(made(WEIGHTS)))
     network = training.Network(made(start), list(WEIGHTS))
     return training.Task(network, teacher, ["y"], [], fit, check, **changes)
@@ -97,7 +97,7 @@ def test_a_run_goes_on_where_it_was_also_after_it_went_astray(tmp_path: Path) ->
 def test_scales_are_of_all_samples() -> None:
     subject = task()
     feed = subject.fit.feeds[0]
-    single = Batches(40, [{"x": feed["x"][i : i + 1]} for i in range(40)])
+    single = Batches(40, [{"x": feed["x"][i : i + 1]} for i in range(40)], (), frozenset({"x"}))
     apart = training.Task(**{**vars(subject), "fit": single, "fixed": True})
     scales = [training._scales(one, Lessons(one.fit, one.check, Course(), one.fixed)) for one in (subject, apart)]
     assert scales[0]["y"] == pytest.approx(np.var(subject.teacher(feed)["y"]), rel=1e-5)

@@ -23,11 +23,12 @@ def test_npz_npy_and_folders(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=X)
     np.savez(tmp_path / "b.npz", x=X[:2])
     (tmp_path / "note.txt").write_text("not data")
-    assert inputs.read_data([tmp_path / "a.npz"])["x"].shape == (5, 3, 8)
-    joined = inputs.read_data([tmp_path])["x"]
-    assert np.array_equal(joined, np.concatenate([X, X[:2]]))
+    [one] = inputs.read_data([tmp_path / "a.npz"])
+    assert one["x"].shape == (5, 3, 8)
+    data = inputs.from_data(inputs.read_data([tmp_path]), session(CONV), apart=False)
+    assert np.array_equal(data.fit.feeds[0]["x"], np.concatenate([X, X[:2]]))
     np.save(tmp_path / "c.npy", X)
-    assert list(inputs.read_data([tmp_path / "c.npy"])) == [""]
+    assert list(inputs.read_data([tmp_path / "c.npy"])[0]) == [""]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -46,38 +47,70 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             inputs.read_data([path])
 
 
-def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=X)
-    np.savez(tmp_path / "b.npz", z=X)
-    with pytest.raises(DataError, match="same keys"):
-        inputs.read_data([tmp_path])
-    np.savez(tmp_path / "b.npz", x=X[:, :2])
-    with pytest.raises(DataError, match="cannot be joined"):
-        inputs.read_data([tmp_path])
+def test_parts_that_do_not_belong_together() -> None:
+    with pytest.raises(DataError, match="has the keys 'z'"):
+        inputs.from_data([{"x": X}, {"z": X}], session(CONV))
+    with pytest.raises(DataError, match="has the shape"):
+        inputs.from_data([{"x": X}, {"x": X[:, :2]}], session(CONV))
+
+
+def test_parts_of_other_sizes_are_run_one_by_one() -> None:
+    made = session(model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n", 3, "length"]}, {"y": 3}))
+    parts = [{"x": np.full((1, 3, 4 + i), i)} for i in range(7)]
+    data = inputs.from_data(parts, made, labels=[np.array([i]) for i in range(7)])
+    assert (data.fit.samples, data.check.samples) == (6, 1)
+    assert [feed["x"].shape[2] for feed in data.fit.feeds] == [4, 5, 6, 7, 9, 10]
+    for part in (data.fit, data.check):
+        assert [int(told[0]) for told in part.labels] == [int(feed["x"].max()) for feed in part.feeds]
+        assert part.joined is None
+        assert all(part.batch(feed) == 1 for feed in part.feeds)
+    assert inputs.split(data, made, 1) is data
+    assert [fold.check.samples for fold in inputs.folds(data, 3)] == [2, 2, 2]
+
+
+def test_what_is_the_same_for_all_samples() -> None:
+    """A scalar, or a state of a fixed shape, beside several samples."""
+    node = helper.make_node("Mul", ["x", "s"], ["y"])
+    scaled = session(model([node], {}, {"x": ["n", 4], "s": []}, {"y": 2}))
+    x = np.arange(40, dtype=np.float32).reshape(10, 4)
+    data = inputs.from_data([{"s": np.array(2.0), "x": x}], scaled)
+    assert (data.fit.samples, data.check.samples) == (8, 2)
+    assert [data.fit.batch(feed) for feed in data.fit.feeds] == [8]
+    assert data.fit.feeds[0]["s"].shape == ()
+    parts = inputs.split(data, scaled, 3)
+    assert [len(feed["x"]) for feed in parts.fit.feeds] == [3, 3, 2]
+    assert all(feed["s"] == 2 for feed in parts.fit.feeds)
+    assert inputs.sample_shapes(data, scaled) == {"x": (1, 4), "s": ()}
+    started = session(model([node], {}, {"x": ["n", 4], "s": [2, 1]}, {"y": 2}))
+    data = inputs.from_data([{"s": np.ones((2, 1)), "x": x}], started, apart=False)
+    assert [feed["x"].shape for feed in data.fit.feeds] == [(1, 4)] * 10
+    assert inputs.sample_shapes(data, started) == {"x": (1, 4), "s": (2, 1)}
+    pairs = [{"s": np.ones((2, 1)), "x": x[i : i + 1]} for i in range(10)]
+    assert inputs.from_data(pairs, started).check.samples == 2
 
 
 def test_data_becomes_batches() -> None:
-    made = inputs.from_data({"x": X.astype(np.float64)}, session(CONV))
+    made = inputs.from_data([{"x": X.astype(np.float64)}], session(CONV))
     assert (made.kind, made.fit.samples, made.check.samples, made.held_out) == ("data", 4, 1, True)
     assert np.array_equal(np.concatenate([f["x"] for f in (*made.fit.feeds, *made.check.feeds)]), X)
     assert np.concatenate([f["x"] for f in made.fit.feeds]).dtype == np.float32
-    together = inputs.from_data({"x": X}, session(CONV), apart=False)
+    together = inputs.from_data([{"x": X}], session(CONV), apart=False)
     assert (together.fit.samples, together.check.samples, together.held_out) == (5, 5, False)
-    assert not inputs.from_data({"x": X[:4]}, session(CONV)).held_out
-    nameless = inputs.from_data({"": X}, session(CONV))
+    assert not inputs.from_data([{"x": X[:4]}], session(CONV)).held_out
+    nameless = inputs.from_data([{"": X}], session(CONV))
     assert list(nameless.fit.feeds[0]) == ["x"]
 
 
 def test_large_samples_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "BATCH_BYTES", 200)
-    made = inputs.from_data({"x": X}, session(CONV), apart=False)
+    made = inputs.from_data([{"x": X}], session(CONV), apart=False)
     assert [len(f["x"]) for f in made.fit.feeds] == [2, 2, 1]
 
 
 def test_batches_are_split_where_the_model_leaves_their_size_open() -> None:
     made = session(CONV)
     twenty = np.repeat(X, 4, 0)
-    data = inputs.from_data({"x": twenty}, made, labels=np.arange(20))
+    data = inputs.from_data([{"x": twenty}], made, labels=[np.arange(20)])
     assert inputs.split(data, made, 16) is data
     parts = inputs.split(data, made, 3)
     assert [len(f["x"]) for f in (*parts.fit.feeds, *parts.check.feeds)] == [3, 3, 3, 3, 3, 1, 3, 1]
@@ -85,24 +118,24 @@ def test_batches_are_split_where_the_model_leaves_their_size_open() -> None:
         assert np.array_equal(np.concatenate([f["x"] for f in pieces.feeds]), whole.feeds[0]["x"])
         assert [len(told) for told in pieces.labels] == [len(f["x"]) for f in pieces.feeds]
         assert np.array_equal(np.concatenate(pieces.labels), whole.labels[0])
-    together = inputs.from_data({"x": twenty}, made, apart=False)
+    together = inputs.from_data([{"x": twenty}], made, apart=False)
     assert not inputs.split(together, made, 3).held_out
     fixed = session(two_inputs(2))
     four = np.ones((4, 4), np.float32)
-    data = inputs.from_data({"a": four, "b": four}, fixed)
+    data = inputs.from_data([{"a": four, "b": four}], fixed)
     assert inputs.split(data, fixed, 1) is data
 
 
 def test_a_fixed_batch_is_respected() -> None:
     fixed = session(two_inputs(2))
     five = np.ones((5, 4), np.float32)
-    made = inputs.from_data({"a": five, "b": five}, fixed)
+    made = inputs.from_data([{"a": five, "b": five}], fixed)
     assert [len(f["a"]) for f in made.fit.feeds] == [2, 2]
     assert made.fit.samples == 4
     ten = np.ones((10, 4), np.float32)
-    assert inputs.from_data({"a": ten, "b": ten}, fixed).check.samples == 2
+    assert inputs.from_data([{"a": ten, "b": ten}], fixed).check.samples == 2
     with pytest.raises(DataError, match="batches of 2"):
-        inputs.from_data({"a": five[:1], "b": five[:1]}, fixed)
+        inputs.from_data([{"a": five[:1], "b": five[:1]}], fixed)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +151,14 @@ def test_a_fixed_batch_is_respected() -> None:
 )
 def test_data_that_does_not_fit(arrays: dict[str, Array], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        inputs.from_data(arrays, session(CONV))
+        inputs.from_data([arrays], session(CONV))
 
 
 def test_inputs_without_a_common_batch_are_one_sample() -> None:
-    made = inputs.from_data({"a": np.ones((2, 4)), "b": np.ones((3, 4))}, session(two_inputs()))
+    made = inputs.from_data([{"a": np.ones((2, 4)), "b": np.ones((3, 4))}], session(two_inputs()))
     assert (made.fit.samples, len(made.fit.feeds)) == (1, 1)
     with pytest.raises(DataError, match="keys"):
-        inputs.from_data({"": X}, session(two_inputs()))
+        inputs.from_data([{"": X}], session(two_inputs()))
 
 
 def test_noise_is_seeded_and_of_the_inputs_types() -> None:
@@ -151,8 +184,8 @@ def test_what_cannot_be_made_up() -> None:
 
 def test_shapes_of_one_sample() -> None:
     conv = session(CONV)
-    assert inputs.sample_shapes(inputs.from_data({"x": X}, conv), conv) == {"x": (1, 3, 8)}
-    assert inputs.sample_shapes(inputs.from_data({"x": X[:1]}, conv), conv) == {"x": (1, 3, 8)}
+    assert inputs.sample_shapes(inputs.from_data([{"x": X}], conv), conv) == {"x": (1, 3, 8)}
+    assert inputs.sample_shapes(inputs.from_data([{"x": X[:1]}], conv), conv) == {"x": (1, 3, 8)}
 
 
 def test_noise_has_its_limits() -> None:
@@ -168,19 +201,19 @@ def test_labels_stay_with_their_samples() -> None:
     made = session(model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n", 2]}, {"y": 2}))
     x = np.repeat(np.arange(12, dtype=np.float32)[:, None], 2, axis=1)
     for arrays, count in ((x, 12), (x[:3], 3)):
-        data = inputs.from_data({"x": arrays}, made, labels=np.arange(count))
+        data = inputs.from_data([{"x": arrays}], made, labels=[np.arange(count)])
         for part in (data.fit, data.check):
             for feed, told in zip(part.feeds, part.labels, strict=True):
                 assert np.array_equal(feed["x"][:, 0], told)
     with pytest.raises(DataError, match="There are 12 samples, but labels of the shape"):
-        inputs.from_data({"x": x}, made, labels=np.arange(11))
+        inputs.from_data([{"x": x}], made, labels=[np.arange(11)])
 
 
 def test_folds_hold_every_sample_apart_once() -> None:
     x = np.arange(24, dtype=np.float32).reshape(8, 3)
     feeds = [{"x": x[i : i + 2]} for i in range(0, 8, 2)]
     for held in ([{"x": x}], feeds, [{"x": x[:5]}, {"x": x[5:]}]):
-        batches = inputs.Batches(8, held)
+        batches = inputs.Batches(8, held, (), frozenset({"x"}))
         made = inputs.folds(inputs.Inputs("data", batches, batches), 3)
         assert len(made) == min(3, len(held) if len(held) > 1 else 8)
         apart = np.concatenate([feed["x"] for fold in made for feed in fold.check.feeds])
@@ -193,5 +226,5 @@ def test_folds_hold_every_sample_apart_once() -> None:
 
 
 def test_a_single_sample_has_no_folds() -> None:
-    single = inputs.Batches(1, [{"x": X[:1]}])
+    single = inputs.Batches(1, [{"x": X[:1]}], (), frozenset({"x"}))
     assert inputs.folds(inputs.Inputs("data", single, single), 3) == []
