@@ -19,6 +19,8 @@ Operator = Callable[..., Any]
 Attributes = dict[str, Any]
 
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+AVERAGED = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+POOLED = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
@@ -76,6 +78,40 @@ def global_max_pool(_: Attributes) -> Operator:
     return lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)
 
 
+def max_pool(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__MaxPool.html, without the places of what is largest."""
+    kernel, ceil = list(attributes["kernel_shape"]), bool(attributes.get("ceil_mode"))
+
+    def run(x: Tensor) -> Tensor:
+        strides, dilations = (list(attributes.get(name, [1] * len(kernel))) for name in ("strides", "dilations"))
+        spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+        before, after = _pads(attributes, list(x.shape[2:]), spans, strides)
+        if before != after or any(2 * pad > size for pad, size in zip(before, kernel, strict=True)):
+            x, before = functional.pad(x, _innermost_first(before, after), value=-torch.inf), [0] * len(kernel)
+        return POOLED[len(kernel)](x, kernel, strides, before, dilations, ceil)
+
+    return run
+
+
+def average_pool(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__AveragePool.html."""
+    kernel, ceil = list(attributes["kernel_shape"]), bool(attributes.get("ceil_mode"))
+    if any(dilation != 1 for dilation in attributes.get("dilations", ())):
+        raise NotImplementedError("dilated averages")
+
+    def run(x: Tensor) -> Tensor:
+        strides = list(attributes.get("strides", [1] * len(kernel)))
+        pads = _innermost_first(*_pads(attributes, list(x.shape[2:]), kernel, strides))
+
+        def mean(values: Tensor) -> Tensor:
+            return AVERAGED[len(kernel)](functional.pad(values, pads), kernel, strides, 0, ceil)
+
+        found = mean(x)
+        return found if attributes.get("count_include_pad") else found / mean(torch.ones_like(x[:1, :1]))
+
+    return run
+
+
 def pad(attributes: Attributes) -> Operator:
     """https://onnx.ai/onnx/operators/onnx__Pad.html."""
     mode, known = attributes.get("mode", "constant"), attributes.get("pads", ())
@@ -97,6 +133,7 @@ def pad(attributes: Attributes) -> Operator:
 
 
 OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
+    "AveragePool": average_pool,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "GRU": gru,
@@ -104,6 +141,7 @@ OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "GlobalMaxPool": global_max_pool,
     "LSTM": lstm,
     "MatMul": matmul,
+    "MaxPool": max_pool,
     "Pad": pad,
 }
 """By ONNX's name: what makes an operator from a node's attributes."""

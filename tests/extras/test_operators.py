@@ -122,3 +122,22 @@ def test_recurrent_layers_that_torch_has_not(kind: str, attributes: dict[str, An
     node = helper.make_node(kind, ["x", *tensors], ["y"], hidden_size=5, **attributes)
     with pytest.raises(ModelError, match=f"torch does not know the {kind}"):
         network.Network(model([node], tensors, {"x": (7, 2, 4)}, {"y": 4}), [])
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"pads": (1, 0)}, {"ceil_mode": 1}, {"dilations": 2}],
+)
+def test_windows(axes: int, attributes: dict[str, Any]) -> None:
+    x = RNG.standard_normal((2, 3, *[7] * axes)).astype(np.float32)
+    known: dict[str, Any] = {"kernel_shape": [3] * axes, "strides": [2] * axes, **attributes}
+    if "pads" in known:
+        known["pads"] = [known["pads"][0]] * axes + [known["pads"][1]] * axes
+    if "dilations" in known:
+        known["dilations"] = [2] * axes
+    agrees(helper.make_node("MaxPool", ["x"], ["y"], **known), {}, x, {"y": axes + 2})
+    if "dilations" not in known:
+        for counted in (0, 1):
+            node = helper.make_node("AveragePool", ["x"], ["y"], **known, count_include_pad=counted)
+            agrees(node, {}, x, {"y": axes + 2})
