@@ -132,6 +132,21 @@ def pad(attributes: Attributes) -> Operator:
     return run
 
 
+def sliced(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__Slice.html, also where the bounds are attributes, as before opset 10."""
+
+    def run(x: Tensor, *bounds: Tensor | None) -> Tensor:
+        given = bounds or [attributes.get(name) for name in ("starts", "ends", "axes")]
+        starts, ends, axes, steps = (None if b is None else [int(v) for v in b] for b in (*given, *[None] * 4)[:4])
+        for i, (start, end) in enumerate(zip(starts or (), ends or (), strict=True)):
+            axis = axes[i] % x.ndim if axes else i
+            at = range(x.shape[axis])[slice(start, end, steps[i] if steps else 1)]
+            x = x.index_select(axis, torch.tensor(at, dtype=torch.int64, device=x.device))
+        return x
+
+    return run
+
+
 OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "AveragePool": average_pool,
     "Conv": conv,
@@ -143,6 +158,7 @@ OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "MatMul": matmul,
     "MaxPool": max_pool,
     "Pad": pad,
+    "Slice": sliced,
 }
 """By ONNX's name: what makes an operator from a node's attributes."""
 

@@ -141,3 +141,18 @@ def test_windows(axes: int, attributes: dict[str, Any]) -> None:
         for counted in (0, 1):
             node = helper.make_node("AveragePool", ["x"], ["y"], **known, count_include_pad=counted)
             agrees(node, {}, x, {"y": axes + 2})
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_slices(opset: int) -> None:
+    x = RNG.standard_normal((5, 6, 7)).astype(np.float32)
+    bounds: dict[str, list[int]] = {"starts": [1, -3], "ends": [9, -1], "axes": [0, 2]}
+    if opset == 9:
+        made = model([helper.make_node("Slice", ["x"], ["y"], **bounds)], {}, {"x": x.shape}, {"y": 3}, opset=9)
+        assert np.array_equal(network.Network(made, []).run({"x": x}, ["y"])[0].numpy(), run(made, x=x)[0])
+        return
+    for steps in ([], [2, 1], [-1, -2]):
+        ends = [-(2**63)] * 2 if steps and steps[0] < 0 else bounds["ends"]
+        given = bounds | {"ends": ends} | ({"steps": steps} if steps else {})
+        tensors = {name: np.array(values, np.int64) for name, values in given.items()}
+        agrees(helper.make_node("Slice", ["x", *tensors], ["y"]), tensors, x, {"y": 3})
