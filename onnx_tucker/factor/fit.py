@@ -92,6 +92,15 @@ def _fitted(factors: _Factors, rounds: int) -> tuple[Array, ...]:
     return factors.shaped(found)
 
 
+def _principal(left: Array, right: Array, rank: int) -> Array:
+    """The eigenvectors of `left @ right`, which is symmetric, with the largest eigenvalues; in the span of `left`."""
+    out, inner = left.shape
+    if not rank <= inner < out:
+        return np.asarray(np.linalg.eigh(left @ right)[1][:, ::-1][:, :rank])
+    span, rest = np.linalg.qr(left)
+    return np.asarray(span @ np.linalg.eigh(rest @ (right @ span))[1][:, ::-1][:, :rank])
+
+
 class _Factors(Axes):
     """The factors of one group and what they are to do."""
 
@@ -127,13 +136,12 @@ class _Factors(Axes):
             shaped = outputs.reshape(-1, *axes.values())
             crossed = product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(-1, self.stage.out)
             best = self.goal.metric.solve(Product(terms, kept, rest, axes), crossed).T
-            covariance = best @ crossed
         else:  # it multiplies the patches themselves
-            covariance = outputs @ best.T
+            crossed = outputs.T
         if not self.merged:
             best = best.reshape(self.stage.out, *(self.sizes[c] for c in rest))
             return [*kept, np.einsum(f"o{rest}->{head}", best)]
-        vectors: Array = np.linalg.eigh(covariance)[1][:, ::-1][:, : self.sizes[basis]]
+        vectors = _principal(best, crossed, self.sizes[basis])
         core = (vectors.T @ best).reshape(-1, *(self.sizes[c] for c in rest))
         return [*kept, np.einsum(f"{basis}{rest}->{self.terms[-2]}", core), vectors]
 

@@ -31,7 +31,8 @@ class Weighted(Spectra):
         part, metric = self.parts[group], self._metrics[group]
         if key == "out":
             matrix = part.reshape(len(part), -1)
-            found = np.linalg.eigvalsh(metric.times(matrix) @ matrix.T)[::-1]
-            return np.sqrt(np.maximum(found, 0.0))
+            inner = np.asarray(np.linalg.qr(matrix, mode="r")) if len(matrix) > matrix.shape[1] else matrix
+            found = np.linalg.eigvalsh(metric.times(inner) @ inner.T)[::-1]
+            return np.pad(np.sqrt(np.maximum(found, 0.0)), (0, len(matrix) - len(inner)))
         half, _ = metric.roots(part.shape[1])
         return singular_values(UNFOLDINGS[key](half.times(part, 1)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import Goal, fit
+from onnx_tucker.factor.fit import Goal, _principal, fit
 from onnx_tucker.factor.metric import Dense, Sampled
 from onnx_tucker.types import Array, Chain, Ranks, Stage, Window
 
@@ -145,3 +145,15 @@ def test_every_group_has_its_own_goal() -> None:
     alone = [fit(METHODS["tucker2"], stage_of(7, 6, 3), (3, 4), [goal]) for goal in goals]
     for both, *parts in zip(together.factors, *(chain.factors for chain in alone), strict=True):
         assert np.array_equal(both, np.concatenate(parts))
+
+
+@pytest.mark.parametrize(("out", "inner", "rank"), [(40, 6, 3), (40, 6, 6), (40, 6, 9), (6, 40, 3), (8, 8, 5)])
+def test_the_span_of_the_smaller_side_is_enough(out: int, inner: int, rank: int) -> None:
+    rng = np.random.default_rng(0)
+    left, root = rng.standard_normal((out, inner)), rng.standard_normal((inner, inner))
+    right = root @ root.T @ left.T
+    vectors, expected = _principal(left, right, rank), np.linalg.eigh(left @ right)[1][:, ::-1][:, :rank]
+    assert np.allclose(vectors.T @ vectors, np.eye(rank))
+    within = min(rank, inner)  # beyond that all directions are as good
+    kept = vectors[:, :within] @ vectors[:, :within].T
+    assert np.allclose(kept, expected[:, :within] @ expected[:, :within].T, atol=1e-8)

@@ -25,6 +25,14 @@ def test_with_inputs_alike_they_are_those_of_the_weight() -> None:
         assert np.allclose(plain.of(mode), weighted.of(mode))
 
 
+@pytest.mark.parametrize("out", [5, 18, 30])
+def test_of_many_outputs_those_that_inputs_reach_count(out: int) -> None:
+    weight, metric = RNG.standard_normal((out, 6, 3)), moment()
+    matrix = weight.reshape(out, -1)
+    exact = np.linalg.eigvalsh(matrix @ metric.moment @ matrix.T)[::-1]
+    assert np.allclose(Weighted(weight, [metric]).of("out") ** 2, exact, atol=1e-9)
+
+
 @pytest.mark.parametrize("rank", [1, 3, 6])
 def test_the_error_of_an_output_basis_is_the_one_that_the_fit_reaches(rank: int) -> None:
     metric, method = moment(), METHODS["tucker1_out"]
