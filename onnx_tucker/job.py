@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 import onnx
 import onnx.inliner
 import onnxruntime as ort
-from numpy.typing import NDArray
 
-from onnx_tucker import observed
-from onnx_tucker.errors import DataError, ModelError, UsageError
+from onnx_tucker import feeds, observed
+from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, fatal, invalid, weight_bytes
@@ -31,7 +28,7 @@ from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.inputs import Inputs
 from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.reference import Reference
-from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, memory, run_within
+from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
 
@@ -40,24 +37,14 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how many steps are done, and how many there are."""
 
-RANDOM_FEEDS, HEAVY = 4, 1e9
-"""Draws of noise that outputs are compared on, and multiply-accumulates from which on one draw has to do."""
 KEY_SETTINGS = (
     "seed threads include exclude op_types flops input_shape dim dequantize refactorize freeze_initializer_inputs"
 ).split()
 """The settings that errors of nodes and of models may depend on."""
-BATCH_VALUE_BYTES = 2**28
-"""What any value of a batch may take; a session holds several of them."""
 WANTED_BYTES = 2**29
 """What may be held of what nodes are to give."""
 FOLDS = 3
 """Parts of the data, at most, that are kept for checks in turn."""
-PATIENCE = 3.0
-"""Seconds that any model may take to run, besides its multiplications."""
-SLOWEST = 1e8
-"""Multiply-accumulates a second, far fewer than any machine does."""
-LONGEST = 3600.0
-"""Seconds that no model may take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +140,16 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     machine.check()
     wanted = bool(settings.data) or settings.eval is not None
     session = _session(model, content, folder, machine, wanted)
-    parts, labels = _samples(session, settings)
-    data = inputs.from_data(parts, session, labels=labels) if parts and session is not None else None
+    samples = feeds.read(session, settings)
+    data = None
+    if session is not None and samples.parts:
+        data = inputs.from_data(samples.parts, session, labels=samples.labels)
     sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)
     if session is not None and data is not None:
-        known |= _observed(model, folder, session, machine, known, settings.seed, data)
+        feed = feeds.counted(session, data, known, settings.seed)
+        known |= observed.shapes(model, folder, machine, feed, observed.unknown(model, known))
     context = context_of(
         model,
         known,
@@ -170,10 +160,8 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     )
     found = find(model, context, refactorize=settings.refactorize)
     if data is not None and session is not None:
-        data = _smaller(session, data, _value_bytes(model, known, sample))
-        if data is None:
-            data = inputs.from_data(parts, session, labels=labels, apart=False)
-    ran = _runnable(session, data, known, settings.seed, found)
+        data = feeds.batched(session, samples, data, feeds.value_bytes(model, known, sample))
+    ran = feeds.runnable(session, data, known, settings.seed, found)
     remembered = Memory(Path(settings.cache) if settings.cache else None)
     return Job(
         settings=settings,
@@ -189,7 +177,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         inputs=ran,
         reference=Reference(session, ran.feeds) if session is not None and ran is not None else None,
         wanted=Held(WANTED_BYTES),
-        timed_feed=_timed(session, ran, known, settings.seed),
+        timed_feed=feeds.timed(session, ran, known, settings.seed),
         memory=remembered,
         stopwatch=Stopwatch(machine, remembered),
         progress=progress,
@@ -239,113 +227,3 @@ def _session(
     what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"
     logger.warning("%s, so its outputs are not compared: %s", what, reason)
     return None
-
-
-def _samples(
-    session: ort.InferenceSession | None, settings: Settings
-) -> tuple[list[dict[str, NDArray[Any]]], list[NDArray[Any]]]:
-    """The parts of the user's data, and the labels in each of them."""
-    read = inputs.read_data(settings.data_paths) if settings.data_paths else settings.data_arrays
-    parts = [{name: np.asarray(array) for name, array in part.items()} for part in read if part]
-    if settings.labels is not None and any(settings.labels not in part for part in parts):
-        raise DataError(f"The data has no array {settings.labels!r} of labels.")
-    labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
-    if parts and session is None:
-        raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
-    return parts, labels
-
-
-def _smaller(session: ort.InferenceSession, data: Inputs, value_bytes: float) -> Inputs | None:
-    """The data in batches of which no value is very large; None where the model does not run on those for checks."""
-    smaller = inputs.split(data, session, max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0))))
-    try:
-        if smaller.held_out or smaller is not data:
-            session.run(None, dict(smaller.check.feeds[0]))
-    except FAILURES as error:
-        logger.info("no samples are kept apart, as the model does not run on those: %s", first_line(error))
-        return None
-    return smaller
-
-
-def _value_bytes(model: onnx.ModelProto, known: shapes.Shapes, sample: shapes.Shapes) -> float:
-    """Bytes of the largest value that nodes give for a sample, as far as shapes are known."""
-    batch = max((known[name][0] for name in sample if known.get(name)), default=1)
-    made = (known.get(name) for node in model.graph.node for name in node.output)
-    return 4 * max((math.prod(shape) for shape in made if shape), default=0) / max(batch, 1)
-
-
-def _observed(
-    model: onnx.ModelProto,
-    folder: Path,
-    session: ort.InferenceSession,
-    machine: Machine,
-    known: shapes.Shapes,
-    seed: int,
-    data: Inputs,
-) -> shapes.Shapes:
-    """The shapes that only a run tells, on the sample that is counted."""
-    missing = observed.unknown(model, known)
-    if not missing:
-        return {}
-    return observed.shapes(model, folder, machine, _counted(session, data, known, seed), missing)
-
-
-def _patience(found: list[Found]) -> float:
-    """Seconds after which a model that runs on noise is taken never to end; no machine is that slow."""
-    return min(PATIENCE + _macs(found) / SLOWEST, LONGEST)
-
-
-def _macs(found: list[Found]) -> int:
-    return sum(f.reading.layer.macs for f in found if f.reading.layer)
-
-
-def _runnable(
-    session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int, found: list[Found]
-) -> Inputs | None:
-    """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
-    if session is None:
-        return None
-    largest = 4 * max(map(math.prod, known.values()), default=0)
-    if data is None and largest > memory() / 4:
-        logger.warning(
-            "The model is not run, as one of its values would take %.3g GB; give --data or a smaller --input-shape.",
-            largest / 1e9,
-        )
-        return None
-    try:
-        chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
-        run_within(session, chosen.fit.feeds[0], _patience(found) if data is None else None)
-    except UsageError as error:
-        logger.warning("Outputs are not compared and the model is not timed. %s", error)
-        return None
-    except FAILURES as error:
-        if data is not None:
-            raise DataError(f"The model does not run on the data: {first_line(error)}") from error
-        logger.warning(
-            "The model does not run on random inputs, so give --data to compare and time it: %s", first_line(error)
-        )
-        return None
-    return chosen
-
-
-def _timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shapes.Shapes, seed: int) -> Feed | None:
-    """An input of the shape that is counted, from the data where it has enough samples, if the model runs on it."""
-    if session is None or ran is None:
-        return None
-    first, part = ran.fit.feeds[0], _counted(session, ran, known, seed)
-    if all(part[name].shape == first[name].shape for name in first):
-        return part  # on which it has run already
-    try:
-        session.run(None, dict(part))
-    except FAILURES as error:
-        logger.info("the model is timed on a whole batch, as it does not run on the counted shape: %s", error)
-        return first
-    return part
-
-
-def _counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, seed: int) -> Feed:
-    """An input of the shape that is counted, from the data where it has enough samples, else noise."""
-    part = {name: array[: known[name][0]] if known.get(name) else array for name, array in ran.fit.feeds[0].items()}
-    if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
-        return inputs.random(session, known, seed, 1).fit.feeds[0]
-    return part

@@ -1,0 +1,148 @@
+"""What a model is run on: the user's data, in batches of which no value is very large, or noise."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_tucker.errors import DataError, UsageError
+from onnx_tucker.graph import shapes
+from onnx_tucker.graph.find import Found
+from onnx_tucker.runtime import inputs
+from onnx_tucker.runtime.inputs import Inputs
+from onnx_tucker.runtime.session import FAILURES, Feed, first_line, memory, run_within
+from onnx_tucker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RANDOM_FEEDS, HEAVY = 4, 1e9
+"""Draws of noise that outputs are compared on, and multiply-accumulates from which on one draw has to do."""
+BATCH_VALUE_BYTES = 2**28
+"""What any value of a batch may take; a session holds several of them."""
+PATIENCE = 3.0
+"""Seconds that any model may take to run, besides its multiplications."""
+SLOWEST = 1e8
+"""Multiply-accumulates a second, far fewer than any machine does."""
+LONGEST = 3600.0
+"""Seconds that no model may take."""
+
+
+class Samples(NamedTuple):
+    """The user's data.
+
+    Attributes:
+        parts: arrays by input name.
+        labels: of each part, if there are any.
+    """
+
+    parts: list[dict[str, NDArray[Any]]]
+    labels: list[NDArray[Any]]
+
+
+def read(session: ort.InferenceSession | None, settings: Settings) -> Samples:
+    """The user's data, with the labels apart.
+
+    Raises:
+        DataError: it cannot be read, it has no such labels, or there is no model to run on it.
+    """
+    given = inputs.read_data(settings.data_paths) if settings.data_paths else settings.data_arrays
+    parts = [{name: np.asarray(array) for name, array in part.items()} for part in given if part]
+    if settings.labels is not None and any(settings.labels not in part for part in parts):
+        raise DataError(f"The data has no array {settings.labels!r} of labels.")
+    labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
+    if parts and session is None:
+        raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
+    return Samples(parts, labels)
+
+
+def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value_bytes: float) -> Inputs:
+    """The data in batches of which no value is very large, some apart for checks if the model runs on those.
+
+    Args:
+        session: the model.
+        samples: the data as it was given.
+        data: the same as feeds.
+        value_bytes: what the largest value of a sample takes.
+    """
+    smaller = inputs.split(data, session, max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0))))
+    try:
+        if smaller.held_out or smaller is not data:
+            session.run(None, dict(smaller.check.feeds[0]))
+    except FAILURES as error:
+        logger.info("no samples are kept apart, as the model does not run on those: %s", first_line(error))
+        return inputs.from_data(samples.parts, session, labels=samples.labels, apart=False)
+    return smaller
+
+
+def value_bytes(model: onnx.ModelProto, known: shapes.Shapes, sample: shapes.Shapes) -> float:
+    """Bytes of the largest value that nodes give for a sample, as far as shapes are known."""
+    batch = max((known[name][0] for name in sample if known.get(name)), default=1)
+    made = (known.get(name) for node in model.graph.node for name in node.output)
+    return 4 * max((math.prod(shape) for shape in made if shape), default=0) / max(batch, 1)
+
+
+def _patience(found: list[Found]) -> float:
+    """Seconds after which a model that runs on noise is taken never to end; no machine is that slow."""
+    return min(PATIENCE + _macs(found) / SLOWEST, LONGEST)
+
+
+def _macs(found: list[Found]) -> int:
+    return sum(f.reading.layer.macs for f in found if f.reading.layer)
+
+
+def runnable(
+    session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int, found: list[Found]
+) -> Inputs | None:
+    """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
+    if session is None:
+        return None
+    largest = 4 * max(map(math.prod, known.values()), default=0)
+    if data is None and largest > memory() / 4:
+        logger.warning(
+            "The model is not run, as one of its values would take %.3g GB; give --data or a smaller --input-shape.",
+            largest / 1e9,
+        )
+        return None
+    try:
+        chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
+        run_within(session, chosen.fit.feeds[0], _patience(found) if data is None else None)
+    except UsageError as error:
+        logger.warning("Outputs are not compared and the model is not timed. %s", error)
+        return None
+    except FAILURES as error:
+        if data is not None:
+            raise DataError(f"The model does not run on the data: {first_line(error)}") from error
+        logger.warning(
+            "The model does not run on random inputs, so give --data to compare and time it: %s", first_line(error)
+        )
+        return None
+    return chosen
+
+
+def timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shapes.Shapes, seed: int) -> Feed | None:
+    """An input of the shape that is counted, from the data where it has enough samples, if the model runs on it."""
+    if session is None or ran is None:
+        return None
+    first, part = ran.fit.feeds[0], counted(session, ran, known, seed)
+    if all(part[name].shape == first[name].shape for name in first):
+        return part  # on which it has run already
+    try:
+        session.run(None, dict(part))
+    except FAILURES as error:
+        logger.info("the model is timed on a whole batch, as it does not run on the counted shape: %s", error)
+        return first
+    return part
+
+
+def counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, seed: int) -> Feed:
+    """An input of the shape that is counted, from the data where it has enough samples, else noise."""
+    part = {name: array[: known[name][0]] if known.get(name) else array for name, array in ran.fit.feeds[0].items()}
+    if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
+        return inputs.random(session, known, seed, 1).fit.feeds[0]
+    return part
