@@ -111,10 +111,13 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
 
 
 def _key(reading: Reading) -> Hashable:
-    """What nodes with the same weight, which can be factorised alike, have in common; None for skipped ones."""
+    """What nodes with the same weight, which can be factorised alike, have in common; None for skipped ones.
+
+    Strides and dilations are among it, as the layers of a chain have shares of them.
+    """
     if reading.seat is None or isinstance(reading.found, Skip):
         return None
-    return reading.seat.weight.recipe, reading.seat.layout
+    return reading.seat.weight.recipe, reading.seat.layout, reading.found.stage
 
 
 def _sharable(seats: Sequence[Seat], context: Context) -> bool:

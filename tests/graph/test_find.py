@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_tucker import compress
 from onnx_tucker.graph.nodes import Names
-from tests.helpers import conv_model, look, model, reasons, two_layers
+from tests.helpers import conv_model, look, model, reasons, run, two_layers
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 4, 3)).astype(np.float32)
 
@@ -132,3 +135,21 @@ def test_fresh_names_are_in_no_scope() -> None:
     assert names.fresh("deep") == "deep_2"
     assert names.fresh("deep") == "deep_3"
     assert names.fresh("new") == "new"
+
+
+@pytest.mark.parametrize("other", [{"strides": [2, 2]}, {"dilations": [2, 2]}, {"pads": [1] * 4}, {}])
+def test_a_weight_that_is_moved_in_other_ways_is_left_alone(other: dict[str, Any]) -> None:
+    """A chain's layers have shares of strides, dilations and pads, so that it can be put in one of the places only."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        helper.make_node("Conv", ["x", "w"], ["b"], "second", **other),
+    ]
+    weight = np.random.default_rng(0).standard_normal((8, 6, 3, 3)).astype(np.float32)
+    made = model(nodes, {"w": weight}, {"x": [1, 6, 9, 9]}, {"a": 4, "b": 4})
+    result = compress(made, ranks="3", benchmark=False)
+    found = [node.status for node in result.report.nodes]
+    assert found == (["skipped"] * 2 if other else ["factorized"] * 2)
+    x = np.random.default_rng(1).standard_normal((1, 6, 9, 9)).astype(np.float32)
+    for exact, y in zip(run(made, x=x), run(result.model, x=x), strict=True):
+        assert exact.shape == y.shape
+        assert np.array_equal(exact, y) == bool(other)
