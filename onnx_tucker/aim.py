@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-AIMS, NEAR = 7, 0.95
-"""Measurements at most, and the share of what is allowed from which on one is near enough."""
+AIMS, LAST, NEAR = 7, 3, 0.95
+"""Measurements at most, before how many of them the least is tried if nothing else is within the share, and the share
+of what is allowed from which on one is near enough."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,25 @@ def aim(at: Callable[[float], Aimed[T] | None], between: tuple[float, float], sh
             near = within and (one.taken >= NEAR * share or limit >= most)
             if near or (repeated and held) or (limit <= least and not held):
                 break
-            if not held and step == AIMS - 2:
+            if not held:
+                low = (low[0], _expected(low[0], [other for other in met if other.taken > share]))
+            if not held and step == AIMS - LAST:
                 limit = least
                 continue
         limit = _between(low, high, share * (1 + NEAR) / 2)
     return met
+
+
+def _expected(used: float, met: Sequence[Aimed[T]]) -> float:
+    """What should be measured at less than all that was met, by the line through the two that come closest to it.
+
+    A part of what is measured may not depend on what is counted, so that the limit would creep if that were left out.
+    """
+    nearest = sorted({one.used: one.taken for one in met}.items())[:2]
+    if len(nearest) < 2:
+        return 0.0
+    (x0, y0), (x1, y1) = nearest
+    return max(0.0, y0 - (x0 - used) * (y1 - y0) / (x1 - x0))
 
 
 def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:

@@ -85,7 +85,7 @@ def whole_model(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -
         models = [job.content, with_noise(job, menus, laid_out(job, tuner, menus))]
         return job.stopwatch.compare(models, job.timed_feed, MODEL_SECONDS, job.folder, MODEL_TIGHT)
     except FAILURES as error:
-        logger.info("a whole model is not timed: %s", first_line(error))
+        logger.warning("A model with chains cannot be timed: %s", first_line(error))
         return []
 
 
