@@ -92,6 +92,8 @@ def test_operators_that_are_not_covered_are_listed_and_counted() -> None:
     assert found["up"].layer is not None
     assert found["up"].layer.macs == 6 * 5 * 2 * 3
     assert found["lstm"].params == 12 * 7 + 12 * 3
+    assert found["lstm"].layer is not None
+    assert found["lstm"].layer.macs == 2 * (12 * 7 + 12 * 3)
     assert found["product"].params == 0
     assert found["product"].layer is not None
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constants import FLOATS
 from onnx_tucker.graph.nodes import STANDARD, Place
 from onnx_tucker.graph.ops.op import Context, Reading, refuse
 
-HOLDERS = frozenset(("DeformConv", "Einsum", "GRU", "LSTM", "RNN"))
+RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
+HOLDERS = RECURRENT | {"DeformConv", "Einsum"}
 """Standard operators that multiply by a weight matrix; those of other domains are taken to do so."""
 
 
@@ -24,7 +26,25 @@ def read(place: Place, context: Context) -> Reading | None:
         return None
     params = sum(math.prod(tensor.dims) for tensor in held.values())
     reading = refuse(place, f"{place.node.op_type} is not factorised")
-    return replace(reading, params=params, origins=frozenset(held))
+    layer = _recurrent(place, context) if place.node.op_type in RECURRENT else None
+    return replace(reading, params=params, origins=frozenset(held), layer=layer)
+
+
+def _recurrent(place: Place, context: Context) -> Layer | None:
+    """The products of a recurrent node: of every step's input, and of the state before it, for all gates."""
+    shape, weight, state = context.shape(place, 0), context.constant(place, 1), context.constant(place, 2)
+    if shape is None or weight is None or state is None or not len(shape) == len(weight.shape) == len(state.shape) == 3:
+        return None
+    steps, (directions, rows, inp) = shape[0] * shape[1], weight.shape
+    return Layer(
+        positions=steps,
+        in_positions=steps,
+        outputs=steps * directions * rows,
+        fan_in=inp + state.shape[2],
+        fan_out=directions * rows,
+        volume=0,
+        bias=len(place.node.input) > 3 and bool(place.node.input[3]),
+    )
 
 
 def _is_matrix(dims: Sequence[int]) -> bool:
