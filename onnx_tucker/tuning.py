@@ -118,7 +118,7 @@ class Tuner:
         """Chains in other forms: on the plane, and as many of those on frames that promise most."""
         site, plane, framed = group[0].site, list[Candidate](), list[tuple[float, Candidate]]()
         for chain in chains:
-            fitting = [set(forms_of(self._job.context, found, chain.stages)) for found in group]
+            fitting = [set(forms_of(self._job.context, found, found.own(chain).stages)) for found in group]
             for form in set[Form].intersection(*fitting) - {DIRECT}:
                 candidate = replace(chain, form=str(form))
                 if not form.on_frames:

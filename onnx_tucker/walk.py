@@ -64,6 +64,8 @@ class Walk:
         """
         if found.place.scope.outer is not None or found.place.scope.function:
             return
+        candidate = found.own(candidate)
+        chain = replace(chain, stages=candidate.stages)
         candidate = replace(candidate, form=str(promising(self._job.context, found, chain.stages)))
         weights = store(found, candidate, chain, self._names)
         piece = piece_of(found, candidate, weights, self._job.context, self._names, WHOLE)

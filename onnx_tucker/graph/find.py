@@ -12,13 +12,14 @@ from pathlib import Path
 import onnx
 
 from onnx_tucker.errors import ModelError
+from onnx_tucker.factor import METHODS
 from onnx_tucker.graph.constants import Constant, Constants, Value
 from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
 from onnx_tucker.graph.ops import OPS, others
 from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat, refuse
 from onnx_tucker.graph.provenance import Chains, chains
 from onnx_tucker.graph.shapes import Shapes, Size
-from onnx_tucker.types import Site, Skip
+from onnx_tucker.types import Candidate, Site, Skip, Stage
 
 OWN_CHAIN = "it is in a chain that onnx-tucker made; see --refactorize"
 SHARED = "the weight is used in several places, and not everywhere in a way that can be factorised alike"
@@ -51,6 +52,13 @@ class Found:
         if self.reading.seat is None:
             raise TypeError(f"{self.place.label} has no weight that was read")
         return self.reading.seat
+
+    def own(self, candidate: Candidate) -> Candidate:
+        """What a node with the same weight could become, with the strides, dilations and pads of this one."""
+        stages: tuple[Stage, ...] = (self.site.stage,)
+        if candidate.method is not None:
+            stages = METHODS[candidate.method].stages(self.site.stage, candidate.ranks or ())
+        return replace(candidate, stages=stages)
 
 
 def context_of(
@@ -111,13 +119,10 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
 
 
 def _key(reading: Reading) -> Hashable:
-    """What nodes with the same weight, which can be factorised alike, have in common; None for skipped ones.
-
-    Strides and dilations are among it, as the layers of a chain have shares of them.
-    """
+    """What nodes with the same weight, which can be factorised alike, have in common; None for skipped ones."""
     if reading.seat is None or isinstance(reading.found, Skip):
         return None
-    return reading.seat.weight.recipe, reading.seat.layout, reading.found.stage
+    return reading.seat.weight.recipe, reading.seat.layout
 
 
 def _sharable(seats: Sequence[Seat], context: Context) -> bool:

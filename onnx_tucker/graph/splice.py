@@ -96,7 +96,7 @@ def build(
         names: gives out new names.
         ends: where the form is on frames, what it takes and makes.
     """
-    node = found.place.node
+    node, candidate = found.place.node, found.own(candidate)
     if not candidate.changes:
         return Piece([_with_weights(found, weights)], weights)
     if FORMS[candidate.form] == DIRECT:
