@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-AIMS, LAST, NEAR = 7, 3, 0.95
-"""Measurements at most, before how many of them the least is tried if nothing else is within the share, and the share
-of what is allowed from which on one is near enough."""
+AIMS, LAST, NEAR = 7, 2, 0.95
+"""Measurements at most, those that are left when the least is tried, as nothing else was within the share, and the
+share of what is allowed from which on one is near enough."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def aim(at: Callable[[float], Aimed[T] | None], between: tuple[float, float], sh
                 break
             if not held:
                 low = (low[0], _expected(low[0], [other for other in met if other.taken > share]))
-            if not held and step == AIMS - LAST:
+            if not held and step == AIMS - LAST - 1:
                 limit = least
                 continue
         limit = _between(low, high, share * (1 + NEAR) / 2)

@@ -223,7 +223,10 @@ class Fitting:
         taken = self._factorised.read([x, other] if other else [x])
         wanted = repeat(None) if known else (values[total] for values in self._original.read([total]))
         for now, y in zip(taken, wanted, strict=not known):
-            yield Flow(now[x], y, now[other] if other else None)
+            added = now[other] if other else None
+            if added is not None and len(added) == 1:  # it may be the same for all samples
+                added = np.broadcast_to(added, (len(now[x]), *added.shape[1:]))
+            yield Flow(now[x], y, added)
 
     def _sum(self, y: str) -> tuple[str, str]:
         """The sum that an output goes into, and the other part of it, if nothing of that is still to be factorised."""

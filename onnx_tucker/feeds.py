@@ -52,7 +52,9 @@ def read(session: ort.InferenceSession | None, settings: Settings) -> Samples:
         DataError: it cannot be read, it has no such labels, or there is no model to run on it.
     """
     given = inputs.read_data(settings.data_paths) if settings.data_paths else settings.data_arrays
-    parts = [{name: np.asarray(array) for name, array in part.items()} for part in given if part]
+    parts = [{name: np.asarray(array) for name, array in part.items()} for part in given]
+    if not any(parts):
+        return Samples([], [])
     if settings.labels is not None and any(settings.labels not in part for part in parts):
         raise DataError(f"The data has no array {settings.labels!r} of labels.")
     labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
@@ -75,7 +77,7 @@ def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value
         if smaller.held_out or smaller is not data:
             session.run(None, dict(smaller.check.feeds[0]))
     except FAILURES as error:
-        logger.info("no samples are kept apart, as the model does not run on those: %s", first_line(error))
+        logger.info("batches stay whole, as the model does not run on parts of them: %s", first_line(error))
         return inputs.from_data(samples.parts, session, labels=samples.labels, apart=False)
     return smaller
 
@@ -111,7 +113,8 @@ def runnable(
         return None
     try:
         chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
-        run_within(session, chosen.fit.feeds[0], _patience(found) if data is None else None)
+        for feed in {frozenset((n, a.shape) for n, a in feed.items()): feed for feed in chosen.feeds[::-1]}.values():
+            run_within(session, feed, _patience(found) if data is None else None)
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
         return None

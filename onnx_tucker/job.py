@@ -100,6 +100,12 @@ class Job:
         if self.session is None or self.inputs is None:
             return []
         parts = inputs.folds(self.inputs, FOLDS)
+        try:
+            for part in parts[:1]:
+                self.session.run(None, dict(part.check.feeds[0]))
+        except FAILURES as error:
+            logger.info("the model does not run on parts of the data: %s", first_line(error))
+            return []
         known = ((part, Reference(self.session, part.feeds), Held[Any](WANTED_BYTES)) for part in parts)
         return [replace(self, inputs=part, reference=outputs, wanted=wanted) for part, outputs, wanted in known]
 

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 def unknown(model: onnx.ModelProto, known: Shapes) -> list[str]:
     """What nodes with weights take and give of which the shape is not known, in the main graph."""
     nodes = [node for node in model.graph.node if node.op_type in OPS]
-    values = [name for node in nodes for name in (node.input[0], node.output[0])]
-    return sorted(set(values) - known.keys())
+    values = {name for node in nodes for name in (*node.input[:2], node.output[0])}
+    return sorted(values - known.keys() - {tensor.name for tensor in model.graph.initializer})
 
 
 def shapes(model: onnx.ModelProto, folder: Path, machine: Machine, feed: Feed, names: list[str]) -> Shapes:

@@ -200,7 +200,7 @@ def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int,
     kind: type[Moments] | type[Samples] = Samples
     limit = 0
     key = (found.place.label, source.target(found), most, window)
-    known, made = job.wanted.get(key) or [], list[Wanted]()
+    known, made, size = job.wanted.get(key) or [], list[Wanted](), 0
     for i, (feed, flow) in enumerate(zip(data.feeds, source.rows(found, known=bool(known)), strict=True)):
         x, y = found.seat.inputs(flow.x), None if flow.y is None else found.seat.outputs(flow.y)
         shape = known[i].shape if y is None else y.shape
@@ -214,11 +214,13 @@ def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int,
         sample = before + drawn[:, 0] * batch // positions if data.samples > 1 else rng.integers(2, size=len(drawn))
         before += batch
         at = drawn.ravel()
-        made.append(known[i] if y is None else Wanted(shape, outputs(stage, y, at)))
+        wanted = known[i] if y is None else Wanted(shape, outputs(stage, y, at))
+        size += wanted.rows.nbytes
+        made = [*made, wanted] if not known and job.wanted.fits(size) else []
         added = None if flow.added is None else outputs(stage, found.seat.outputs(flow.added), at)
-        yield Drawn(kind, stage, x, drawn, sample % 2, made[-1].rows, added)
-    if not known:
-        job.wanted.keep(key, made, sum(wanted.rows.nbytes for wanted in made))
+        yield Drawn(kind, stage, x, drawn, sample % 2, wanted.rows, added)
+    if len(made) == len(data.feeds):
+        job.wanted.keep(key, made, size)
 
 
 def _chunks(stage: Stage, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -99,14 +99,15 @@ class Walk:
         fresh = [name for name in kept if name not in self._held[0]]
         wanted = [name for name in names if name not in self._held[0]]
         session = self._session(nodes, [*wanted, *(name for name in fresh if name not in wanted)]) if nodes else None
-        holding = True
+        holding, held = True, 0
         for i, known in enumerate(self._held):
             values = dict(known)
             if session is not None:
                 taken = {value.name: known[value.name] for value in session.get_inputs()}
                 values |= self._run(session, taken, wanted, fresh if holding else [])
             holding &= all(name in values for name in kept)
-            holding &= sum(values[name].nbytes for name in kept if holding) * len(self._held) <= HELD
+            held += sum(values[name].nbytes for name in kept if holding)
+            holding &= (held if i else held * len(self._held)) <= HELD
             if holding:
                 self._held[i], self._mixed = {name: values[name] for name in kept}, True
             yield {name: values[name] for name in names}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_tucker import compress
 from onnx_tucker.errors import TuckerError
@@ -155,6 +155,31 @@ def test_data_may_come_in_batches() -> None:
     whole = slim(made, x)
     for data in (batches, iter(batches), Reader(batches)):
         assert compress(made, ranks="4", benchmark=False, data=data).model == whole
+
+
+@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+def test_what_is_added_may_be_the_same_for_all_samples(op: str, caplog: pytest.LogCaptureFixture) -> None:
+    x = correlated(70, 10, 6)
+    nodes = [helper.make_node("Tanh", ["p"], ["t"]), helper.make_node("Add", ["c", "t"], ["y"])]
+    shape = (12, 10, 3) if op == "Conv" else (6, 12)
+    nodes.insert(0, helper.make_node(op, ["x", "w"], ["c"], "node"))
+    added = noise(1, 12, 4) if op == "Conv" else noise(1, 10, 12)
+    made = model(nodes, {"w": noise(*shape), "p": added}, {"x": ["n", 10, 6]}, {"y": 3})
+    with caplog.at_level("INFO", "onnx_tucker"):
+        slim(made, x, "2")
+    assert "node: fitted to" in caplog.text
+    assert "not fitted" not in caplog.text
+
+
+def test_a_part_that_the_model_rejects_is_told() -> None:
+    made = one("Conv", noise(12, 10, 3), noise(64, 10, 9), 12)
+    made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "length"
+    made.graph.node.append(helper.make_node("Reshape", ["y", "shape"], ["z"]))
+    made.graph.initializer.append(numpy_helper.from_array(np.array([-1, 84]), "shape"))
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", 1, [None, None]))
+    parts = [{"x": noise(1, 10, 9 + (i == 1))} for i in range(6)]
+    with pytest.raises(TuckerError, match="does not run on the data"):
+        compress(made, ranks="4", benchmark=False, data=parts)
 
 
 def test_samples_may_be_of_different_sizes() -> None:

@@ -7,7 +7,7 @@ Labels hold for inputs as they are, and are learnt of those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,9 +66,13 @@ class Lessons:
         order, others = rng.permutation(count), rng.permutation(count)
         for start in range(0, count, self.size):
             some, beside = order[start : start + self.size], others[start : start + self.size]
-            batch = {name: array[some] for name, array in self._arrays.items()}
-            mixed = varied(batch, {name: array[beside] for name, array in self._arrays.items()}, rng)
+            batch, other = self._some(self._arrays, some), self._some(self._arrays, beside)
+            mixed = varied(batch, other, rng, self._fit.along)
             yield Lesson(mixed, batch, None if self._labels is None else self._labels[some])
+
+    def _some(self, arrays: Feed, samples: NDArray[np.int64] | slice) -> Feed:
+        """Some of the samples, with what is the same for all."""
+        return {name: array[samples] if name in self._fit.along else array for name, array in arrays.items()}
 
     def plain(self) -> Iterator[Feed]:
         """The samples as they are."""
@@ -81,7 +85,8 @@ class Lessons:
         mixed = self._course.distilled and self._arrays is not None and check.samples > 1
         most = min(LOOKS, self._fit.samples) if mixed else 0
         more = max(0, most // check.samples - 1)
-        lessons += [lesson._replace(varied=_mixed(lesson.plain, rng)) for _ in range(more) for lesson in lessons]
+        along = check.along
+        lessons += [lesson._replace(varied=_mixed(lesson.plain, rng, along)) for _ in range(more) for lesson in lessons]
         return [(lesson, check.batch(lesson.plain)) for lesson in lessons]
 
     def _pieces(self, batches: Batches) -> Iterator[Lesson]:
@@ -93,15 +98,22 @@ class Lessons:
                 continue
             for start in range(0, batches.batch(feed), self._course.batch):
                 part = slice(start, start + self._course.batch)
-                some = {name: array[part] for name, array in feed.items()}
+                some = self._some(feed, part)
                 yield Lesson(some, some, None if labels is None else labels[part])
 
 
-def varied(batch: Feed, others: Feed, rng: np.random.Generator) -> Feed:
-    """Samples each mixed with another, moved and mirrored; what are no numbers with fractions stay as they are."""
+def varied(batch: Feed, others: Feed, rng: np.random.Generator, along: Collection[str]) -> Feed:
+    """Samples each mixed with another, moved and mirrored; what are no numbers with fractions stay as they are.
+
+    Args:
+        batch: the samples.
+        others: as many.
+        rng: draws how.
+        along: the inputs that hold them; others are the same for all.
+    """
     made = {}
     for name, array in batch.items():
-        if array.dtype.kind != "f":
+        if array.dtype.kind != "f" or name not in along:
             made[name] = array
             continue
         part = rng.random((len(array), *[1] * (array.ndim - 1))).astype(array.dtype)
@@ -110,10 +122,11 @@ def varied(batch: Feed, others: Feed, rng: np.random.Generator) -> Feed:
     return made
 
 
-def _mixed(batch: Feed, rng: np.random.Generator) -> Feed:
+def _mixed(batch: Feed, rng: np.random.Generator, along: Collection[str]) -> Feed:
     """Samples varied among themselves."""
-    order = rng.permutation(len(next(iter(batch.values()))))
-    return varied(batch, {name: array[order] for name, array in batch.items()}, rng)
+    order = rng.permutation(next(len(array) for name, array in batch.items() if name in along))
+    others = {name: array[order] if name in along else array for name, array in batch.items()}
+    return varied(batch, others, rng, along)
 
 
 def _moved(sample: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

@@ -86,9 +86,9 @@ def max_pool(attributes: Attributes) -> Operator:
         strides, dilations = (list(attributes.get(name, [1] * len(kernel))) for name in ("strides", "dilations"))
         spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
         before, after = _pads(attributes, list(x.shape[2:]), spans, strides)
-        if before != after or any(2 * pad > size for pad, size in zip(before, kernel, strict=True)):
-            x, before = functional.pad(x, _innermost_first(before, after), value=-torch.inf), [0] * len(kernel)
-        return POOLED[len(kernel)](x, kernel, strides, before, dilations, ceil)
+        padded = functional.pad(x, _innermost_first(before, after), value=-torch.inf)
+        found = POOLED[len(kernel)](padded, kernel, strides, 0, dilations, ceil)
+        return _begun(found, x.shape[2:], before, strides)
 
     return run
 
@@ -101,10 +101,11 @@ def average_pool(attributes: Attributes) -> Operator:
 
     def run(x: Tensor) -> Tensor:
         strides = list(attributes.get("strides", [1] * len(kernel)))
-        pads = _innermost_first(*_pads(attributes, list(x.shape[2:]), kernel, strides))
+        before, after = _pads(attributes, list(x.shape[2:]), kernel, strides)
 
         def mean(values: Tensor) -> Tensor:
-            return AVERAGED[len(kernel)](functional.pad(values, pads), kernel, strides, 0, ceil)
+            padded = functional.pad(values, _innermost_first(before, after))
+            return _begun(AVERAGED[len(kernel)](padded, kernel, strides, 0, ceil), x.shape[2:], before, strides)
 
         found = mean(x)
         return found if attributes.get("count_include_pad") else found / mean(torch.ones_like(x[:1, :1]))
@@ -175,6 +176,13 @@ def _pads(
         return (less, more) if auto == "SAME_UPPER" else (more, less)
     pads = list(attributes.get("pads", [0] * 2 * axes)) if auto == "NOTSET" else [0] * 2 * axes
     return pads[:axes], pads[axes:]
+
+
+def _begun(pooled: Tensor, sizes: Sequence[int], before: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """The windows that begin before the padding at the end does; with `ceil_mode` there may be others."""
+    for axis, (size, start, step) in enumerate(zip(sizes, before, strides, strict=True), 2):
+        pooled = pooled.narrow(axis, 0, min(pooled.shape[axis], (size + start - 1) // step + 1))
+    return pooled
 
 
 def _sources(mode: str, size: int, before: int, after: int) -> Tensor:

@@ -23,6 +23,10 @@ class Held(Generic[Value]):
         """What is held under a key; None for nothing."""
         return self._values.get(key)
 
+    def fits(self, size: int) -> bool:
+        """Whether there is room for a value of so many bytes."""
+        return size <= self._left
+
     def keep(self, key: Hashable, value: Value, size: int) -> None:
         """Holds a value, if there is room.
 
@@ -31,6 +35,6 @@ class Held(Generic[Value]):
             value: what is held.
             size: its bytes.
         """
-        if size <= self._left:
+        if self.fits(size):
             self._values[key] = value
             self._left -= size

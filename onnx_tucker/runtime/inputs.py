@@ -53,7 +53,7 @@ class Batches:
         samples: how many samples all feeds hold together.
         feeds: what to run, in order.
         labels: of each feed, if there are any.
-        along: the inputs along whose first axis samples lie; others are the same for all. None where each feed is one.
+        along: the inputs along whose first axis samples lie; others are the same for all. Empty where each feed is one.
     """
 
     samples: int
@@ -67,11 +67,11 @@ class Batches:
 
     @property
     def joined(self) -> dict[str, NDArray[Any]] | None:
-        """All samples together, if they can be: if they are of one shape, and nothing is the same for all."""
+        """All samples together, with what is the same for all of them; None where they are not of one shape."""
         first = self.feeds[0]
-        if self.along != set(first) or len({_shapes(feed, 1) for feed in self.feeds}) > 1:
+        if not self.along or len({_shapes(feed, 1) for feed in self.feeds}) > 1:
             return None
-        return {name: np.concatenate([feed[name] for feed in self.feeds]) for name in first}
+        return {n: np.concatenate([f[n] for f in self.feeds]) if n in self.along else a for n, a in first.items()}
 
 
 @dataclass(frozen=True)
@@ -173,17 +173,15 @@ def from_data(
     """
     inputs = {value.name: value for value in session.get_inputs()}
     fitted = [_named(part, inputs) for part in parts]
-    if len(fitted) > 1 and not all(_aligned(part) and _shapes(part, 1) == _shapes(fitted[0], 1) for part in fitted):
-        return _one_by_one(fitted, labels, apart=apart)
-    arrays = {name: array if len(fitted) == 1 else _whole(fitted, name) for name, array in fitted[0].items()}
-    same = set() if _aligned(arrays) else {n for n, a in arrays.items() if list(a.shape) == inputs[n].shape}
-    along = {name: array for name, array in arrays.items() if name not in same}
-    if not _aligned(along):
-        return _same(Batches(1, fitted, labels))  # they share no batch axis: one sample
-    samples = len(next(iter(along.values())))
-    told = np.concatenate(list(labels)) if labels else None
-    if told is not None and told.shape[:1] != (samples,):
-        raise DataError(f"There are {samples} samples, but labels of the shape {told.shape}.")
+    same = _same_for_all(fitted, inputs)
+    moving = [{name: array for name, array in part.items() if name not in same} for part in fitted]
+    aligned = all(_aligned(part) and _shapes(part, 1) == _shapes(moving[0], 1) for part in moving)
+    told = _labels(labels, [len(next(iter(part.values()))) if aligned else None for part in moving])
+    if not aligned:
+        return _one_by_one(fitted, told, apart=apart) if len(fitted) > 1 else _same(Batches(1, fitted, told))
+    along = {n: a if len(moving) == 1 else np.concatenate([part[n] for part in moving]) for n, a in moving[0].items()}
+    arrays = {**fitted[0], **along}
+    samples, whole = len(next(iter(along.values()))), np.concatenate(told) if told else None
     fixed = _fixed(inputs[name] for name in along)
     sample_bytes = sum(array.nbytes for array in along.values()) // samples
     most = 1 if any(arrays[name].ndim for name in same) else max(1, min(64, BATCH_BYTES // max(sample_bytes, 1)))
@@ -195,7 +193,7 @@ def from_data(
 
     def batches(chosen: NDArray[np.int64]) -> Batches:
         feeds = _feeds(arrays, along, chosen, size)
-        pieces = [] if told is None else [told[chosen[i : i + size]] for i in range(0, len(chosen), size)]
+        pieces = [] if whole is None else [whole[chosen[i : i + size]] for i in range(0, len(chosen), size)]
         return Batches(len(chosen), feeds, pieces, frozenset(along))
 
     kept = _kept(samples, size if fixed else 1, apart=apart)
@@ -228,8 +226,30 @@ def _shapes(arrays: Mapping[str, NDArray[Any]], start: int) -> frozenset[tuple[s
     return frozenset((name, array.shape[start:]) for name, array in arrays.items())
 
 
-def _whole(parts: Sequence[Feed], name: str) -> NDArray[Any]:
-    return np.concatenate([part[name] for part in parts])
+def _same_for_all(parts: Sequence[Feed], inputs: Mapping[str, Any]) -> set[str]:
+    """Inputs that are the same for all samples: of the very shape that the model fixes, where others hold several."""
+    along = [inputs[name] for name in parts[0]]
+    if all(map(_aligned, parts)) and len(_fixed(along)) < 2:
+        return set()
+    first = parts[0]
+    fixed = [name for name in first if list(first[name].shape) == inputs[name].shape]
+    same = {name for name in fixed if all(np.array_equal(part[name], first[name]) for part in parts[1:])}
+    return same if len(same) < len(first) else set()
+
+
+def _labels(labels: Sequence[NDArray[Any]], samples: Sequence[int | None]) -> list[NDArray[Any]]:
+    """The labels of parts, one for each of so many samples; of those whose samples are not counted as they are.
+
+    Raises:
+        DataError: they are of other numbers, or of different shapes.
+    """
+    told = [np.atleast_1d(one) for one in labels]
+    for one, count in zip(told, samples, strict=False):
+        if count is not None and len(one) != count:
+            raise DataError(f"There are {count} samples, but labels of the shape {one.shape}.")
+    if len({one.shape[1:] for one in told}) > 1:
+        raise DataError("The labels in the parts of the data are of different shapes, which cannot be learnt together.")
+    return told
 
 
 def _kept(count: int, unit: int, *, apart: bool) -> NDArray[np.bool_]:

@@ -52,10 +52,19 @@ def test_few_samples_kept_apart_are_varied_for_the_exam(kept: int, looks: int) -
 def test_inputs_are_varied_and_integers_are_not() -> None:
     rng = np.random.default_rng(0)
     feed = {"x": RNG.standard_normal((4, 3, 16, 16)).astype(np.float32), "i": np.arange(4)}
-    made = varied(feed, {name: array[::-1] for name, array in feed.items()}, rng)
+    made = varied(feed, {name: array[::-1] for name, array in feed.items()}, rng, feed)
     assert made["x"].shape == feed["x"].shape
     assert not np.array_equal(made["x"], feed["x"])
     assert made["i"] is feed["i"]
+
+
+def test_what_is_the_same_for_all_stays_as_it_is() -> None:
+    x, s = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32), np.array(2, np.float32)
+    part = Batches(40, [{"s": s, "x": x}], (), frozenset({"x"}))
+    lessons = Lessons(part, part, Course())
+    for lesson in [*lessons.epoch(0), *(lesson for lesson, _ in lessons.exam())]:
+        assert lesson.varied["s"] == lesson.plain["s"] == 2
+        assert len(lesson.varied["x"]) == len(lesson.plain["x"]) <= Course().batch
 
 
 def test_samples_of_different_sizes_are_learnt_one_by_one() -> None:

@@ -143,6 +143,15 @@ def test_windows(axes: int, attributes: dict[str, Any]) -> None:
             agrees(node, {}, x, {"y": axes + 2})
 
 
+@pytest.mark.parametrize("size", [7, 8, 9, 10])
+@pytest.mark.parametrize(("stride", "pad"), [(3, 1), (2, 1), (2, 0), (3, 0)])
+def test_windows_that_begin_in_the_padding_are_none(size: int, stride: int, pad: int) -> None:
+    x = RNG.standard_normal((1, 2, size, size)).astype(np.float32)
+    shared = {"kernel_shape": [3, 3], "strides": [stride] * 2, "pads": [pad] * 4, "ceil_mode": 1}
+    for op in ("MaxPool", "AveragePool"):
+        agrees(helper.make_node(op, ["x"], ["y"], **shared), {}, x, {"y": 4})
+
+
 @pytest.mark.parametrize("opset", [9, 17])
 def test_slices(opset: int) -> None:
     x = RNG.standard_normal((5, 6, 7)).astype(np.float32)

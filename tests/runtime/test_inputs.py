@@ -87,6 +87,37 @@ def test_what_is_the_same_for_all_samples() -> None:
     assert inputs.sample_shapes(data, started) == {"x": (1, 4), "s": (2, 1)}
     pairs = [{"s": np.ones((2, 1)), "x": x[i : i + 1]} for i in range(10)]
     assert inputs.from_data(pairs, started).check.samples == 2
+    halves = inputs.from_data([{"s": np.array(2.0), "x": part} for part in np.split(x, 2)], scaled)
+    assert (halves.fit.samples, halves.check.samples) == (8, 2)
+    others = [{"s": np.full((2, 1), i), "x": x[i : i + 1]} for i in range(10)]
+    one_by_one = inputs.from_data(others, started, apart=False)
+    assert [float(feed["s"][0, 0]) for feed in one_by_one.fit.feeds] == list(range(10))
+
+
+def test_a_state_of_as_many_rows_as_there_are_samples_is_no_batch() -> None:
+    nodes = [helper.make_node("ReduceSum", ["s"], ["t"], keepdims=0), helper.make_node("Mul", ["x", "t"], ["y"])]
+    made = session(model(nodes, {}, {"x": [1, 4], "s": [2, 3]}, {"y": 2}))
+    for count in (2, 3):
+        data = inputs.from_data([{"x": np.ones((count, 4)), "s": np.ones((2, 3))}], made)
+        assert [feed["s"].shape for feed in data.fit.feeds] == [(2, 3)] * count
+        made.run(None, dict(data.fit.feeds[0]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([np.zeros(3), np.zeros(1)], "There are 2 samples, but labels"),
+        ([np.zeros(2), np.zeros((2, 1))], "different shapes"),
+    ],
+)
+def test_labels_that_do_not_fit_their_part(labels: list[Array], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        inputs.from_data([{"x": X[:2]}, {"x": X[:2]}], session(CONV), labels=labels)
+
+
+def test_a_label_may_be_a_number() -> None:
+    data = inputs.from_data([{"x": X[i : i + 1]} for i in range(5)], session(CONV), labels=list(np.arange(5)))
+    assert np.concatenate(list(data.fit.labels)).tolist() == [0, 1, 2, 3]
 
 
 def test_data_becomes_batches() -> None:
