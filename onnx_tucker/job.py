@@ -106,7 +106,7 @@ class Job:
         except FAILURES as error:
             logger.info("the model does not run on parts of the data: %s", first_line(error))
             return []
-        known = ((part, Reference(self.session, part.feeds), Held[Any](WANTED_BYTES)) for part in parts)
+        known = ((part, Reference(self.session, part.feeds), Held[Any](WANTED_BYTES // FOLDS)) for part in parts)
         return [replace(self, inputs=part, reference=outputs, wanted=wanted) for part, outputs, wanted in known]
 
     @property
