@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_tucker.errors import DataError, UsageError
 from onnx_tucker.graph import shapes
 from onnx_tucker.graph.find import Found
-from onnx_tucker.runtime import inputs
+from onnx_tucker.runtime import data_files, inputs
 from onnx_tucker.runtime.inputs import Inputs
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line, memory, run_within
 from onnx_tucker.settings import Settings
@@ -51,14 +51,14 @@ def read(session: ort.InferenceSession | None, settings: Settings) -> Samples:
     Raises:
         DataError: it cannot be read, it has no such labels, or there is no model to run on it.
     """
-    given = inputs.read_data(settings.data_paths) if settings.data_paths else settings.data_arrays
+    given = data_files.read(settings.data_paths) if settings.data_paths else settings.data_arrays
     parts = [{name: np.asarray(array) for name, array in part.items()} for part in given]
     if not any(parts):
         return Samples([], [])
     if settings.labels is not None and any(settings.labels not in part for part in parts):
         raise DataError(f"The data has no array {settings.labels!r} of labels.")
     labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
-    if parts and session is None:
+    if session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
     return Samples(parts, labels)
 
@@ -113,7 +113,9 @@ def runnable(
         return None
     try:
         chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
-        for feed in {frozenset((n, a.shape) for n, a in feed.items()): feed for feed in chosen.feeds[::-1]}.values():
+        first_axis = 1 if chosen.fit.along else 0  # batches of different sizes are alike
+        every = (*chosen.check.feeds, *chosen.fit.feeds[::-1])  # the last of a shape is the one that is run
+        for feed in {inputs.shapes_of(feed, first_axis): feed for feed in every}.values():
             run_within(session, feed, _patience(found) if data is None else None)
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)

@@ -154,8 +154,10 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)
     if session is not None and data is not None:
-        feed = feeds.counted(session, data, known, settings.seed)
-        known |= observed.shapes(model, folder, machine, feed, observed.unknown(model, known))
+        missing = observed.unknown(model, known)
+        if missing:
+            feed = feeds.counted(session, data, known, settings.seed)
+            known |= observed.shapes(model, folder, machine, feed, missing)
     context = context_of(
         model,
         known,

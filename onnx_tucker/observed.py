@@ -33,8 +33,6 @@ def shapes(model: onnx.ModelProto, folder: Path, machine: Machine, feed: Feed, n
         feed: the input.
         names: of the values, in the main graph.
     """
-    if not names:
-        return {}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     content = model_of(model, between(list(model.graph.node), feed, names), tensors, feed, names)
     try:

@@ -15,7 +15,7 @@ from onnx_tucker.menu import sharing
 from onnx_tucker.pricing import Decision, choice_of, price
 from onnx_tucker.rank import search
 from onnx_tucker.tuning import Tuner, alike, forms_of
-from onnx_tucker.types import Candidate, Choice, Plan, Skip, Stage
+from onnx_tucker.types import Candidate, Choice, Plan, Skip
 
 
 def replay(job: Job, plan: Plan) -> Decision:
@@ -55,16 +55,15 @@ def planned_candidate(context: Context, found: Found, choice: Choice) -> Candida
         )
     if (choice.method and choice.method not in METHODS) or choice.form not in FORMS:
         raise PlanError(f"The plan asks for {choice.method} ({choice.form}) at {choice.name!r}, which is unknown.")
-    stages: tuple[Stage, ...] = (reading.stage,)
     if choice.method and choice.ranks is not None:
         method = METHODS[choice.method]
         if not method.applies(reading.stage, by_name=True):
             raise PlanError(f"The plan asks for {choice.method} at {choice.name!r}, which does not apply to its shape.")
         search.check_ranks(reading, method, choice.ranks)
-        stages = method.stages(reading.stage, choice.ranks)
-    if FORMS[choice.form] not in forms_of(context, found, stages):
+    candidate = found.own(Candidate(choice.method, choice.ranks, (), 0.0, choice.form))
+    if FORMS[choice.form] not in forms_of(context, found, candidate.stages):
         raise PlanError(f"The plan asks for {choice.form} at {choice.name!r}, which does not fit it.")
-    return Candidate(choice.method, choice.ranks, stages, 0.0, choice.form)
+    return candidate
 
 
 def give_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.runtime.inputs import Batches, some
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course
 
@@ -65,14 +65,10 @@ class Lessons:
             return
         order, others = rng.permutation(count), rng.permutation(count)
         for start in range(0, count, self.size):
-            some, beside = order[start : start + self.size], others[start : start + self.size]
-            batch, other = self._some(self._arrays, some), self._some(self._arrays, beside)
-            mixed = varied(batch, other, rng, self._fit.along)
-            yield Lesson(mixed, batch, None if self._labels is None else self._labels[some])
-
-    def _some(self, arrays: Feed, samples: NDArray[np.int64] | slice) -> Feed:
-        """Some of the samples, with what is the same for all."""
-        return {name: array[samples] if name in self._fit.along else array for name, array in arrays.items()}
+            these, those = order[start : start + self.size], others[start : start + self.size]
+            batch, beside = (some(self._arrays, self._fit.along, which) for which in (these, those))
+            mixed = varied(batch, beside, rng, self._fit.along)
+            yield Lesson(mixed, batch, None if self._labels is None else self._labels[these])
 
     def plain(self) -> Iterator[Feed]:
         """The samples as they are."""
@@ -98,8 +94,8 @@ class Lessons:
                 continue
             for start in range(0, batches.batch(feed), self._course.batch):
                 part = slice(start, start + self._course.batch)
-                some = self._some(feed, part)
-                yield Lesson(some, some, None if labels is None else labels[part])
+                samples = some(feed, batches.along, part)
+                yield Lesson(samples, samples, None if labels is None else labels[part])
 
 
 def varied(batch: Feed, others: Feed, rng: np.random.Generator, along: Collection[str]) -> Feed:
@@ -125,8 +121,7 @@ def varied(batch: Feed, others: Feed, rng: np.random.Generator, along: Collectio
 def _mixed(batch: Feed, rng: np.random.Generator, along: Collection[str]) -> Feed:
     """Samples varied among themselves."""
     order = rng.permutation(next(len(array) for name, array in batch.items() if name in along))
-    others = {name: array[order] if name in along else array for name, array in batch.items()}
-    return varied(batch, others, rng, along)
+    return varied(batch, some(batch, along, order), rng, along)
 
 
 def _moved(sample: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

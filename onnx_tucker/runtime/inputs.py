@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import joblib
@@ -69,7 +66,7 @@ class Batches:
     def joined(self) -> dict[str, NDArray[Any]] | None:
         """All samples together, with what is the same for all of them; None where they are not of one shape."""
         first = self.feeds[0]
-        if not self.along or len({_shapes(feed, 1) for feed in self.feeds}) > 1:
+        if not self.along or len({shapes_of(feed, 1) for feed in self.feeds}) > 1:
             return None
         return {n: np.concatenate([f[n] for f in self.feeds]) if n in self.along else a for n, a in first.items()}
 
@@ -104,51 +101,6 @@ class Inputs:
         return [*self.check.feeds, *(self.fit.feeds if self.held_out else ())]
 
 
-def read_data(paths: Sequence[Path]) -> list[dict[str, NDArray[Any]]]:
-    """Reads `.npz` (keys are input names) and `.npy` files and folders of them, each of which is a part of the data.
-
-    An array of a `.npy` file, which has no keys, has the empty name.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    return [_load(file) for path in paths for file in _files(path)]
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
-    if not files:
-        raise DataError(f"The folder {path} holds no .npz or .npy file.")
-    return files
-
-
-def _load(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return {"": content}
-            with content:
-                arrays = {name: content[name] for name in content.files}
-        if not arrays:
-            raise DataError(f"The data file {path} has no arrays in it.")
-        return arrays
-    except FileNotFoundError as error:
-        raise DataError(f"There is no data file {path}.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(
-            f"The data file {path} cannot be read, as it is damaged or cut short ({error}); copy it anew."
-        ) from error
-    except (OSError, ValueError, KeyError, MemoryError) as error:
-        if "pickled" in str(error):  # numpy takes whatever it does not know for that
-            raise DataError(
-                f"The data file {path} cannot be read: it is neither .npz nor .npy, as numpy writes them."
-            ) from error
-        raise DataError(f"The data file {path} cannot be read as .npz or .npy: {error}") from error
-
-
 def from_data(
     parts: Sequence[Mapping[str, NDArray[Any]]],
     session: ort.InferenceSession,
@@ -159,8 +111,8 @@ def from_data(
     """The user's samples as feeds of a model, in batches where its first dimension is free.
 
     Parts that cannot be joined, as their samples are of other sizes or do not lie along the first axis of every input,
-    are run one by one. In a single part, an input that is of the very shape that the model fixes, where others hold
-    several samples, is the same for all of them.
+    are run one by one. An input that is of the very shape that the model fixes, where others hold several samples, and
+    equal in all parts, is the same for all of them.
 
     Args:
         parts: samples by input name; a single one may have the empty name.
@@ -175,7 +127,7 @@ def from_data(
     fitted = [_named(part, inputs) for part in parts]
     same = _same_for_all(fitted, inputs)
     moving = [{name: array for name, array in part.items() if name not in same} for part in fitted]
-    aligned = all(_aligned(part) and _shapes(part, 1) == _shapes(moving[0], 1) for part in moving)
+    aligned = all(_aligned(part) and shapes_of(part, 1) == shapes_of(moving[0], 1) for part in moving)
     told = _labels(labels, [len(next(iter(part.values()))) if aligned else None for part in moving])
     if not aligned:
         return _one_by_one(fitted, told, apart=apart) if len(fitted) > 1 else _same(Batches(1, fitted, told))
@@ -221,7 +173,7 @@ def _aligned(arrays: Mapping[str, NDArray[Any]]) -> bool:
     return len(lengths) == 1 and () not in lengths
 
 
-def _shapes(arrays: Mapping[str, NDArray[Any]], start: int) -> frozenset[tuple[str, tuple[int, ...]]]:
+def shapes_of(arrays: Feed, start: int) -> frozenset[tuple[str, tuple[int, ...]]]:
     """Shapes by name, from an axis on."""
     return frozenset((name, array.shape[start:]) for name, array in arrays.items())
 
@@ -287,7 +239,8 @@ def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:
         return data
 
     def cut(part: Batches) -> Batches:
-        feeds = [f for feed in part.feeds for f in _feeds(feed, part.along, np.arange(part.batch(feed)), most)]
+        cuts = ((feed, slice(i, i + most)) for feed in part.feeds for i in range(0, part.batch(feed), most))
+        feeds = [some(feed, part.along, which) for feed, which in cuts]
         labels = [piece for told in part.labels for piece in np.split(told, range(most, len(told), most))]
         return Batches(part.samples, feeds, labels, part.along)
 
@@ -300,7 +253,18 @@ def _feeds(
 ) -> list[Feed]:
     """Some of the samples in batches, with what is the same for all of them."""
     batches = [samples[i : i + size] for i in range(0, len(samples), size)]
-    return [{n: array[batch] if n in along else array for n, array in arrays.items()} for batch in batches]
+    return [some(arrays, along, batch) for batch in batches]
+
+
+def some(arrays: Feed, along: Collection[str], which: NDArray[np.int64] | slice) -> Feed:
+    """Some of the samples, with what is the same for all of them.
+
+    Args:
+        arrays: by input name.
+        along: those along whose first axis samples lie.
+        which: of the samples.
+    """
+    return {name: array[which] if name in along else array for name, array in arrays.items()}
 
 
 def folds(data: Inputs, count: int) -> list[Inputs]:

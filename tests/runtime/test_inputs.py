@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_tucker.errors import DataError, UsageError
-from onnx_tucker.runtime import inputs
+from onnx_tucker.runtime import data_files, inputs
 from tests.helpers import Array, conv_model, model, session
 
 CONV = conv_model(np.ones((2, 3, 3), np.float32))
@@ -23,28 +23,12 @@ def test_npz_npy_and_folders(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=X)
     np.savez(tmp_path / "b.npz", x=X[:2])
     (tmp_path / "note.txt").write_text("not data")
-    [one] = inputs.read_data([tmp_path / "a.npz"])
+    [one] = data_files.read([tmp_path / "a.npz"])
     assert one["x"].shape == (5, 3, 8)
-    data = inputs.from_data(inputs.read_data([tmp_path]), session(CONV), apart=False)
+    data = inputs.from_data(data_files.read([tmp_path]), session(CONV), apart=False)
     assert np.array_equal(data.fit.feeds[0]["x"], np.concatenate([X, X[:2]]))
     np.save(tmp_path / "c.npy", X)
-    assert list(inputs.read_data([tmp_path / "c.npy"])[0]) == [""]
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    bad = tmp_path / "bad.npz"
-    bad.write_bytes(b"PK\x03\x04 no zip")
-    pickled = tmp_path / "pickled.npy"
-    np.save(pickled, np.array([{"code": 1}], dtype=object), allow_pickle=True)
-    (tmp_path / "empty").mkdir()
-    for path, words in (
-        (bad, "cannot be read"),
-        (pickled, "cannot be read"),
-        (tmp_path / "none.npz", "no data file"),
-        (tmp_path / "empty", "holds no"),
-    ):
-        with pytest.raises(DataError, match=words):
-            inputs.read_data([path])
+    assert list(data_files.read([tmp_path / "c.npy"])[0]) == [""]
 
 
 def test_parts_that_do_not_belong_together() -> None:

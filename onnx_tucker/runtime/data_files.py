@@ -1,0 +1,59 @@
+"""Files of samples, as numpy writes them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tucker.errors import DataError
+
+
+def read(paths: Sequence[Path]) -> list[dict[str, NDArray[Any]]]:
+    """Reads `.npz` (keys are input names) and `.npy` files and folders of them, each of which is a part of the data.
+
+    An array of a `.npy` file, which has no keys, has the empty name.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    return [_load(file) for path in paths for file in _files(path)]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
+    if not files:
+        raise DataError(f"The folder {path} holds no .npz or .npy file.")
+    return files
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"": content}
+            with content:
+                arrays = {name: content[name] for name in content.files}
+        if not arrays:
+            raise DataError(f"The data file {path} has no arrays in it.")
+        return arrays
+    except FileNotFoundError as error:
+        raise DataError(f"There is no data file {path}.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(
+            f"The data file {path} cannot be read, as it is damaged or cut short ({error}); copy it anew."
+        ) from error
+    except (OSError, ValueError, KeyError, MemoryError) as error:
+        if "pickled" in str(error):  # numpy takes whatever it does not know for that
+            raise DataError(
+                f"The data file {path} cannot be read: it is neither .npz nor .npy, as numpy writes them."
+            ) from error
+        raise DataError(f"The data file {path} cannot be read as .npz or .npy: {error}") from error

@@ -1,0 +1,27 @@
+"""Files of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_tucker.errors import DataError
+from onnx_tucker.runtime import data_files
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"PK\x03\x04 no zip")
+    pickled = tmp_path / "pickled.npy"
+    np.save(pickled, np.array([{"code": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "empty").mkdir()
+    for path, words in (
+        (bad, "cannot be read"),
+        (pickled, "cannot be read"),
+        (tmp_path / "none.npz", "no data file"),
+        (tmp_path / "empty", "holds no"),
+    ):
+        with pytest.raises(DataError, match=words):
+            data_files.read([path])
