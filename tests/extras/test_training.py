@@ -61,6 +61,33 @@ def test_where_steps_are_too_large_it_goes_back_and_takes_smaller_ones(tmp_path:
     assert trained.after < 0.5 * trained.before
 
 
+def test_where_epochs_bring_nothing_it_goes_back_and_takes_smaller_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, *[1.1] * 100])
+    monkeypatch.setattr(training, "_examined", lambda *_: next(losses))
+    trained, share = shares(task(), Course(epochs=40), tmp_path)
+    assert trained.epochs == 30  # of which each fourth one goes back
+    assert share == pytest.approx(training.SLOWER**7)
+
+
+def test_values_that_are_not_finite_are_not_learnt() -> None:
+    """Those that the teacher wants, and those that weights would get from them."""
+    subject = task()
+
+    def teacher(feed: Any) -> Any:
+        wanted = {name: array.copy() for name, array in subject.teacher(feed).items()}
+        wanted["y"][0, 0], wanted["y"][0, 1] = np.nan, np.inf
+        return wanted
+
+    trained = training.train(training.Task(**{**vars(subject), "teacher": teacher}), Course(epochs=20), lambda *_: None)
+    assert trained.after < 0.2 * trained.before
+    pupil, before = training._Pupil(subject, Course()), training._copied(subject.network)
+    loss = torch.stack([weight.sum() for weight in subject.network.weights.values()]).sum() * float("nan")
+    assert np.isnan(pupil.learn(loss, 1.0, 1))
+    assert all(torch.equal(weight, before[name]) for name, weight in subject.network.weights.items())
+
+
 def test_there_are_as_many_epochs_as_the_time_allows() -> None:
     seen: list[tuple[int, int]] = []
     training.train(task(), Course(epochs=10**6, minutes=0.01), lambda done, of, *_: seen.append((done, of)))
