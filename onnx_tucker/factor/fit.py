@@ -48,6 +48,11 @@ class Goal:
     target: Array
     metric: Metric
 
+    @cached_property
+    def wanted(self) -> Array:
+        """`target @ C`, (out, in * volume)."""
+        return self.metric.times(self.target.reshape(len(self.target), -1))
+
     def loss(self, weight: Array) -> float:
         """How far a weight (out, in, volume) is from the target, in the mean square of the outputs."""
         missed = (weight - self.target).reshape(len(weight), -1)
@@ -131,13 +136,12 @@ class _Factors(Axes):
         head = self.terms[-2].replace(basis, "o") if self.merged else self.terms[-1]
         rest = head.replace("o", "")
         best, axes = self.goal.target.reshape(self.stage.out, -1), {c: self.sizes[c] for c in self.whole[1:]}
-        outputs = self.goal.metric.times(best)
         if terms:
-            shaped = outputs.reshape(-1, *axes.values())
+            shaped = self.goal.wanted.reshape(-1, *axes.values())
             crossed = product([*terms, self.whole], [*kept, shaped], f"{rest}o").reshape(-1, self.stage.out)
             best = self.goal.metric.solve(Product(terms, kept, rest, axes), crossed).T
         else:  # it multiplies the patches themselves
-            crossed = outputs.T
+            crossed = self.goal.wanted.T
         if not self.merged:
             best = best.reshape(self.stage.out, *(self.sizes[c] for c in rest))
             return [*kept, np.einsum(f"o{rest}->{head}", best)]
@@ -148,11 +152,10 @@ class _Factors(Axes):
     def descend(self, found: Sequence[Array]) -> list[Array]:
         """Lowers the loss over each factor before those that `close` refits."""
         found = list(found)
-        target, terms, used = self.goal.target, self.terms, len(found)
+        wanted, terms, used = self.goal.wanted, self.terms, len(found)
         if self.merged:  # the basis is orthonormal: the loss within its span is all that the others can change
-            target = np.einsum("oik,ob->bik", target, found[-1])
+            wanted = found[-1].T @ wanted
             terms, used = (*terms[:-2], terms[-2].replace(terms[-1][1:], "o")), len(found) - 1
-        wanted = self.goal.metric.times(target.reshape(len(target), -1))
         for i in range(len(found) - 1 - self.merged):
             found[i] = self._descended(i, found[:used], terms, wanted)
         return found
