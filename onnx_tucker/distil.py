@@ -28,6 +28,7 @@ from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import relative_l2
+from onnx_tucker.runtime.inputs import Batches, Inputs, some
 from onnx_tucker.runtime.session import FAILURES, Feed, cores, first_line, run_named
 from onnx_tucker.settings import Course
 from onnx_tucker.walk import Walk
@@ -99,12 +100,15 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
     """
     if job.inputs is None or job.inputs.kind != "data":
         raise DataError("The data has no samples, so there is nothing to train on.")
+    fixed = _fixed(job, job.inputs.fit)
+    job = replace(job, inputs=_finite(job.inputs, fixed))
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(job.settings.threads or cores())
     names = trainable(model)
     if not names:
         raise ModelError("The factorised model has no weights in single precision that could be trained.")
-    outputs = _alike(job, model, [value.name for value in model.graph.output])
+    made = {name for node in model.graph.node for name in node.output}  # other outputs are constants or inputs
+    outputs = _alike(job, model, [value.name for value in model.graph.output if value.name in made])
     if not outputs:
         raise ModelError("The model has no output of numbers with fractions, which could come closer.")
     hidden = _alike(job, model, _hidden(job, model, outputs))
@@ -112,8 +116,39 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
     result, course = model, replace(course, minutes=course.minutes / len(parts))
     for number, part in enumerate(parts):
         what = f"block {number + 1} of {len(parts)}, " if course.blocks else ""
-        result = _trained(job, result, part, course, _Watch(job, result, what, None if course.blocks else score))
+        watch = _Watch(job, result, what, None if course.blocks else score)
+        result = _trained(job, result, part, course, watch, fixed=fixed)
     return result
+
+
+def _fixed(job: Job, batches: Batches) -> bool:
+    """Whether the model takes batches of one size only, which it may not declare."""
+    assert job.session is not None
+    if any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape):
+        return True
+    feed = batches.feeds[0]
+    try:
+        if batches.batch(feed) > 1:
+            job.session.run(None, dict(some(feed, batches.along, slice(1))))
+    except FAILURES:
+        return True
+    return False
+
+
+def _finite(inputs: Inputs, fixed: bool) -> Inputs:
+    """Samples without what would spoil all weights: numbers that are not finite.
+
+    Raises:
+        DataError: there are none.
+    """
+    fit, check = (part.finite(whole=fixed) for part in (inputs.fit, inputs.check))
+    left_out = inputs.fit.samples - fit.samples + (inputs.check.samples - check.samples) * inputs.held_out
+    if not left_out:
+        return inputs
+    logger.warning("%d samples of the data have numbers that are not finite, and are not trained on.", left_out)
+    if not fit.samples:
+        raise DataError("All samples of the data have numbers that are not finite, so there is nothing to train on.")
+    return replace(inputs, fit=fit, check=check if inputs.held_out and check.samples else fit)
 
 
 class _Watch:
@@ -135,7 +170,9 @@ class _Watch:
         logger.info("%sepoch %d: %s", self._what, done, told)
 
 
-def _trained(job: Job, model: onnx.ModelProto, part: Part, course: Course, watch: _Watch) -> onnx.ModelProto:
+def _trained(
+    job: Job, model: onnx.ModelProto, part: Part, course: Course, watch: _Watch, *, fixed: bool
+) -> onnx.ModelProto:
     """A copy of a model with other weights of a part of it; the model itself where none are better."""
     assert job.session is not None
     assert job.inputs is not None
@@ -164,7 +201,7 @@ def _trained(job: Job, model: onnx.ModelProto, part: Part, course: Course, watch
         part.hidden,
         fit,
         check,
-        fixed=any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape),
+        fixed=fixed,
         lead=lead,
         criterion=None if course.loss == "distill" else _criterion(job, model, part.gives),
         distilled=course.distilled,

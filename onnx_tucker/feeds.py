@@ -64,7 +64,9 @@ def read(session: ort.InferenceSession | None, settings: Settings) -> Samples:
 
 
 def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value_bytes: float) -> Inputs:
-    """The data in batches of which no value is very large, some apart for checks if the model runs on those.
+    """The data in batches of which no value is very large, some apart for checks, if the model runs on those.
+
+    A model that does not runs on each part of the data as it is given.
 
     Args:
         session: the model.
@@ -73,12 +75,13 @@ def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value
         value_bytes: what the largest value of a sample takes.
     """
     smaller = inputs.split(data, session, max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0))))
+    several = len(samples.parts) > 1
     try:
-        if smaller.held_out or smaller is not data:
+        if smaller.held_out or smaller is not data or several:
             session.run(None, dict(smaller.check.feeds[0]))
     except FAILURES as error:
         logger.info("batches stay whole, as the model does not run on parts of them: %s", first_line(error))
-        return inputs.from_data(samples.parts, session, labels=samples.labels, apart=False)
+        return inputs.from_data(samples.parts, session, labels=samples.labels, apart=several, joined=not several)
     return smaller
 
 

@@ -81,6 +81,10 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     """
     noted = provenance.recipes(model)
     if not noted:
+        if model.graph == job.original.graph:
+            raise PlanError(
+                "The factorised model is the original: nothing of it was factorised, so nothing can be tuned."
+            )
         raise PlanError(
             "The factorised model does not say what was made of the original: give ORIGINAL and then FACTORISED, which "
             "this version has made of it."

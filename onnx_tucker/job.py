@@ -20,7 +20,7 @@ from onnx_tucker import feeds, observed
 from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
-from onnx_tucker.graph.check import LIMIT, fatal, invalid, weight_bytes
+from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, weight_bytes
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import inputs
@@ -93,6 +93,14 @@ class Job:
     def fingerprint(self) -> str:
         """Of the model, without what is in other files."""
         return hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def fault(self) -> str | None:
+        """Why the model does not pass onnx's checker, which is asked once a result does not; None if it does."""
+        fault = invalid(self.model, self.folder)
+        if fault:
+            logger.warning("Neither the input nor the result passes onnx's checker: %s", fault)
+        return fault
 
     @cached_property
     def folds(self) -> list[Job]:
@@ -229,7 +237,7 @@ def _session(
             return machine.session(content, folder)
     except FAILURES as error:
         reason = first_line(error)
-    fault = fault or invalid(model, folder)
+    fault = fault or broken(model, folder)
     if fault:
         raise ModelError(f"The model is not valid: {fault}")
     what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"

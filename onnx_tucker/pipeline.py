@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def sweep(
     source = model if isinstance(model, onnx.ModelProto) else Path(model)
     reports = [Path(path) for path in settings.report]
     writers = [writer(path, FORMATS) for path in reports]
-    planned = [Path(plans) / f"plan-{i + 1:02}.json" for i in range(points)] if plans is not None else []
+    planned = [_plan_path(plans, i) for i in range(points)] if plans is not None else []
     outputs.protect(outputs.sources(source, settings), [*reports, *planned])
     if plans is not None and not Path(plans).is_dir():
         raise OutputError(f"There is no folder {plans} to write plans to.")
@@ -153,9 +154,15 @@ def sweep(
         for path, spot in zip(planned, found.spots, strict=False):
             staging.write(path, spot.plan.to_json().encode())
         staging.commit(None, job.data_files)
-    for path in planned[len(found.spots) :]:  # of a sweep before, that found more
-        path.unlink(missing_ok=True)
+    if plans is not None and settings.overwrite:  # those of a sweep before, that found more
+        rest = takewhile(Path.exists, (_plan_path(plans, i) for i in count(len(found.spots))))
+        for path in rest:
+            path.unlink()
     return found
+
+
+def _plan_path(folder: str | Path, number: int) -> Path:
+    return Path(folder) / f"plan-{number + 1:02}.json"
 
 
 def _any_drop(options: dict[str, Any]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Settings:
             raise UsageError("--statistics takes the place of --data; give one of them.")
         if self.statistics_out is not None and not self.data:
             raise UsageError("--statistics-out needs --data, of which they are.")
-        if self.finetune_epochs and not self.data:
+        if self.finetune_epochs > 0 and not self.data:
             raise UsageError("--finetune-epochs needs --data, on which the result is trained.")
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
@@ -240,6 +240,8 @@ def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
     Raises:
         UsageError: they are neither, or both.
     """
+    if given is None:
+        return ()
     if callable(getattr(given, "get_next", None)):
         given = iter(given.get_next, None)
     try:

@@ -14,6 +14,7 @@ from onnx_tucker.errors import ModelError
 from onnx_tucker.giveback import Made
 from onnx_tucker.graph import io
 from onnx_tucker.graph.check import LIMIT, weight_bytes
+from onnx_tucker.graph.nodes import graphs
 from onnx_tucker.job import Job
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.runtime.fidelity import mean_error
@@ -72,7 +73,7 @@ def trained(job: Job, before: Made, course: Course, promises: Promises) -> tuple
     old = before.result
     model = tuned(job, old.model, course, promises.score if job.settings.eval is not None else None)
     if model is not old.model:
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        tensors = {tensor.name: tensor for graph in graphs(model) for tensor in graph.initializer}
         weights = {label: [tensors[weight.name] for weight in chain] for label, chain in old.weights.items()}
         errors: Mapping[str, None] = dict.fromkeys(old.errors)  # they were those of the weights before
         made = replace(before, result=replace(old, model=model, weights=weights, errors=errors))

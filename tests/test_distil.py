@@ -149,6 +149,8 @@ def test_the_main_command_trains_what_it_makes(pair: tuple[onnx.ModelProto, onnx
     assert errors[0] != errors[1]  # they are of the trained weights
     with pytest.raises(UsageError, match="needs --data"):
         compress(made, finetune_epochs=8)
+    with pytest.raises(UsageError, match="--finetune-epochs is from 0"):
+        compress(made, finetune_epochs=-3)
 
 
 def test_weights_in_other_files_are_trained(
@@ -276,10 +278,15 @@ def test_what_cannot_be_tuned_is_refused_in_words(pair: tuple[onnx.ModelProto, o
         finetune(made, factorised, **QUICK)
     with pytest.raises(UsageError, match="--epochs is from 1"):
         finetune(made, factorised, data={"x": x}, epochs=0)
-    with pytest.raises(PlanError, match="does not say what was made"):
+    with pytest.raises(PlanError, match="nothing of it was factorised"):
         finetune(made, made, data={"x": x}, **QUICK)
     other = onnx.ModelProto()
     other.CopyFrom(factorised)
+    del other.metadata_props[:]
+    with pytest.raises(PlanError, match="does not say what was made"):
+        finetune(made, other, data={"x": x}, **QUICK)
+    with pytest.raises(DataError, match="nothing to train on"):
+        finetune(made, factorised, data={"x": np.full_like(x, np.nan)}, **QUICK)
     other.graph.output[0].name = "c"
     with pytest.raises(ModelError, match="has other outputs"):
         finetune(made, other, data={"x": x}, **QUICK)
@@ -353,3 +360,56 @@ def test_the_core_imports_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'onnx2torch'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", looked], cwd=tmp_path).returncode == 0
+
+
+def test_samples_that_are_not_finite_are_left_out(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, factorised, x = pair
+    spoilt = x.copy()
+    spoilt[0, 0, 0, 0] = np.nan
+    tuned = finetune(made, factorised, data={"x": spoilt}, **QUICK).model
+    assert "1 samples of the data have numbers that are not finite" in caplog.text
+    [expected], [before], [after] = (run(one, x=x) for one in (made, factorised, tuned))
+    assert relative(expected, after) < 0.9 * relative(expected, before)
+
+
+def test_a_batch_whose_size_the_model_does_not_declare_stays_whole() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
+        helper.make_node("Reshape", ["h", "shape"], ["r"], "reshape"),
+        helper.make_node("MatMul", ["r", "v"], ["y"], "second"),
+    ]
+    tensors = {name: (rng.standard_normal((32, 32)) / 6).astype(np.float32) for name in "wv"}
+    made = model(nodes, {**tensors, "shape": np.array([2, 32])}, {"x": ["n", 32]}, {"y": 2})
+    parts = [{"x": rng.standard_normal((2, 32)).astype(np.float32)} for _ in range(10)]
+    result = compress(made, ranks=8, benchmark=False, data=parts)
+    assert result.report.fidelity is not None
+    assert result.report.fidelity.samples == 2
+    for data in (parts, parts[0]):
+        tuned = finetune(made, result.model, data=data, **QUICK).model
+        assert [relative(run(made, **part)[0], run(tuned, **part)[0]) < 1.0 for part in parts] == [True] * 10
+
+
+def test_weights_of_chains_in_bodies_stay_as_they_are_block_by_block() -> None:
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.standard_normal((32, 32)).astype(np.float32), "v")
+    output = helper.make_tensor_value_info("a", 1, ["n", 32])
+    then = helper.make_graph([helper.make_node("MatMul", ["h", "v"], ["a"], "inner")], "a", [], [output], [weight])
+    other = helper.make_graph(
+        [helper.make_node("Neg", ["h"], ["b"])], "b", [], [output.__class__(name="b", type=output.type)]
+    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
+        helper.make_node("If", ["flag"], ["y"], "choice", then_branch=then, else_branch=other),
+    ]
+    tensors = {"w": rng.standard_normal((32, 32)).astype(np.float32), "flag": np.ones((), bool)}
+    made = model(nodes, tensors, {"x": ["n", 32]}, {"y": 2})
+    mixed = rng.standard_normal((6, 32))
+    data = {"x": (rng.standard_normal((40, 6)) @ mixed).astype(np.float32)}
+    factorised = compress(made, ranks=4, benchmark=False).model
+    result = finetune(made, factorised, data=data, blocks=True, **QUICK)
+    assert {node.status for node in result.report.nodes} == {"factorized"}
+    [expected], [before], [after] = (run(one, **data) for one in (made, factorised, result.model))
+    assert relative(expected, after) < relative(expected, before)

@@ -60,6 +60,11 @@ def test_the_command_line_writes_reports_and_plans(folder: Path, tmp_path: Path)
     assert [json.loads(path.read_text()) for path in plans] == [point["plan"] for point in document["points"]]
     assert all(path.read_text().strip() for path in reports)
     assert main(["sweep", str(folder / "in.onnx"), *options]) == 1  # the files are there
+    mine = tmp_path / "plans" / "plan-99.json"
+    mine.touch()
+    options[options.index("--points") + 1] = "2"
+    assert main(["sweep", str(folder / "in.onnx"), *options, "--overwrite"]) == 0
+    assert sorted((tmp_path / "plans").iterdir()) == [*plans[:2], mine]
 
 
 def test_times_are_the_cost_where_they_are_measured(folder: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_main_job(source: Path, tmp_path: Path) -> None:
 
 def test_a_model_in_memory_is_enough_and_is_not_changed() -> None:
     made = two_layers()
-    result = compress(made, ranks="vbmf", benchmark=False)
+    result = compress(made, ranks="vbmf", benchmark=False, data=None)
     assert made == two_layers()
     assert result.model != made
     assert result.report.totals.time_ms.before is None

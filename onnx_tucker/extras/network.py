@@ -6,6 +6,7 @@ with weights of its own cannot be, and a few that onnx2torch lacks. All others a
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,12 @@ from torch import Tensor
 from onnx_tucker.errors import ModelError
 from onnx_tucker.extras.operators import OPERATORS
 from onnx_tucker.graph import external
-from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
+from onnx_tucker.graph.check import FAILURES
+from onnx_tucker.graph.nodes import STANDARD, attributes, name_standard, opset_of
 from onnx_tucker.graph.segment import between
 from onnx_tucker.runtime.session import Feed, first_line
+
+logger = logging.getLogger(__name__)
 
 AXES_INPUT = 18
 """The opset from which on reductions take their axes as an input, which onnx2torch knows as an attribute only."""
@@ -122,10 +126,19 @@ def _steps(model: onnx.ModelProto, device: str) -> list[Step]:
     constants = {tensor.name: tensor for tensor in copy.graph.initializer}
     for node in copy.graph.node:
         _axes_as_attribute(node, constants, opset_of(model))
-    shaped = onnx.shape_inference.infer_shapes(copy) if copy.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF else copy
-    graph = OnnxGraph(shaped.graph)
+    name_standard(copy)
+    graph = OnnxGraph(_shaped(copy).graph)
     pairs = zip(model.graph.node, graph.nodes.values(), strict=True)
     return [_step(node, other, graph, model, device) for node, other in pairs]
+
+
+def _shaped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with the shapes that can be inferred, which few converters ask for."""
+    try:
+        return onnx.shape_inference.infer_shapes(model) if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF else model
+    except FAILURES as error:
+        logger.info("shapes are not inferred: %s", first_line(error))
+        return model
 
 
 def _step(node: onnx.NodeProto, other: OnnxNode, graph: OnnxGraph, model: onnx.ModelProto, device: str) -> Step:

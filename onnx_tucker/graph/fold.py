@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
-from onnx_tucker.graph.nodes import STANDARD
+from onnx_tucker.graph.nodes import STANDARD, name_standard
 from onnx_tucker.graph.skeleton import SMALL
 
 ARITHMETIC = frozenset(
@@ -99,7 +99,8 @@ def _alone(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProto:
         [onnx.ValueInfoProto(name=name) for name in filter(None, node.output)],
     )
     alone = onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=list(model.opset_import))
+    name_standard(alone)
     if node.op_type == "DequantizeLinear":  # the evaluator knows no version before 19, which only added types
         for imported in alone.opset_import:
-            imported.version = max(imported.version, 19) if imported.domain in STANDARD else imported.version
+            imported.version = imported.version if imported.domain else max(imported.version, 19)
     return alone

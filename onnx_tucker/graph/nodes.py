@@ -106,6 +106,14 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in STANDARD), 0)
 
 
+def name_standard(model: onnx.ModelProto) -> None:
+    """Gives the domain of the standard operators its empty name, in place: not all tools know the other."""
+    for imported in (*model.opset_import, *(one for function in model.functions for one in function.opset_import)):
+        imported.domain = "" if imported.domain in STANDARD else imported.domain
+    for place in places(model):
+        place.node.domain = "" if place.node.domain in STANDARD else place.node.domain
+
+
 def _free(wanted: str, taken: set[str]) -> str:
     """`wanted`, or with a number behind it where that is taken; takes it."""
     name, number = wanted, 1

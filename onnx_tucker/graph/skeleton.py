@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_tucker.graph import external
-from onnx_tucker.graph.nodes import tensors
+from onnx_tucker.graph.nodes import name_standard, tensors
 
 SMALL = 1024
 """Constants of up to this many elements may be shapes, axes or pads; larger ones are weights."""
@@ -18,7 +18,8 @@ SMALL = 1024
 def skeleton(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """A copy in which large initializers are inputs of their shape and type, and nothing is external.
 
-    Large external tensors within bodies, functions and attributes, which are rare, become zeros.
+    The standard domain has its empty name. Large external tensors within bodies, functions and attributes, which are
+    rare, become zeros.
 
     Args:
         model: any model; it is not changed.
@@ -30,6 +31,7 @@ def skeleton(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     bare.graph.name = model.graph.name
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(bare.graph, field).extend(getattr(model.graph, field))
+    name_standard(bare)
     inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) <= SMALL:

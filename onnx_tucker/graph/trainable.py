@@ -15,10 +15,14 @@ OPERANDS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul": (
 
 
 def trainable(model: onnx.ModelProto) -> list[str]:
-    """Names of the weights and biases in single precision that the main graph's linear nodes take, in order."""
+    """Names of the weights and biases in single precision that the main graph's linear nodes take, in order.
+
+    Those that callers may replace or see, as inputs or outputs of the model, are left out.
+    """
     graph = model.graph
     given = {value.name for value in graph.input} if model.ir_version >= 4 else set()  # those may be replaced
-    weights = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT} - given
+    shown = {value.name for value in graph.output}
+    weights = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT} - given - shown
     chains = provenance.chains(model)
     here = [place for place in places(model) if place.scope.graph is graph]
     makers = {name: place for place in here for name in place.node.output}

@@ -30,6 +30,8 @@ TYPES: dict[str, Any] = {
     "tensor(uint64)": np.uint64,
     "tensor(bool)": np.bool_,
 }
+TEXT = "tensor(string)"
+"""Its arrays are of texts of any length."""
 
 BATCH_BYTES = 64 * 2**20
 """Samples are run in batches of at most this much input."""
@@ -61,6 +63,27 @@ class Batches:
     def batch(self, feed: Feed) -> int:
         """How many samples one of the feeds holds."""
         return next((len(array) for name, array in feed.items() if name in self.along), 1)
+
+    def finite(self, *, whole: bool) -> Batches:
+        """Those of the samples in which all numbers are finite.
+
+        Args:
+            whole: whether feeds keep all their samples or none.
+        """
+        kept = [self._finite(feed) for feed in self.feeds]
+        if whole:
+            kept = [np.full(len(good), good.all()) for good in kept]
+        some_of = [(i, feed, good) for i, (feed, good) in enumerate(zip(self.feeds, kept, strict=True)) if good.any()]
+        feeds = [feed if good.all() else some(feed, self.along, good) for _, feed, good in some_of]
+        labels = [self.labels[i][good] if self.along else self.labels[i] for i, _, good in some_of if self.labels]
+        return Batches(sum(int(good.sum()) for good in kept), feeds, labels, self.along)
+
+    def _finite(self, feed: Feed) -> NDArray[np.bool_]:
+        good = np.ones(self.batch(feed), bool)
+        for name, array in feed.items():
+            if array.dtype.kind == "f":
+                good &= np.isfinite(array.reshape(len(good) if name in self.along else 1, -1)).all(axis=1)
+        return good
 
     @property
     def joined(self) -> dict[str, NDArray[Any]] | None:
@@ -107,6 +130,7 @@ def from_data(
     *,
     labels: Sequence[NDArray[Any]] = (),
     apart: bool = True,
+    joined: bool = True,
 ) -> Inputs:
     """The user's samples as feeds of a model, in batches where its first dimension is free.
 
@@ -119,6 +143,7 @@ def from_data(
         session: the model.
         labels: of the samples of each part, if there are any.
         apart: whether some are kept for checks, if there are enough.
+        joined: whether parts are, where they can be.
 
     Raises:
         DataError: a name, shape, type or number of samples does not fit.
@@ -127,7 +152,7 @@ def from_data(
     fitted = [_named(part, inputs) for part in parts]
     same = _same_for_all(fitted, inputs)
     moving = [{name: array for name, array in part.items() if name not in same} for part in fitted]
-    aligned = all(_aligned(part) and shapes_of(part, 1) == shapes_of(moving[0], 1) for part in moving)
+    aligned = joined and all(_aligned(part) and shapes_of(part, 1) == shapes_of(moving[0], 1) for part in moving)
     told = _labels(labels, [len(next(iter(part.values()))) if aligned else None for part in moving])
     if not aligned:
         return _one_by_one(fitted, told, apart=apart) if len(fitted) > 1 else _same(Batches(1, fitted, told))
@@ -256,7 +281,7 @@ def _feeds(
     return [some(arrays, along, batch) for batch in batches]
 
 
-def some(arrays: Feed, along: Collection[str], which: NDArray[np.int64] | slice) -> Feed:
+def some(arrays: Feed, along: Collection[str], which: NDArray[Any] | slice) -> Feed:
     """Some of the samples, with what is the same for all of them.
 
     Args:
@@ -311,7 +336,8 @@ def random(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]],
 
     def draw(value: Any) -> NDArray[Any]:
         if value.type not in TYPES:
-            raise UsageError(f"The input {value.name} is a {value.type}, which cannot be made up; give --data.")
+            advice = "; give --data" if value.type == TEXT else ""
+            raise UsageError(f"The input {value.name} is a {value.type}, which cannot be made up{advice}.")
         if value.name not in shapes:
             raise UsageError(f"The shape of input {value.name} is not known; give --input-shape or --data.")
         dtype = np.dtype(TYPES[value.type])
@@ -338,21 +364,27 @@ def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tupl
 
 def _fit(array: NDArray[Any], value: Any) -> NDArray[Any]:
     dtype = TYPES.get(value.type)
-    if dtype is None:
-        raise DataError(f"The input {value.name} is a {value.type}, which .npz data cannot hold.")
+    if dtype is None and value.type != TEXT:
+        raise DataError(f"The input {value.name} is a {value.type}, which data cannot hold.")
     shape = [d if isinstance(d, int) else None for d in value.shape]
-    fits = array.ndim == len(shape) and all(
-        want is None or want == have for want, have in zip(shape[1:], array.shape[1:], strict=True)
+    fits = (
+        not shape
+        or (  # a scalar, or a value of any number of axes: onnxruntime does not say which
+            array.ndim == len(shape)
+            and all(want is None or want == have for want, have in zip(shape[1:], array.shape[1:], strict=True))
+        )
     )
     if fits and not array.size:
         raise DataError(f"The data for input {value.name} has no samples.")
     if not fits:
         wanted = f"({', '.join('any' if d is None else str(d) for d in shape)})"
         raise DataError(f"The data for input {value.name} has the shape {array.shape}; the model takes {wanted}.")
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise DataError(f"The data for input {value.name} is {array.dtype}; the model takes {np.dtype(dtype)}.")
+    fits = array.dtype.kind in "UO" if dtype is None else np.can_cast(array.dtype, dtype, "same_kind")
+    if not fits:
+        wanted = "texts" if dtype is None else str(np.dtype(dtype))
+        raise DataError(f"The data for input {value.name} is {array.dtype}; the model takes {wanted}.")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and counts as that
-        return array.astype(dtype, copy=False)
+        return array.astype(np.str_ if dtype is None else dtype, copy=False)
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -96,3 +96,13 @@ def test_a_real_model(name: str) -> None:
     result = compress(path, ranks="ratio:0.4", input_shape={"x": x.shape}).model
     [y] = network.Network(result, trainable(result)).run({"x": x}, [result.graph.output[0].name])
     assert relative(run(result, x=x)[0], y.detach().numpy()) < 1e-4
+
+
+def test_the_standard_domain_may_go_by_its_other_name() -> None:
+    made = two_layers()
+    x = RNG.standard_normal((1, 24, 16, 16)).astype(np.float32)
+    [expected] = run(made, x=x)
+    for node in made.graph.node:
+        node.domain = "ai.onnx"
+    [found] = network.Network(made, trainable(made)).run({"x": x}, ["y"])
+    assert relative(expected, found.detach().numpy()) < 1e-5

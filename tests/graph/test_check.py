@@ -8,7 +8,7 @@ from onnx import helper
 
 from onnx_tucker import compress
 from onnx_tucker.errors import ModelError
-from onnx_tucker.graph.check import fatal, invalid, weight_bytes
+from onnx_tucker.graph.check import broken, fatal, invalid, weight_bytes
 from tests.helpers import two_layers
 
 
@@ -37,3 +37,22 @@ def test_what_onnxruntime_does_not_survive_is_kept_from_it() -> None:
     assert fatal(made) == "the node 'conv' has 0 groups."
     with pytest.raises(ModelError, match="0 groups"):
         compress(made, benchmark=False)
+
+
+def test_outputs_need_not_say_of_which_shape_they_are(tmp_path: Path) -> None:
+    made = two_layers()
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    assert "shape" in str(invalid(made, tmp_path))
+    assert broken(made, tmp_path) is None
+    made.graph.node[1].input[0] = "nowhere"
+    assert "nowhere" in str(broken(made, tmp_path))
+
+
+def test_a_model_that_cannot_be_run_is_factorised_without_the_shape_of_its_output() -> None:
+    made = two_layers()
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    made.graph.node.append(helper.make_node("Mine", ["y"], ["z"], "mine", domain="mine"))
+    made.opset_import.append(helper.make_opsetid("mine", 1))
+    made.graph.output[0].name = "z"
+    result = compress(made, ranks=3, benchmark=False)
+    assert {node.status for node in result.report.nodes} == {"factorized"}

@@ -103,6 +103,16 @@ def test_operators_that_are_not_covered_are_listed_and_counted() -> None:
     assert found["product"].layer is not None
 
 
+def test_products_of_integers_are_listed() -> None:
+    nodes = [
+        helper.make_node("ConvInteger", ["x", "c"], ["a"], "conv"),
+        helper.make_node("QLinearMatMul", ["q", "s", "z", "m", "s", "z", "s", "z"], ["b"], "product"),
+    ]
+    tensors = {"c": np.ones((4, 3, 3), np.uint8), "m": np.ones((5, 6), np.uint8), "s": np.float32(1), "z": np.uint8(0)}
+    made = model(nodes, tensors, {"x": [1, 3, 9], "q": [2, 5]}, {"a": 3, "b": 2}, dtype=TensorProto.UINT8)
+    assert reasons(made) == {"conv": "ConvInteger is not factorised", "product": "QLinearMatMul is not factorised"}
+
+
 def test_nodes_in_bodies_are_found_and_those_in_functions_skipped() -> None:
     body = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["inner"], "conv")],

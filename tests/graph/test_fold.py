@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.graph.fold import fold
-from tests.helpers import model
+from onnx_tucker.types import Site
+from tests.helpers import look, model
 
 
 def test_shape_arithmetic_becomes_constants_and_the_rest_stays() -> None:
@@ -37,3 +39,24 @@ def test_nodes_that_cannot_be_evaluated_stay() -> None:
     made = model(nodes, {"a": np.ones(4, np.float32), "bad": np.array([3, 3]), "z": np.ones(4)}, {"x": [1]}, {"y": 2})
     assert not fold(made, {})
     assert len(made.graph.node) == 2
+
+
+@pytest.mark.parametrize(("imported", "domain"), [("ai.onnx", ""), ("", "ai.onnx"), ("ai.onnx", "ai.onnx")])
+def test_the_standard_domain_may_go_by_its_other_name(imported: str, domain: str) -> None:
+    """Shape arithmetic and weights behind a Transpose are what they are without it."""
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], "turn", perm=[1, 0]),
+        helper.make_node("Shape", ["x"], ["s"], "shape"),
+        helper.make_node("Reshape", ["x", "s"], ["r"], "reshape"),
+        helper.make_node("MatMul", ["r", "t"], ["y"], "product"),
+    ]
+    made = model(
+        nodes, {"w": np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)}, {"x": [3, 5]}, {"y": 2}
+    )
+    made.opset_import[0].domain = imported
+    for node in made.graph.node:
+        node.domain = domain
+    _, [found] = look(made)
+    assert isinstance(found.reading.found, Site)
+    assert found.reading.layer is not None
+    assert {node.domain for node in made.graph.node} == {domain}

@@ -22,6 +22,13 @@ def test_factors_and_no_constants_of_what_is_on_frames() -> None:
         assert names == [f"conv/tucker2/{i}/weight" for i in range(3)] + ["b"]
 
 
+def test_weights_that_callers_see_are_left_alone() -> None:
+    made = two_layers()
+    shown = next(t for t in made.graph.initializer if t.name in trainable(made))
+    made.graph.output.append(helper.make_tensor_value_info(shown.name, shown.data_type, list(shown.dims)))
+    assert shown.name not in trainable(made)
+
+
 def test_norms_scales_integers_and_replaceable_weights_are_left_alone() -> None:
     ones = np.ones(4, np.float32)
     nodes = [

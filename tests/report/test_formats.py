@@ -135,7 +135,7 @@ def test_csv_has_a_row_for_each_node() -> None:
 
 def test_names_do_not_break_the_markup() -> None:
     assert "blocks/[0]|&lt;b&gt;" in render(REPORT, Path("r.html"))
-    assert "blocks/[0]\\|<b>" in render(REPORT, Path("r.md"))
+    assert "blocks/[0]\\|&lt;b>" in render(REPORT, Path("r.md"))
     out = io.StringIO()
     show(REPORT, Console(file=out, width=250))
     assert "blocks/[0]|<b>" in out.getvalue()

@@ -243,3 +243,36 @@ def test_folds_hold_every_sample_apart_once() -> None:
 def test_a_single_sample_has_no_folds() -> None:
     single = inputs.Batches(1, [{"x": X[:1]}], (), frozenset({"x"}))
     assert inputs.folds(inputs.Inputs("data", single, single), 3) == []
+
+
+def test_an_input_may_have_any_number_of_axes() -> None:
+    made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": []}, {"y": 2})
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    data = inputs.from_data([{"x": np.ones((20, 4))}], session(made))
+    assert (data.fit.samples, data.check.samples) == (16, 4)
+
+
+def test_texts() -> None:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    made = session(model([node], {}, {"x": ["n"]}, {"y": 1}, dtype=TensorProto.STRING))
+    for dtype in (np.str_, object):
+        data = inputs.from_data([{"x": np.array(["one", "two"], dtype)}], made)
+        assert made.run(None, dict(data.fit.feeds[0]))[0].tolist() == ["one", "two"]
+    with pytest.raises(DataError, match="takes texts"):
+        inputs.from_data([{"x": np.ones(2)}], made)
+    with pytest.raises(UsageError, match="cannot be made up; give --data"):
+        inputs.random(made, {"x": (2,)}, 0, 1)
+
+
+def test_samples_with_numbers_that_are_not_finite_can_be_left_out() -> None:
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    x[1, 0], x[4, 1] = np.nan, np.inf
+    feeds, labels = [{"x": x[:3], "s": np.ones(())}, {"x": x[3:], "s": np.ones(())}], [np.arange(3), np.arange(3, 6)]
+    data = inputs.Batches(6, feeds, labels, frozenset({"x"}))
+    left = data.finite(whole=False)
+    assert left.samples == 4
+    assert np.concatenate([feed["x"][:, 0] for feed in left.feeds]).tolist() == [0, 4, 6, 10]
+    assert np.concatenate(left.labels).tolist() == [0, 2, 3, 5]
+    assert data.finite(whole=True).samples == 0
+    single = inputs.Batches(2, [{"x": x[1]}, {"x": x[2]}], [np.array(1), np.array(2)])
+    assert [feed["x"].tolist() for feed in single.finite(whole=True).feeds] == [[4, 5]]

@@ -6,14 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnx import TensorProto
+
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constants import FLOATS
 from onnx_tucker.graph.nodes import STANDARD, Place
 from onnx_tucker.graph.ops.op import Context, Reading, refuse
 
 RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
-HOLDERS = RECURRENT | {"DeformConv", "Einsum"}
+INTEGER = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"))
+HOLDERS = RECURRENT | INTEGER | {"DeformConv", "Einsum"}
 """Standard operators that multiply by a weight matrix; those of other domains are taken to do so."""
+INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
+"""Element types of the weights of `INTEGER`."""
 
 
 def read(place: Place, context: Context) -> Reading | None:
@@ -21,7 +26,8 @@ def read(place: Place, context: Context) -> Reading | None:
     if place.node.op_type not in HOLDERS and place.node.domain in STANDARD:
         return None
     constants = filter(None, (context.constant(place, i) for i in range(len(place.node.input))))
-    held = {c.origin: c.tensor for c in constants if c.tensor.data_type in FLOATS and _is_matrix(c.tensor.dims)}
+    types = INTEGERS if place.node.op_type in INTEGER else FLOATS
+    held = {c.origin: c.tensor for c in constants if c.tensor.data_type in types and _is_matrix(c.tensor.dims)}
     if not held:
         return None
     params = sum(math.prod(tensor.dims) for tensor in held.values())
