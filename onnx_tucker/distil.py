@@ -28,7 +28,7 @@ from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import relative_l2
-from onnx_tucker.runtime.inputs import Batches, Inputs, some
+from onnx_tucker.runtime.inputs import Batches, Inputs, fixed_sizes, some
 from onnx_tucker.runtime.session import FAILURES, Feed, cores, first_line, run_named
 from onnx_tucker.settings import Course
 from onnx_tucker.walk import Walk
@@ -124,7 +124,7 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
 def _fixed(job: Job, batches: Batches) -> bool:
     """Whether the model takes batches of one size only, which it may not declare."""
     assert job.session is not None
-    if any(isinstance(value.shape[0], int) for value in job.session.get_inputs() if value.shape):
+    if fixed_sizes(job.session.get_inputs()):
         return True
     feed = batches.feeds[0]
     try:
@@ -142,12 +142,15 @@ def _finite(inputs: Inputs, fixed: bool) -> Inputs:
         DataError: there are none.
     """
     fit, check = (part.finite(whole=fixed) for part in (inputs.fit, inputs.check))
-    left_out = inputs.fit.samples - fit.samples + (inputs.check.samples - check.samples) * inputs.held_out
-    if not left_out:
+    before, after = inputs.fit.samples + inputs.check.samples, fit.samples + check.samples
+    if before == after:
         return inputs
-    logger.warning("%d samples of the data have numbers that are not finite, and are not trained on.", left_out)
+    where = "them or in their batch" if fixed else "them"
+    logger.warning(
+        "%.3g of the data is not trained on, as there are numbers in %s that are not finite.", 1 - after / before, where
+    )
     if not fit.samples:
-        raise DataError("All samples of the data have numbers that are not finite, so there is nothing to train on.")
+        raise DataError(f"No samples are left to train on: there are numbers in {where} that are not finite.")
     return replace(inputs, fit=fit, check=check if inputs.held_out and check.samples else fit)
 
 
@@ -282,7 +285,9 @@ def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> No
     Raises:
         ModelError: it does not; the text names the first node that differs.
     """
-    differing = _differing(job, model, network, feed, [value.name for value in model.graph.output])
+    text = onnx.TensorProto.STRING
+    numbers = [value.name for value in model.graph.output if value.type.tensor_type.elem_type != text]
+    differing = _differing(job, model, network, feed, numbers)
     if differing is None:
         return
     inner = [name for node in model.graph.node for name in node.output if name]

@@ -39,13 +39,15 @@ class Samples(NamedTuple):
     Attributes:
         parts: arrays by input name.
         labels: of each part, if there are any.
+        any_rank: the model's inputs that may have any number of axes.
     """
 
     parts: list[dict[str, NDArray[Any]]]
     labels: list[NDArray[Any]]
+    any_rank: frozenset[str]
 
 
-def read(session: ort.InferenceSession | None, settings: Settings) -> Samples:
+def read(session: ort.InferenceSession | None, model: onnx.ModelProto, settings: Settings) -> Samples:
     """The user's data, with the labels apart.
 
     Raises:
@@ -54,19 +56,20 @@ def read(session: ort.InferenceSession | None, settings: Settings) -> Samples:
     given = data_files.read(settings.data_paths) if settings.data_paths else settings.data_arrays
     parts = [{name: np.asarray(array) for name, array in part.items()} for part in given]
     if not any(parts):
-        return Samples([], [])
+        return Samples([], [], frozenset())
     if settings.labels is not None and any(settings.labels not in part for part in parts):
         raise DataError(f"The data has no array {settings.labels!r} of labels.")
     labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
     if session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
-    return Samples(parts, labels)
+    any_rank = {value.name for value in model.graph.input if not value.type.tensor_type.HasField("shape")}
+    return Samples(parts, labels, frozenset(any_rank))
 
 
 def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value_bytes: float) -> Inputs:
     """The data in batches of which no value is very large, some apart for checks, if the model runs on those.
 
-    A model that does not runs on each part of the data as it is given.
+    A model that does not is run on single samples, or else on each part of the data as it is given.
 
     Args:
         session: the model.
@@ -74,15 +77,21 @@ def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value
         data: the same as feeds.
         value_bytes: what the largest value of a sample takes.
     """
-    smaller = inputs.split(data, session, max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0))))
+    largest = max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0)))
+    for most in dict.fromkeys((largest, 1)):
+        smaller = inputs.split(data, session, most)
+        sizes = {smaller.fit.batch(feed): feed for feed in smaller.feeds}
+        try:
+            for feed in sizes.values():
+                session.run(None, dict(feed))
+        except FAILURES as error:
+            logger.info("the model does not run on batches of %s samples: %s", [*sizes], first_line(error))
+        else:
+            return smaller
     several = len(samples.parts) > 1
-    try:
-        if smaller.held_out or smaller is not data or several:
-            session.run(None, dict(smaller.check.feeds[0]))
-    except FAILURES as error:
-        logger.info("batches stay whole, as the model does not run on parts of them: %s", first_line(error))
-        return inputs.from_data(samples.parts, session, labels=samples.labels, apart=several, joined=not several)
-    return smaller
+    return inputs.from_data(
+        samples.parts, session, labels=samples.labels, any_rank=samples.any_rank, apart=several, joined=not several
+    )
 
 
 def value_bytes(model: onnx.ModelProto, known: shapes.Shapes, sample: shapes.Shapes) -> float:
@@ -149,8 +158,12 @@ def timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shape
 
 
 def counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, seed: int) -> Feed:
-    """An input of the shape that is counted, from the data where it has enough samples, else noise."""
+    """An input of the shape that is counted, from the data where it has enough samples, else noise if it can be."""
     part = {name: array[: known[name][0]] if known.get(name) else array for name, array in ran.fit.feeds[0].items()}
     if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
-        return inputs.random(session, known, seed, 1).fit.feeds[0]
+        try:
+            return inputs.random(session, known, seed, 1).fit.feeds[0]
+        except UsageError as error:
+            logger.info("the first of the data stands for what is counted: %s", error)
+            return ran.fit.feeds[0]
     return part

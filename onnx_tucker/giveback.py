@@ -81,7 +81,7 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     """
     noted = provenance.recipes(model)
     if not noted:
-        if model.graph == job.original.graph:
+        if model.graph.node == job.original.graph.node:
             raise PlanError(
                 "The factorised model is the original: nothing of it was factorised, so nothing can be tuned."
             )

@@ -154,10 +154,10 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     machine.check()
     wanted = bool(settings.data) or settings.eval is not None
     session = _session(model, content, folder, machine, wanted)
-    samples = feeds.read(session, settings)
+    samples = feeds.read(session, model, settings)
     data = None
     if session is not None and samples.parts:
-        data = inputs.from_data(samples.parts, session, labels=samples.labels)
+        data = inputs.from_data(samples.parts, session, labels=samples.labels, any_rank=samples.any_rank)
     sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)

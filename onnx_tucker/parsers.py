@@ -98,18 +98,34 @@ def finetune() -> argparse.ArgumentParser:
     parser.add_argument("original", metavar="ORIGINAL", help="the model that it was made from")
     parser.add_argument("factorised", metavar="FACTORISED", help="the factorised model; it is never changed")
     parser.add_argument("-o", "--output", metavar="TUNED", required=True, help="where to write the result")
-    parser.add_argument("--epochs", metavar="N", type=int, default=Course.epochs, help="passes over the data, at most")
     parser.add_argument(
-        "--minutes", metavar="T", type=float, default=Course.minutes, help="time that training takes, at most"
+        "--epochs",
+        metavar="N",
+        type=int,
+        default=Course.epochs,
+        help=f"passes over the data, at most (default: {Course.epochs})",
+    )
+    parser.add_argument(
+        "--minutes",
+        metavar="T",
+        type=float,
+        default=Course.minutes,
+        help=f"time that training takes, at most (default: {Course.minutes:g})",
     )
     parser.add_argument(
         "--learning-rate",
         metavar="L",
         type=float,
         default=Course.learning_rate,
-        help="of AdamW, relative to the size of weights",
+        help=f"of AdamW, relative to the size of weights (default: {Course.learning_rate:g})",
     )
-    parser.add_argument("--batch", metavar="N", type=int, default=Course.batch, help="samples of a step, at most")
+    parser.add_argument(
+        "--batch",
+        metavar="N",
+        type=int,
+        default=Course.batch,
+        help=f"samples of a step, at most (default: {Course.batch})",
+    )
     parser.add_argument("--loss", choices=LOSSES, help="what to learn (default: both if there are --labels)")
     parser.add_argument("--blocks", action="store_true", help="train block by block, which takes less memory")
     _add_labels(parser)

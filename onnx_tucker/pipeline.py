@@ -155,9 +155,9 @@ def sweep(
             staging.write(path, spot.plan.to_json().encode())
         staging.commit(None, job.data_files)
     if plans is not None and settings.overwrite:  # those of a sweep before, that found more
-        rest = takewhile(Path.exists, (_plan_path(plans, i) for i in count(len(found.spots))))
-        for path in rest:
-            path.unlink()
+        rest = takewhile(Path.is_file, (_plan_path(plans, i) for i in count(points)))
+        for path in (*filter(Path.is_file, planned[len(found.spots) :]), *rest):
+            path.unlink(missing_ok=True)
     return found
 
 
@@ -216,17 +216,19 @@ def finetune(
         raise UsageError("Fine-tuning needs --data; inputs without labels suffice.")
     if loss != "distill" and settings.labels is None:
         raise UsageError(f"--loss {loss} needs --labels, the name of their array in the data.")
-    require_torch()
     source = original if isinstance(original, onnx.ModelProto) else Path(original)
     other = factorised if isinstance(factorised, onnx.ModelProto) else Path(factorised)
     target = Path(output) if output is not None else None
     written = outputs.targets(target, settings)
     outputs.protect(outputs.sources(source, settings) | outputs.sources(other, settings), written)
     outputs.check(written, target, settings)
+    require_torch()
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
     job = prepare(source, settings, progress)
     loaded = student(job, other)
     read = job.data_files | loaded.data_files
+    if loaded.data_files:  # weights in a file of their own stay in one
+        job = replace(job, settings=replace(settings, save_as_external_data=True))
     outputs.protect(read, written)
     made, verdict = trained(job, restored(job, loaded.model), course, Promises(job, evaluate))
     if verdict.broken:
@@ -299,7 +301,7 @@ def _outcome(job: Job, made: Made, closeness: list[Closeness] | None) -> Outcome
     for output in closeness or [] if job.inputs is not None and job.inputs.kind == "data" else []:
         if output.relative_l2 is not None and output.relative_l2 > RUINED:
             logger.warning(
-                "The output %s is %.2f of its size off the original's; --ranks auto --max-error keeps it closer.",
+                "The output %s is %.2f of its size off the original's; what --ranks auto --max-error makes is closer.",
                 output.name,
                 output.relative_l2,
             )

@@ -173,7 +173,7 @@ def _broken(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> st
             where = "the data" if job.inputs.kind == "data" else "random inputs"
             return (
                 f"The relative error of output {output.name} on {where} is {error}, above --max-error "
-                f"{settings.max_error:g}; keep more with --ranks."
+                f"{settings.max_error:g}; higher --ranks keep more of it."
             )
     return None
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx2torch.node_converters.registry import get_converter
 from onnx2torch.onnx_graph import OnnxGraph
@@ -26,7 +27,7 @@ from onnx_tucker.extras.operators import OPERATORS
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
 from onnx_tucker.graph.nodes import STANDARD, attributes, name_standard, opset_of
-from onnx_tucker.graph.segment import between
+from onnx_tucker.graph.segment import between, uses
 from onnx_tucker.runtime.session import Feed, first_line
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,7 @@ class Network:
         self._constants: dict[str, Tensor] = {}
         self._between: dict[tuple[frozenset[str], tuple[str, ...]], list[onnx.NodeProto]] = {}
         for tensor in graph.initializer:
-            try:
-                values = torch.from_numpy(external.values(tensor, folder).copy()).to(device)
-            except TypeError as error:
-                raise ModelError(f"torch cannot hold the values of {tensor.name!r}: {first_line(error)}") from error
+            values = self._tensor(tensor.name, external.values(tensor, folder).copy())
             if tensor.name in trained:
                 self.weights[tensor.name] = values.requires_grad_()
             else:
@@ -98,13 +96,20 @@ class Network:
         Raises:
             ModelError: a node fails.
         """
-        given = {name: torch.from_numpy(np.ascontiguousarray(a)).to(self._device) for name, a in known.items()}
-        values = {**self._constants, **self.weights, **given}
-        asked = (frozenset(known), tuple(wanted))
+        values, asked = {**self._constants, **self.weights}, (frozenset(known), tuple(wanted))
         if asked not in self._between:
-            self._between[asked] = between(self.nodes, values, wanted)
-        self._compute(self._between[asked], values)
+            self._between[asked] = between(self.nodes, {*values, *known}, wanted)
+        nodes = self._between[asked]
+        for name in {*wanted, *(name for node in nodes for name in uses(node))} & known.keys():
+            values[name] = self._tensor(name, np.ascontiguousarray(known[name]))
+        self._compute(nodes, values)
         return [values[name] for name in wanted]
+
+    def _tensor(self, name: str, array: NDArray[Any]) -> Tensor:
+        try:
+            return torch.from_numpy(array).to(self._device)
+        except TypeError as error:
+            raise ModelError(f"torch cannot hold the values of {name!r}: {first_line(error)}") from error
 
     def _compute(self, nodes: Sequence[onnx.NodeProto], values: dict[str, Tensor]) -> None:
         with warnings.catch_warnings():

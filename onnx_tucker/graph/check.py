@@ -15,6 +15,9 @@ WHOLE = 2**28
 LIMIT = 2**31 - 2**20
 """Bytes that fit into one protobuf message, with a margin for the graph around the weights."""
 
+SHAPELESS = "Field 'shape' of 'type'"
+"""How the checker begins to say that a value has no shape."""
+
 FAILURES = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError)
 """What onnx's checker, shape inference and evaluator raise for a model that they do not accept."""
 
@@ -40,14 +43,22 @@ def fatal(model: onnx.ModelProto) -> str | None:
 
 
 def broken(model: onnx.ModelProto, folder: Path) -> str | None:
-    """The same as `invalid`, but outputs need not say of which shape they are, as for onnxruntime."""
+    """The same as `invalid`, but inputs and outputs need not say of which shape they are, as for onnxruntime."""
     bare = skeleton(model, folder)
-    shaped = [value for value in bare.graph.output if value.type.tensor_type.HasField("shape")]
-    if len(shaped) == len(bare.graph.output):
+    graph = bare.graph
+    shapeless = [value for value in (*graph.input, *graph.output) if not value.type.tensor_type.HasField("shape")]
+    if not shapeless:
         return invalid(model, folder)
-    del bare.graph.output[:]
-    bare.graph.output.extend(shaped)
-    return invalid(bare, folder)
+    made = {name for node in graph.node for name in node.output}
+    made |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for value in graph.output:
+        if value.name not in made:
+            return f"No node computes the output {value.name!r}."
+    kept = [value for value in graph.output if value not in shapeless]
+    del graph.output[:]
+    graph.output.extend(kept)
+    fault = invalid(bare, folder)
+    return None if fault and fault.startswith(SHAPELESS) else fault
 
 
 def invalid(model: onnx.ModelProto, folder: Path) -> str | None:

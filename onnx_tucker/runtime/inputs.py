@@ -129,6 +129,7 @@ def from_data(
     session: ort.InferenceSession,
     *,
     labels: Sequence[NDArray[Any]] = (),
+    any_rank: Collection[str] = (),
     apart: bool = True,
     joined: bool = True,
 ) -> Inputs:
@@ -142,6 +143,7 @@ def from_data(
         parts: samples by input name; a single one may have the empty name.
         session: the model.
         labels: of the samples of each part, if there are any.
+        any_rank: inputs that may have any number of axes; onnxruntime takes them for scalars.
         apart: whether some are kept for checks, if there are enough.
         joined: whether parts are, where they can be.
 
@@ -149,7 +151,7 @@ def from_data(
         DataError: a name, shape, type or number of samples does not fit.
     """
     inputs = {value.name: value for value in session.get_inputs()}
-    fitted = [_named(part, inputs) for part in parts]
+    fitted = [_named(part, inputs, any_rank) for part in parts]
     same = _same_for_all(fitted, inputs)
     moving = [{name: array for name, array in part.items() if name not in same} for part in fitted]
     aligned = joined and all(_aligned(part) and shapes_of(part, 1) == shapes_of(moving[0], 1) for part in moving)
@@ -159,7 +161,7 @@ def from_data(
     along = {n: a if len(moving) == 1 else np.concatenate([part[n] for part in moving]) for n, a in moving[0].items()}
     arrays = {**fitted[0], **along}
     samples, whole = len(next(iter(along.values()))), np.concatenate(told) if told else None
-    fixed = _fixed(inputs[name] for name in along)
+    fixed = fixed_sizes(inputs[name] for name in along)
     sample_bytes = sum(array.nbytes for array in along.values()) // samples
     most = 1 if any(arrays[name].ndim for name in same) else max(1, min(64, BATCH_BYTES // max(sample_bytes, 1)))
     size = max(fixed, default=most)
@@ -179,17 +181,21 @@ def from_data(
     return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
 
 
-def _named(part: Mapping[str, NDArray[Any]], inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _named(
+    part: Mapping[str, NDArray[Any]], inputs: Mapping[str, Any], any_rank: Collection[str]
+) -> dict[str, NDArray[Any]]:
     """A part of the data as the model takes it."""
     arrays = {name: np.asarray(array) for name, array in part.items()}
     if set(arrays) == {""} and len(inputs) == 1:
         arrays = {next(iter(inputs)): arrays[""]}
     if set(arrays) != set(inputs):
+        advice = "name the arrays of an .npz file like the inputs"
+        if set(inputs) < set(arrays):
+            advice = "leave out the others, or say by --labels which one holds labels"
         raise DataError(
-            f"The data has the keys {_listed(arrays)}, but the model's inputs are {_listed(inputs)}; "
-            "name the arrays of an .npz file like the inputs."
+            f"The data has the keys {_listed(arrays)}, but the model's inputs are {_listed(inputs)}; {advice}."
         )
-    return {name: _fit(array, inputs[name]) for name, array in arrays.items()}
+    return {name: _fit(array, inputs[name], any_rank=name in any_rank) for name, array in arrays.items()}
 
 
 def _aligned(arrays: Mapping[str, NDArray[Any]]) -> bool:
@@ -206,7 +212,7 @@ def shapes_of(arrays: Feed, start: int) -> frozenset[tuple[str, tuple[int, ...]]
 def _same_for_all(parts: Sequence[Feed], inputs: Mapping[str, Any]) -> set[str]:
     """Inputs that are the same for all samples: of the very shape that the model fixes, where others hold several."""
     along = [inputs[name] for name in parts[0]]
-    if all(map(_aligned, parts)) and len(_fixed(along)) < 2:
+    if all(map(_aligned, parts)) and len(fixed_sizes(along)) < 2:
         return set()
     first = parts[0]
     fixed = [name for name in first if list(first[name].shape) == inputs[name].shape]
@@ -246,7 +252,7 @@ def _one_by_one(parts: Sequence[Feed], labels: Sequence[NDArray[Any]], *, apart:
     return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
 
 
-def _fixed(inputs: Iterable[Any]) -> set[int]:
+def fixed_sizes(inputs: Iterable[Any]) -> set[int]:
     """Sizes of a batch that the model asks for."""
     return {v.shape[0] for v in inputs if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
 
@@ -260,7 +266,7 @@ def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:
         most: samples of a batch.
     """
     sizes = [part.batch(feed) for part in (data.fit, data.check) for feed in part.feeds]
-    if _fixed(session.get_inputs()) or max(sizes) <= most:
+    if fixed_sizes(session.get_inputs()) or max(sizes) <= most:
         return data
 
     def cut(part: Batches) -> Batches:
@@ -362,29 +368,30 @@ def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tupl
     return shapes
 
 
-def _fit(array: NDArray[Any], value: Any) -> NDArray[Any]:
+def _fit(array: NDArray[Any], value: Any, *, any_rank: bool) -> NDArray[Any]:
     dtype = TYPES.get(value.type)
     if dtype is None and value.type != TEXT:
         raise DataError(f"The input {value.name} is a {value.type}, which data cannot hold.")
     shape = [d if isinstance(d, int) else None for d in value.shape]
-    fits = (
-        not shape
-        or (  # a scalar, or a value of any number of axes: onnxruntime does not say which
-            array.ndim == len(shape)
-            and all(want is None or want == have for want, have in zip(shape[1:], array.shape[1:], strict=True))
-        )
+    fits = any_rank or (
+        array.ndim == len(shape)
+        and all(want is None or want == have for want, have in zip(shape[1:], array.shape[1:], strict=True))
     )
     if fits and not array.size:
         raise DataError(f"The data for input {value.name} has no samples.")
     if not fits:
         wanted = f"({', '.join('any' if d is None else str(d) for d in shape)})"
         raise DataError(f"The data for input {value.name} has the shape {array.shape}; the model takes {wanted}.")
-    fits = array.dtype.kind in "UO" if dtype is None else np.can_cast(array.dtype, dtype, "same_kind")
+    fits = _is_text(array) if dtype is None else np.can_cast(array.dtype, dtype, "same_kind")
     if not fits:
         wanted = "texts" if dtype is None else str(np.dtype(dtype))
         raise DataError(f"The data for input {value.name} is {array.dtype}; the model takes {wanted}.")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and counts as that
         return array.astype(np.str_ if dtype is None else dtype, copy=False)
+
+
+def _is_text(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat))
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -67,8 +67,27 @@ def test_where_epochs_bring_nothing_it_goes_back_and_takes_smaller_steps(
     losses = iter([1.0, *[1.1] * 100])
     monkeypatch.setattr(training, "_examined", lambda *_: next(losses))
     trained, share = shares(task(), Course(epochs=40), tmp_path)
-    assert trained.epochs == 30  # of which each fourth one goes back
-    assert share == pytest.approx(training.SLOWER**7)
+    assert trained.epochs == 30  # it goes back after the 11th and the 22nd
+    assert share == pytest.approx(training.SLOWER**2)
+
+
+def test_while_the_loss_falls_it_goes_on_though_it_is_above_that_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, *np.linspace(1.19, 0.9, 40).tolist()])
+    monkeypatch.setattr(training, "_examined", lambda *_: next(losses))
+    trained, share = shares(task(), Course(epochs=40), tmp_path)
+    assert (trained.after, share) == (pytest.approx(0.9), 1.0)
+
+
+def test_the_more_is_spoilt_the_lower_the_rate_becomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for loss in (1.5, 5.0, 1e9, np.nan):
+        losses = iter([1.0, loss])
+        monkeypatch.setattr(training, "_examined", lambda *_, losses=losses: next(losses))
+        found.append(shares(task(), Course(epochs=1), tmp_path)[1] / training.SLOWER)
+        (tmp_path / "state").unlink()
+    assert found == pytest.approx([1.0, 0.5, training.LEAST_SHARE, training.LEAST_SHARE])
 
 
 def test_values_that_are_not_finite_are_not_learnt() -> None:
@@ -86,6 +105,7 @@ def test_values_that_are_not_finite_are_not_learnt() -> None:
     loss = torch.stack([weight.sum() for weight in subject.network.weights.values()]).sum() * float("nan")
     assert np.isnan(pupil.learn(loss, 1.0, 1))
     assert all(torch.equal(weight, before[name]) for name, weight in subject.network.weights.items())
+    assert not pupil.moved
 
 
 def test_there_are_as_many_epochs_as_the_time_allows() -> None:

@@ -44,6 +44,12 @@ def test_outputs_need_not_say_of_which_shape_they_are(tmp_path: Path) -> None:
     made.graph.output[0].type.tensor_type.ClearField("shape")
     assert "shape" in str(invalid(made, tmp_path))
     assert broken(made, tmp_path) is None
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    assert broken(made, tmp_path) is None
+    made.graph.output.append(onnx.ValueInfoProto(name="never", type=made.graph.output[0].type))
+    assert "never" in str(broken(made, tmp_path))
+    made.graph.input[0].CopyFrom(two_layers().graph.input[0])
+    del made.graph.output[1]
     made.graph.node[1].input[0] = "nowhere"
     assert "nowhere" in str(broken(made, tmp_path))
 

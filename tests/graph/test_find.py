@@ -107,10 +107,12 @@ def test_products_of_integers_are_listed() -> None:
     nodes = [
         helper.make_node("ConvInteger", ["x", "c"], ["a"], "conv"),
         helper.make_node("QLinearMatMul", ["q", "s", "z", "m", "s", "z", "s", "z"], ["b"], "product"),
+        helper.make_node("Packed", ["q", "m"], ["d"], "packed", domain="mine"),
     ]
     tensors = {"c": np.ones((4, 3, 3), np.uint8), "m": np.ones((5, 6), np.uint8), "s": np.float32(1), "z": np.uint8(0)}
     made = model(nodes, tensors, {"x": [1, 3, 9], "q": [2, 5]}, {"a": 3, "b": 2}, dtype=TensorProto.UINT8)
-    assert reasons(made) == {"conv": "ConvInteger is not factorised", "product": "QLinearMatMul is not factorised"}
+    kinds = {"conv": "ConvInteger", "product": "QLinearMatMul", "packed": "Packed"}
+    assert reasons(made) == {name: f"{kind} is not factorised" for name, kind in kinds.items()}
 
 
 def test_nodes_in_bodies_are_found_and_those_in_functions_skipped() -> None:

@@ -248,7 +248,9 @@ def test_a_single_sample_has_no_folds() -> None:
 def test_an_input_may_have_any_number_of_axes() -> None:
     made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": []}, {"y": 2})
     made.graph.input[0].type.tensor_type.ClearField("shape")
-    data = inputs.from_data([{"x": np.ones((20, 4))}], session(made))
+    with pytest.raises(DataError, match="the model takes \\(\\)"):  # as onnxruntime says
+        inputs.from_data([{"x": np.ones((20, 4))}], session(made))
+    data = inputs.from_data([{"x": np.ones((20, 4))}], session(made), any_rank={"x"})
     assert (data.fit.samples, data.check.samples) == (16, 4)
 
 
@@ -258,8 +260,9 @@ def test_texts() -> None:
     for dtype in (np.str_, object):
         data = inputs.from_data([{"x": np.array(["one", "two"], dtype)}], made)
         assert made.run(None, dict(data.fit.feeds[0]))[0].tolist() == ["one", "two"]
-    with pytest.raises(DataError, match="takes texts"):
-        inputs.from_data([{"x": np.ones(2)}], made)
+    for wrong in (np.ones(2), np.array([1, 2], object)):
+        with pytest.raises(DataError, match="takes texts"):
+            inputs.from_data([{"x": wrong}], made)
     with pytest.raises(UsageError, match="cannot be made up; give --data"):
         inputs.random(made, {"x": (2,)}, 0, 1)
 

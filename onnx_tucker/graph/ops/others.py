@@ -18,7 +18,7 @@ INTEGER = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatM
 HOLDERS = RECURRENT | INTEGER | {"DeformConv", "Einsum"}
 """Standard operators that multiply by a weight matrix; those of other domains are taken to do so."""
 INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
-"""Element types of the weights of `INTEGER`."""
+"""Element types of other weights of `INTEGER` and of other domains."""
 
 
 def read(place: Place, context: Context) -> Reading | None:
@@ -26,7 +26,7 @@ def read(place: Place, context: Context) -> Reading | None:
     if place.node.op_type not in HOLDERS and place.node.domain in STANDARD:
         return None
     constants = filter(None, (context.constant(place, i) for i in range(len(place.node.input))))
-    types = INTEGERS if place.node.op_type in INTEGER else FLOATS
+    types = FLOATS if place.node.op_type in HOLDERS - INTEGER else (*FLOATS, *INTEGERS)
     held = {c.origin: c.tensor for c in constants if c.tensor.data_type in types and _is_matrix(c.tensor.dims)}
     if not held:
         return None
