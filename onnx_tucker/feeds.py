@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,20 +77,29 @@ def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value
         samples: the data as it was given.
         data: the same as feeds.
         value_bytes: what the largest value of a sample takes.
+
+    Raises:
+        DataError: the model runs on none of that.
     """
-    largest = max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0)))
-    for most in dict.fromkeys((largest, 1)):
-        smaller = inputs.split(data, session, most)
-        sizes = {smaller.fit.batch(feed): feed for feed in smaller.feeds}
+    faults: list[str] = []
+    for way in _ways(session, samples, data, max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0)))):
         try:
-            for feed in sizes.values():
+            for feed in {inputs.shapes_of(feed, 0): feed for feed in way.feeds[::-1]}.values():
                 session.run(None, dict(feed))
         except FAILURES as error:
-            logger.info("the model does not run on batches of %s samples: %s", [*sizes], first_line(error))
+            faults.append(first_line(error))
+            logger.info("the model does not run on batches of the data: %s", faults[-1])
         else:
-            return smaller
+            return way
+    raise DataError(f"The model does not run on the data: {faults[0]}")
+
+
+def _ways(session: ort.InferenceSession, samples: Samples, data: Inputs, most: int) -> Iterator[Inputs]:
+    """The data in batches of so many samples, by single samples, and as it was given."""
+    yield inputs.split(data, session, most)
+    yield inputs.split(data, session, 1)
     several = len(samples.parts) > 1
-    return inputs.from_data(
+    yield inputs.from_data(
         samples.parts, session, labels=samples.labels, any_rank=samples.any_rank, apart=several, joined=not several
     )
 
@@ -114,32 +124,27 @@ def runnable(
     session: ort.InferenceSession | None, data: Inputs | None, known: shapes.Shapes, seed: int, found: list[Found]
 ) -> Inputs | None:
     """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
-    if session is None:
-        return None
+    if session is None or data is not None:
+        return data
     largest = 4 * max(map(math.prod, known.values()), default=0)
-    if data is None and largest > memory() / 4:
+    if largest > memory() / 4:
         logger.warning(
             "The model is not run, as one of its values would take %.3g GB; give --data or a smaller --input-shape.",
             largest / 1e9,
         )
         return None
     try:
-        chosen = data or inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
-        first_axis = 1 if chosen.fit.along else 0  # batches of different sizes are alike
-        every = (*chosen.check.feeds, *chosen.fit.feeds[::-1])  # the last of a shape is the one that is run
-        for feed in {inputs.shapes_of(feed, first_axis): feed for feed in every}.values():
-            run_within(session, feed, _patience(found) if data is None else None)
+        made = inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
+        run_within(session, made.fit.feeds[0], _patience(found))
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
         return None
     except FAILURES as error:
-        if data is not None:
-            raise DataError(f"The model does not run on the data: {first_line(error)}") from error
         logger.warning(
             "The model does not run on random inputs, so give --data to compare and time it: %s", first_line(error)
         )
         return None
-    return chosen
+    return made
 
 
 def timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shapes.Shapes, seed: int) -> Feed | None:

@@ -103,16 +103,15 @@ class Machine:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
-def run_within(session: ort.InferenceSession, feed: Feed, seconds: float | None) -> None:
-    """Runs a model to see that it runs, for `seconds` at most; None sets no limit.
+def run_within(session: ort.InferenceSession, feed: Feed, seconds: float) -> None:
+    """Runs a model to see that it runs, for `seconds` at most.
 
     Raises:
         FAILURES: onnxruntime cannot run the model on this input, or it was still running.
     """
     options = ort.RunOptions()
-    timer = threading.Timer(seconds or 0, setattr, (options, "terminate", True))
-    if seconds is not None:
-        timer.start()
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.start()
     try:
         session.run(None, dict(feed), options)
     except FAILURES as error:
