@@ -10,8 +10,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,6 +24,7 @@ from torch import Tensor
 from onnx_tucker.extras.labels import Criterion, tensor
 from onnx_tucker.extras.lessons import Lesson, Lessons
 from onnx_tucker.extras.network import Network
+from onnx_tucker.extras.pupil import Pupil, copied
 from onnx_tucker.runtime.inputs import Batches
 from onnx_tucker.runtime.memory import keep
 from onnx_tucker.runtime.session import Feed
@@ -38,18 +38,10 @@ Teacher = Callable[[Feed], Values]
 
 HIDDEN = 3.0
 """How much all values on the way count, relative to all outputs."""
-DECAY = 1e-4
-"""Of AdamW."""
-SMALL = 1e-3
-"""The size that a weight counts as at least, for its steps."""
 TINY = 1e-12
 """The variance over the mean square up to which values count as all the same."""
-WIDE = 128
-"""Inputs of a value from which on steps are smaller."""
 WARM = 0.05
 """The share of the epochs in which the learning rate rises."""
-SETTLED = 10
-"""Steps in which it rises too whenever weights are new: Adam's first ones are of full size, in whichever direction."""
 AVERAGED = 0.1
 """The share of the steps over which weights are averaged."""
 ASTRAY, STALLED = 1.2, 0.25
@@ -140,7 +132,7 @@ class _Standing:
         now = replace(self, epoch=self.epoch + 1, waited=self.waited + 1, stuck=self.stuck + 1)
         if loss < self.lately:
             now = replace(now, lately=loss, stuck=0)
-        return replace(now, best=_copied(network), least=loss, waited=0) if loss < self.least else now
+        return replace(now, best=copied(network), least=loss, waited=0) if loss < self.least else now
 
     def back(self, loss: float) -> _Standing:
         """The same where training goes back, and on at a lower rate: what steps spoil goes with the rate's square."""
@@ -157,72 +149,6 @@ Watch = Callable[[int, int, float, float, Mapping[str, NDArray[Any]]], None]
 """Is told after each epoch how many were and are to be, its loss, that on samples kept apart, and the best weights."""
 
 
-class _Pupil:
-    """A network on its way: what takes its steps, and the mean of its last weights, which is better than any of them.
-
-    Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim. 30(4), 1992.
-    """
-
-    def __init__(self, task: Task, course: Course) -> None:
-        self._network = task.network
-        self._optimiser = torch.optim.AdamW(_groups(task.network, course), weight_decay=DECAY)
-        self._rates = [group["lr"] for group in self._optimiser.param_groups]
-        self._mean, self._count = _copied(task.network), 0
-
-    def learn(self, loss: Tensor, rate: float, over: int) -> float:
-        """Takes a step down a loss, at a share of the rate; the mean is of about so many steps.
-
-        It takes none where the derivatives are not finite, which would make all weights so.
-
-        Returns:
-            The loss.
-        """
-        for group, full in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = full * rate * min(1.0, (self._count + 1) / SETTLED)
-        self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        slopes = (weight.grad for weight in self._network.weights.values() if weight.grad is not None)
-        if torch.stack([torch.isfinite(slope).all() for slope in slopes]).all():
-            self._optimiser.step()
-            self._count += 1
-            for name, weight in self._network.weights.items():
-                self._mean[name].lerp_(weight.detach(), 1 / min(self._count, over))
-        return float(loss.detach())
-
-    def back(self, weights: Mapping[str, Tensor]) -> None:
-        """Goes on from other weights, with what is known of the size of their derivatives."""
-        _put(self._network, weights)
-        self._mean, self._count = _copied(self._network), 0
-        for known in self._optimiser.state.values():
-            known["exp_avg"].zero_()
-
-    @property
-    def moved(self) -> bool:
-        """Whether it has taken a step."""
-        return self._count > 0
-
-    @contextmanager
-    def at_its_mean(self) -> Iterator[None]:
-        """The network has the mean of its last weights."""
-        last = _copied(self._network)
-        _put(self._network, self._mean)
-        try:
-            yield
-        finally:
-            _put(self._network, last)
-
-    def state(self) -> dict[str, Any]:
-        """What `load` needs."""
-        known = {"weights": _copied(self._network), "mean": self._mean, "count": self._count, "rates": self._rates}
-        return {**known, "optimiser": self._optimiser.state_dict()}
-
-    def load(self, known: dict[str, Any]) -> None:
-        """Goes on from a state."""
-        _put(self._network, known["weights"])
-        self._mean, self._count, self._rates = known["mean"], known["count"], known["rates"]
-        self._optimiser.load_state_dict(known["optimiser"])
-
-
 def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -> Trained:
     """Trains a network's weights.
 
@@ -236,7 +162,7 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     lessons = Lessons(task.fit, task.check, course, task.fixed)
     network, scales, exam = task.network, _scales(task, lessons), lessons.exam()
     before = _examined(task, exam, scales)
-    now, pupil = _Standing(0, course.epochs, _copied(network), before), _Pupil(task, course)
+    now, pupil = _Standing(0, course.epochs, copied(network), before), Pupil(task.network, course)
     if state is not None and state.exists():
         now, pupil = _resumed(state, now, pupil)
     while (
@@ -265,7 +191,7 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     return Trained(_arrays(now.best), before, now.least, now.epoch)
 
 
-def _resumed(state: Path, now: _Standing, pupil: _Pupil) -> tuple[_Standing, _Pupil]:
+def _resumed(state: Path, now: _Standing, pupil: Pupil) -> tuple[_Standing, Pupil]:
     """How far an earlier run came; where that cannot be read, the beginning."""
     where = next(iter(now.best.values())).device
     try:
@@ -291,29 +217,6 @@ def device() -> str:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _groups(network: Network, course: Course) -> list[dict[str, Any]]:
-    """Each weight with a step in proportion to its own size, and smaller where many inputs go into a value.
-
-    Steps of Adam are of the same size for all elements of a weight, and at first they all help each other, while its
-    elements do not: a value changes with the number of its inputs, but is as large as the root of that (Yang et al.,
-    "Tensor Programs V", NeurIPS 2021). Steps go with the size as Shazeer and Stern have it, "Adafactor: Adaptive
-    Learning Rates with Sublinear Memory Cost", ICML 2018, section 8.
-    """
-    groups = []
-    for weight in network.weights.values():
-        size = max(float(weight.detach().square().mean().sqrt()), SMALL)
-        wide = math.sqrt(WIDE / max(WIDE, _inputs(weight)))
-        groups.append({"params": [weight], "lr": course.learning_rate * size * wide})
-    return groups
-
-
-def _inputs(weight: Tensor) -> int:
-    """How many inputs go into a value, as far as the shape tells: those of products may lie either way."""
-    if weight.ndim < 2:
-        return 1
-    return max(weight.shape) if weight.ndim == 2 else weight[0].numel()
 
 
 def _rate(epochs: int, epoch: int) -> float:
@@ -373,16 +276,6 @@ def _scales(task: Task, lessons: Lessons) -> dict[str, float]:
         variance = float(square - mean**2)
         scales[name] = variance if variance > TINY * square else 1.0
     return scales
-
-
-def _copied(network: Network) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in network.weights.items()}
-
-
-def _put(network: Network, weights: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, weight in network.weights.items():
-            weight.copy_(weights[name])
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:
