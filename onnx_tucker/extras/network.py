@@ -44,6 +44,13 @@ class Step(NamedTuple):
     inputs: Sequence[str]
 
 
+class _Path(NamedTuple):
+    """The nodes between values, and those of what is known that they take; the others need not be tensors."""
+
+    nodes: Sequence[onnx.NodeProto]
+    takes: Collection[str]
+
+
 class Network:
     """A model in torch.
 
@@ -66,7 +73,7 @@ class Network:
         graph, self._device = model.graph, device
         self.weights: dict[str, Tensor] = {}
         self._constants: dict[str, Tensor] = {}
-        self._between: dict[tuple[frozenset[str], tuple[str, ...]], list[onnx.NodeProto]] = {}
+        self._paths: dict[tuple[frozenset[str], tuple[str, ...]], _Path] = {}
         for tensor in graph.initializer:
             values = self._tensor(tensor.name, external.values(tensor, folder).copy())
             if tensor.name in trained:
@@ -97,12 +104,15 @@ class Network:
             ModelError: a node fails.
         """
         values, asked = {**self._constants, **self.weights}, (frozenset(known), tuple(wanted))
-        if asked not in self._between:
-            self._between[asked] = between(self.nodes, {*values, *known}, wanted)
-        nodes = self._between[asked]
-        for name in {*wanted, *(name for node in nodes for name in uses(node))} & known.keys():
+        if asked not in self._paths:
+            nodes = between(self.nodes, {*values, *known}, wanted)
+            self._paths[asked] = _Path(
+                nodes, {*wanted, *(name for node in nodes for name in uses(node))} & known.keys()
+            )
+        path = self._paths[asked]
+        for name in path.takes:
             values[name] = self._tensor(name, np.ascontiguousarray(known[name]))
-        self._compute(nodes, values)
+        self._compute(path.nodes, values)
         return [values[name] for name in wanted]
 
     def _tensor(self, name: str, array: NDArray[Any]) -> Tensor:

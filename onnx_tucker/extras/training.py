@@ -162,7 +162,7 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     lessons = Lessons(task.fit, task.check, course, task.fixed)
     network, scales, exam = task.network, _scales(task, lessons), lessons.exam()
     before = _examined(task, exam, scales)
-    now, pupil = _Standing(0, course.epochs, copied(network), before), Pupil(task.network, course)
+    now, pupil = _Standing(0, course.epochs, copied(network), before), Pupil(network, course)
     if state is not None and state.exists():
         now, pupil = _resumed(state, now, pupil)
     while (
