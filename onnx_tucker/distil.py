@@ -27,8 +27,9 @@ from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
+from onnx_tucker.runtime.batches import Batches, Inputs, some
 from onnx_tucker.runtime.fidelity import relative_l2
-from onnx_tucker.runtime.inputs import Batches, Inputs, fixed_sizes, some
+from onnx_tucker.runtime.inputs import fixed_sizes
 from onnx_tucker.runtime.session import FAILURES, Feed, cores, first_line, run_named
 from onnx_tucker.settings import Course
 from onnx_tucker.walk import Walk

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx_tucker.errors import DataError, UsageError
 from onnx_tucker.graph import shapes
 from onnx_tucker.graph.find import Found
-from onnx_tucker.runtime import data_files, inputs
-from onnx_tucker.runtime.inputs import Inputs
+from onnx_tucker.runtime import data_files, inputs, noise
+from onnx_tucker.runtime.batches import Inputs, shapes_of
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line, memory, run_within
 from onnx_tucker.settings import Settings
 
@@ -84,7 +84,7 @@ def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value
     faults: list[str] = []
     for way in _ways(session, samples, data, max(1, int(BATCH_VALUE_BYTES / max(value_bytes, 1.0)))):
         try:
-            for feed in {inputs.shapes_of(feed, 0): feed for feed in way.feeds[::-1]}.values():
+            for feed in {shapes_of(feed, 0): feed for feed in way.feeds[::-1]}.values():
                 session.run(None, dict(feed))
         except FAILURES as error:
             faults.append(first_line(error))
@@ -134,7 +134,7 @@ def runnable(
         )
         return None
     try:
-        made = inputs.random(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
+        made = noise.drawn(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
         run_within(session, made.fit.feeds[0], _patience(found))
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)
@@ -167,7 +167,7 @@ def counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, se
     part = {name: array[: known[name][0]] if known.get(name) else array for name, array in ran.fit.feeds[0].items()}
     if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
         try:
-            return inputs.random(session, known, seed, 1).fit.feeds[0]
+            return noise.drawn(session, known, seed, 1).fit.feeds[0]
         except UsageError as error:
             logger.info("the first of the data stands for what is counted: %s", error)
             return ran.fit.feeds[0]

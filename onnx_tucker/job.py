@@ -23,9 +23,9 @@ from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, weight_bytes
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.runtime import inputs
+from onnx_tucker.runtime import batches, inputs
+from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
-from onnx_tucker.runtime.inputs import Inputs
 from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
@@ -107,7 +107,7 @@ class Job:
         """The same run on parts of the data, each of which is kept for checks once; empty where there is only one."""
         if self.session is None or self.inputs is None:
             return []
-        parts = inputs.folds(self.inputs, FOLDS)
+        parts = batches.folds(self.inputs, FOLDS)
         try:
             for part in parts[:1]:
                 self.session.run(None, dict(part.check.feeds[0]))

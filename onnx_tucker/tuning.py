@@ -19,7 +19,7 @@ from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.lower.layout import frames_of, is_main
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.job import Job
-from onnx_tucker.runtime.inputs import NOISE_VALUES
+from onnx_tucker.runtime.noise import NOISE_VALUES
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.types import Candidate, Stage

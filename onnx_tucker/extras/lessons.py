@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_tucker.runtime.inputs import Batches, some
+from onnx_tucker.runtime.batches import Batches, some
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course
 

@@ -25,7 +25,7 @@ from onnx_tucker.extras.labels import Criterion, tensor
 from onnx_tucker.extras.lessons import Lesson, Lessons
 from onnx_tucker.extras.network import Network
 from onnx_tucker.extras.pupil import Pupil, copied
-from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.runtime.memory import keep
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.settings import Course

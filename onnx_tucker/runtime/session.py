@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as status
@@ -20,6 +21,24 @@ from onnxruntime.capi import onnxruntime_pybind11_state as status
 from onnx_tucker.errors import TuckerError
 
 Feed = Mapping[str, NDArray[Any]]
+
+TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+}
+"""What arrays of an input are, by onnxruntime's name for it."""
+TEXT = "tensor(string)"
+"""Its arrays are of texts of any length."""
 
 FAILURES = (
     status.EngineError,

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker.extras.lessons import Lessons
-from onnx_tucker.runtime.inputs import Batches
+from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.runtime.session import run_named
 from onnx_tucker.settings import Course
 from tests.helpers import model, session

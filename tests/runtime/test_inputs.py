@@ -7,8 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_tucker.errors import DataError, UsageError
+from onnx_tucker.errors import DataError
 from onnx_tucker.runtime import data_files, inputs
+from onnx_tucker.runtime.batches import folds
 from tests.helpers import Array, conv_model, model, session
 
 CONV = conv_model(np.ones((2, 3, 3), np.float32))
@@ -49,7 +50,7 @@ def test_parts_of_other_sizes_are_run_one_by_one() -> None:
         assert part.joined is None
         assert all(part.batch(feed) == 1 for feed in part.feeds)
     assert inputs.split(data, made, 1) is data
-    assert [fold.check.samples for fold in inputs.folds(data, 3)] == [2, 2, 2]
+    assert [fold.check.samples for fold in folds(data, 3)] == [2, 2, 2]
 
 
 def test_what_is_the_same_for_all_samples() -> None:
@@ -176,40 +177,10 @@ def test_inputs_without_a_common_batch_are_one_sample() -> None:
         inputs.from_data([{"": X}], session(two_inputs()))
 
 
-def test_noise_is_seeded_and_of_the_inputs_types() -> None:
-    made = model([helper.make_node("Gather", ["t", "i"], ["y"])], {"t": np.ones((5, 2), np.float32)}, {}, {"y": 2})
-    made.graph.input.add().CopyFrom(helper.make_tensor_value_info("i", TensorProto.INT64, ["n"]))
-    first, again, other = (inputs.random(session(made), {"i": (6,)}, seed, 2) for seed in (0, 0, 1))
-    assert first.fit.feeds[0]["i"].dtype == np.int64
-    assert set(first.fit.feeds[0]["i"]) <= {0, 1}
-    assert np.array_equal(first.fit.feeds[1]["i"], again.fit.feeds[1]["i"])
-    noise = [inputs.random(session(CONV), {"x": (1, 3, 8)}, seed, 2) for seed in (0, 1)]
-    assert not np.array_equal(noise[0].fit.feeds[0]["x"], noise[1].fit.feeds[0]["x"])
-    assert not np.array_equal(noise[0].fit.feeds[0]["x"], noise[0].fit.feeds[1]["x"])
-    assert other.fit.samples == 12
-
-
-def test_what_cannot_be_made_up() -> None:
-    with pytest.raises(UsageError, match="--input-shape"):
-        inputs.random(session(CONV), {}, 0, 1)
-    made = model([helper.make_node("Identity", ["s"], ["y"])], {}, {"s": [2]}, {"y": 1}, dtype=TensorProto.STRING)
-    with pytest.raises(UsageError, match="give --data"):
-        inputs.random(session(made), {"s": (2,)}, 0, 1)
-
-
 def test_shapes_of_one_sample() -> None:
     conv = session(CONV)
     assert inputs.sample_shapes(inputs.from_data([{"x": X}], conv), conv) == {"x": (1, 3, 8)}
     assert inputs.sample_shapes(inputs.from_data([{"x": X[:1]}], conv), conv) == {"x": (1, 3, 8)}
-
-
-def test_noise_has_its_limits() -> None:
-    made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": [2**20, 2**20]}, {"y": 2})
-    with pytest.raises(UsageError, match="smaller ones"):
-        inputs.random(session(made), {"x": (2**20, 2**20)}, 0, 1)
-    scalar = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": []}, {"y": 0})
-    [feed] = inputs.random(session(scalar), {"x": ()}, 0, 1).fit.feeds
-    session(scalar).run(None, dict(feed))
 
 
 def test_labels_stay_with_their_samples() -> None:
@@ -222,27 +193,6 @@ def test_labels_stay_with_their_samples() -> None:
                 assert np.array_equal(feed["x"][:, 0], told)
     with pytest.raises(DataError, match="There are 12 samples, but labels of the shape"):
         inputs.from_data([{"x": x}], made, labels=[np.arange(11)])
-
-
-def test_folds_hold_every_sample_apart_once() -> None:
-    x = np.arange(24, dtype=np.float32).reshape(8, 3)
-    feeds = [{"x": x[i : i + 2]} for i in range(0, 8, 2)]
-    for held in ([{"x": x}], feeds, [{"x": x[:5]}, {"x": x[5:]}]):
-        batches = inputs.Batches(8, held, (), frozenset({"x"}))
-        made = inputs.folds(inputs.Inputs("data", batches, batches), 3)
-        assert len(made) == min(3, len(held) if len(held) > 1 else 8)
-        apart = np.concatenate([feed["x"] for fold in made for feed in fold.check.feeds])
-        assert np.array_equal(np.sort(apart[:, 0]), x[:, 0])
-        for fold in made:
-            together = np.concatenate([feed["x"] for feed in (*fold.fit.feeds, *fold.check.feeds)])
-            assert np.array_equal(np.sort(together[:, 0]), x[:, 0])
-            assert fold.fit.samples + fold.check.samples == 8
-            assert fold.fit.samples == sum(len(feed["x"]) for feed in fold.fit.feeds)
-
-
-def test_a_single_sample_has_no_folds() -> None:
-    single = inputs.Batches(1, [{"x": X[:1]}], (), frozenset({"x"}))
-    assert inputs.folds(inputs.Inputs("data", single, single), 3) == []
 
 
 def test_an_input_may_have_any_number_of_axes() -> None:
@@ -263,19 +213,3 @@ def test_texts() -> None:
     for wrong in (np.ones(2), np.array([1, 2], object)):
         with pytest.raises(DataError, match="takes texts"):
             inputs.from_data([{"x": wrong}], made)
-    with pytest.raises(UsageError, match="cannot be made up; give --data"):
-        inputs.random(made, {"x": (2,)}, 0, 1)
-
-
-def test_samples_with_numbers_that_are_not_finite_can_be_left_out() -> None:
-    x = np.arange(12, dtype=np.float32).reshape(6, 2)
-    x[1, 0], x[4, 1] = np.nan, np.inf
-    feeds, labels = [{"x": x[:3], "s": np.ones(())}, {"x": x[3:], "s": np.ones(())}], [np.arange(3), np.arange(3, 6)]
-    data = inputs.Batches(6, feeds, labels, frozenset({"x"}))
-    left = data.finite(whole=False)
-    assert left.samples == 4
-    assert np.concatenate([feed["x"][:, 0] for feed in left.feeds]).tolist() == [0, 4, 6, 10]
-    assert np.concatenate(left.labels).tolist() == [0, 2, 3, 5]
-    assert data.finite(whole=True).samples == 0
-    single = inputs.Batches(2, [{"x": x[1]}, {"x": x[2]}], [np.array(1), np.array(2)])
-    assert [feed["x"].tolist() for feed in single.finite(whole=True).feeds] == [[4, 5]]

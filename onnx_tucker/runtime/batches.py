@@ -1,0 +1,154 @@
+"""The samples that a model is run on, in batches, some of them kept apart for checks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tucker.runtime.session import Feed
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Feeds for a model.
+
+    Attributes:
+        samples: how many samples all feeds hold together.
+        feeds: what to run, in order.
+        labels: of each feed, if there are any.
+        along: the inputs along whose first axis samples lie; others are the same for all. Empty where each feed is one.
+    """
+
+    samples: int
+    feeds: Sequence[Feed]
+    labels: Sequence[NDArray[Any]] = ()
+    along: frozenset[str] = frozenset()
+
+    def batch(self, feed: Feed) -> int:
+        """How many samples one of the feeds holds."""
+        return next((len(array) for name, array in feed.items() if name in self.along), 1)
+
+    def finite(self, *, whole: bool) -> Batches:
+        """Those of the samples in which all numbers are finite.
+
+        Args:
+            whole: whether feeds keep all their samples or none.
+        """
+        kept = [self._finite(feed) for feed in self.feeds]
+        if whole:
+            kept = [np.full(len(good), good.all()) for good in kept]
+        some_of = [(i, feed, good) for i, (feed, good) in enumerate(zip(self.feeds, kept, strict=True)) if good.any()]
+        feeds = [feed if good.all() else some(feed, self.along, good) for _, feed, good in some_of]
+        labels = [self.labels[i][good] if self.along else self.labels[i] for i, _, good in some_of if self.labels]
+        return Batches(sum(int(good.sum()) for good in kept), feeds, labels, self.along)
+
+    def _finite(self, feed: Feed) -> NDArray[np.bool_]:
+        good = np.ones(self.batch(feed), bool)
+        for name, array in feed.items():
+            if array.dtype.kind == "f":
+                good &= np.isfinite(array.reshape(len(good) if name in self.along else 1, -1)).all(axis=1)
+        return good
+
+    @property
+    def joined(self) -> dict[str, NDArray[Any]] | None:
+        """All samples together, with what is the same for all of them; None where they are not of one shape."""
+        first = self.feeds[0]
+        if not self.along or len({shapes_of(feed, 1) for feed in self.feeds}) > 1:
+            return None
+        return {n: np.concatenate([f[n] for f in self.feeds]) if n in self.along else a for n, a in first.items()}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is run on, and where it comes from.
+
+    Attributes:
+        kind: "data" for the user's, "random" for seeded noise.
+        fit: what factors are fitted to.
+        check: what results are compared on, and no factor is fitted to; the same where there are too few samples.
+    """
+
+    kind: str
+    fit: Batches
+    check: Batches
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the values of all of them."""
+        return str(joblib.hash([[dict(feed) for feed in part.feeds] for part in (self.fit, self.check)]))
+
+    @classmethod
+    def undivided(cls, kind: str, both: Batches) -> Inputs:
+        """The same samples for both."""
+        return cls(kind, both, both)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether checks have samples of their own."""
+        return self.check is not self.fit
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """All of them, those for checks first."""
+        return [*self.check.feeds, *(self.fit.feeds if self.held_out else ())]
+
+
+def aligned(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether all have samples along their first axis."""
+    lengths = {array.shape[:1] for array in arrays.values()}
+    return len(lengths) == 1 and () not in lengths
+
+
+def shapes_of(arrays: Feed, start: int) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Shapes by name, from an axis on."""
+    return frozenset((name, array.shape[start:]) for name, array in arrays.items())
+
+
+def feeds_of(
+    arrays: Mapping[str, NDArray[Any]], along: Collection[str], samples: NDArray[np.int64], size: int
+) -> list[Feed]:
+    """Some of the samples in batches, with what is the same for all of them.
+
+    Args:
+        arrays: by input name.
+        along: those along whose first axis samples lie.
+        samples: their numbers.
+        size: of a batch; the last may be smaller.
+    """
+    batches = [samples[i : i + size] for i in range(0, len(samples), size)]
+    return [some(arrays, along, batch) for batch in batches]
+
+
+def some(arrays: Feed, along: Collection[str], which: NDArray[Any] | slice) -> Feed:
+    """Some of the samples, with what is the same for all of them.
+
+    Args:
+        arrays: by input name.
+        along: those along whose first axis samples lie.
+        which: of the samples.
+    """
+    return {name: array[which] if name in along else array for name, array in arrays.items()}
+
+
+def folds(data: Inputs, count: int) -> list[Inputs]:
+    """What factors are fitted to in parts, each of which is kept for checks once; empty where there is only one part.
+
+    Args:
+        data: the user's; whole feeds are kept together if there are several.
+        count: the most parts.
+    """
+    feeds, samples = data.fit.feeds, data.fit.samples
+    if len(feeds) == 1 and samples > 1:
+        feeds = feeds_of(feeds[0], data.fit.along, np.arange(samples), 1)
+    made = []
+    for fold in range(min(count, len(feeds)) if len(feeds) > 1 else 0):
+        parts = ([f for i, f in enumerate(feeds) if (i % count == fold) == kept] for kept in (False, True))
+        sides = (Batches(sum(map(data.fit.batch, part)), part, (), data.fit.along) for part in parts)
+        made.append(Inputs(data.kind, *sides))
+    return made

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_tucker.runtime.batches import Batches, Inputs, folds
+
+
+def test_folds_hold_every_sample_apart_once() -> None:
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    feeds = [{"x": x[i : i + 2]} for i in range(0, 8, 2)]
+    for held in ([{"x": x}], feeds, [{"x": x[:5]}, {"x": x[5:]}]):
+        both = Batches(8, held, (), frozenset({"x"}))
+        made = folds(Inputs("data", both, both), 3)
+        assert len(made) == min(3, len(held) if len(held) > 1 else 8)
+        apart = np.concatenate([feed["x"] for fold in made for feed in fold.check.feeds])
+        assert np.array_equal(np.sort(apart[:, 0]), x[:, 0])
+        for fold in made:
+            together = np.concatenate([feed["x"] for feed in (*fold.fit.feeds, *fold.check.feeds)])
+            assert np.array_equal(np.sort(together[:, 0]), x[:, 0])
+            assert fold.fit.samples + fold.check.samples == 8
+            assert fold.fit.samples == sum(len(feed["x"]) for feed in fold.fit.feeds)
+
+
+def test_a_single_sample_has_no_folds() -> None:
+    single = Batches(1, [{"x": np.ones((1, 3))}], (), frozenset({"x"}))
+    assert folds(Inputs("data", single, single), 3) == []
+
+
+def test_samples_with_numbers_that_are_not_finite_can_be_left_out() -> None:
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    x[1, 0], x[4, 1] = np.nan, np.inf
+    feeds, labels = [{"x": x[:3], "s": np.ones(())}, {"x": x[3:], "s": np.ones(())}], [np.arange(3), np.arange(3, 6)]
+    data = Batches(6, feeds, labels, frozenset({"x"}))
+    left = data.finite(whole=False)
+    assert left.samples == 4
+    assert np.concatenate([feed["x"][:, 0] for feed in left.feeds]).tolist() == [0, 4, 6, 10]
+    assert np.concatenate(left.labels).tolist() == [0, 2, 3, 5]
+    assert data.finite(whole=True).samples == 0
+    single = Batches(2, [{"x": x[1]}, {"x": x[2]}], [np.array(1), np.array(2)])
+    assert [feed["x"].tolist() for feed in single.finite(whole=True).feeds] == [[4, 5]]
