@@ -6,7 +6,7 @@ Formed as a matrix where there are more rows than inputs, and kept as the rows t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -161,6 +161,7 @@ class Sampled:
     ridge: float
     share: float = 1.0
     central: bool = False
+    _turned: dict[int, Array] = field(default_factory=dict, init=False, repr=False)
 
     def times(self, weights: Array) -> Array:
         """See `Metric`."""
@@ -216,9 +217,9 @@ class Sampled:
         patch, others = whole[1:], but(factors, number)
         named = zip(terms, factors, strict=True)
         sizes = {c: size for term, factor in named for c, size in zip(term, factor.shape, strict=True)}
-        rows = self.rows.reshape(-1, *(sizes[c] for c in patch))
-        seen = centred(product([*terms, f"n{patch}"], [*factors, rows], f"n{whole[0]}"), self.central)
-        back = [f"n{whole[0]}", f"n{patch}", *but(terms, number)]
+        axes, rows = self._channels_last({c: sizes[c] for c in patch})
+        seen = centred(product([*terms, axes], [*factors, rows], f"n{whole[0]}"), self.central)
+        back = [f"n{whole[0]}", axes, *but(terms, number)]
         found = product(back, [seen * (self.share / len(rows)), rows, *others], terms[number])
         # The identity: axes of W meet themselves, those between factors have names of their own in W.
         inner = ["".join(c if c in whole else c.upper() for c in term) for term in terms]
@@ -228,9 +229,22 @@ class Sampled:
     def _seen(self, product: Product) -> Array:
         """What the rows become, (count, values), scaled so that the sum of their squares is a share of the mean."""
         terms, factors, result, patch = product
-        rows = self.rows.reshape(-1, *patch.values())
-        seen = np.einsum(f"{','.join(terms)},n{''.join(patch)}->n{result}", *factors, rows, optimize=True)
+        axes, rows = self._channels_last(patch)
+        seen = np.einsum(f"{','.join(terms)},{axes}->n{result}", *factors, rows, optimize=True)
         return np.asarray(centred(seen.reshape(len(rows), -1), self.central) * np.sqrt(self.share / len(rows)))
+
+    def _channels_last(self, patch: Mapping[str, int]) -> tuple[str, Array]:
+        """The rows as (count, *kernel, in), and the axes of that: what is multiplied first needs no copy then.
+
+        Args:
+            patch: the axes of a row, its channels first, with their sizes.
+        """
+        inp, *kernel = patch.values()
+        if inp not in self._turned:
+            turned = self.rows.reshape(len(self.rows), inp, -1).swapaxes(1, 2)
+            self._turned[inp] = np.ascontiguousarray(turned)
+        first, *others = patch
+        return "".join(("n", *others, first)), self._turned[inp].reshape(-1, *kernel, inp)
 
 
 def centred(rows: Array, central: bool) -> Array:
