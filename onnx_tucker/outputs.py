@@ -8,13 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from onnx_tucker import rank, statistics
-from onnx_tucker.errors import OutputError, UsageError
+from onnx_tucker.errors import ModelError, OutputError, UsageError
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job
 from onnx_tucker.report import FORMATS, render, writer
 from onnx_tucker.report.schema import Report
+from onnx_tucker.runtime import data_files
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Plan
 
@@ -32,8 +34,9 @@ def targets(target: Path | None, settings: Settings) -> list[Path]:
 
 
 def sources(source: Source, settings: Settings) -> set[Path]:
-    """All files that the options name as inputs."""
-    named = [source, settings.plan, settings.statistics, *settings.data_paths, settings.custom_op_lib]
+    """All files that the options name as inputs, those in folders of data too."""
+    data = [file for path in settings.data_paths for file in data_files.files(path)]
+    named = [source, settings.plan, settings.statistics, *data, settings.custom_op_lib]
     if settings.ranks_text.endswith(rank.FILE_ENDINGS):
         named.append(settings.ranks_text)
     if isinstance(settings.eval, str):
@@ -81,10 +84,9 @@ def stage_model(
     """
     unchanged = model is job.original
     if not job.apart:
+        content = model.SerializeToString(deterministic=True)
         if unchanged and isinstance(source, Path):
-            content = source.read_bytes()
-        else:
-            content = model.SerializeToString(deterministic=True)
+            content = _as_read(source, content)
         return model, staging.write(target, content)
     if unchanged:  # the user's own is never changed
         model = onnx.ModelProto()
@@ -100,12 +102,32 @@ def stage_model(
     return model, size + staging.write(target, model.SerializeToString(deterministic=True))
 
 
+def _as_read(source: Path, content: bytes) -> bytes:
+    """The bytes of a model's file, if they still are those of a model of this content.
+
+    Raises:
+        ModelError: they are not.
+    """
+    read = source.read_bytes()
+    try:
+        if onnx.load_model_from_string(read).SerializeToString(deterministic=True) == content:
+            return read
+    except DecodeError:
+        pass
+    raise ModelError(f"{source} was changed while it was worked on; run it again.")
+
+
+def text_bytes(text: str) -> bytes:
+    """A text as UTF-8; what names of files hold besides is escaped."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def stage_sides(job: Job, report: Report, plan: Plan, staging: io.Staging) -> None:
     """Stages the reports, the plan and the statistics."""
     settings = job.settings
     for path in settings.report:
-        staging.write(Path(path), render(report, Path(path)).encode())
+        staging.write(Path(path), text_bytes(render(report, Path(path))))
     if settings.plan_out is not None:
-        staging.write(Path(settings.plan_out), plan.to_json().encode())
+        staging.write(Path(settings.plan_out), text_bytes(plan.to_json()))
     if settings.statistics_out is not None:
         staging.write(Path(settings.statistics_out), partial(statistics.save, job))

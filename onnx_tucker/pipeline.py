@@ -150,9 +150,9 @@ def sweep(
     found = front(job, Promises(job, evaluate), points)
     with io.Staging() as staging:
         for path, render in zip(reports, writers, strict=True):
-            staging.write(path, render(found).encode())
+            staging.write(path, outputs.text_bytes(render(found)))
         for path, spot in zip(planned, found.spots, strict=False):
-            staging.write(path, spot.plan.to_json().encode())
+            staging.write(path, outputs.text_bytes(spot.plan.to_json()))
         staging.commit(None, job.data_files)
     if plans is not None and settings.overwrite:  # those of a sweep before, that found more
         rest = takewhile(Path.is_file, (_plan_path(plans, i) for i in count(points)))

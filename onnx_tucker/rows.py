@@ -256,6 +256,8 @@ def obstacle(job: Job, found: Found) -> str:
     added = job.context.constant(found.place, 2) if site.bias else None
     if site.bias and (added is None or math.prod(added.shape[:-1]) != 1):
         return "what it adds is no constant vector"
+    if added is not None and job.context.constants.overridable(added):
+        return "what it adds is a graph input that callers may override"
     if site.scalings:
         return "it scales its output"
     if window.transposed and (window.auto_pad != "NOTSET" or window.output_shape):

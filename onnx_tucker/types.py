@@ -92,14 +92,15 @@ class Window:
         return tuple(result)
 
     def _transposed_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        if self.auto_pad.startswith("SAME"):
-            return tuple(length * stride for length, stride in zip(size, self.strides, strict=True))
         axes = len(self.kernel)
         result = []
         for i, (length, extra) in enumerate(zip(size, self.output_padding, strict=True)):
-            pad = 0 if self.auto_pad == "VALID" else self.pads[i] + self.pads[i + axes]
             reach = self.dilations[i] * (self.kernel[i] - 1) + 1
-            result.append(self.strides[i] * (length - 1) + extra + reach - pad)
+            whole = self.strides[i] * (length - 1) + extra + reach
+            if self.auto_pad.startswith("SAME"):
+                result.append(min(length * self.strides[i], whole))
+            else:
+                result.append(whole - (0 if self.auto_pad == "VALID" else self.pads[i] + self.pads[i + axes]))
         return tuple(result)
 
 

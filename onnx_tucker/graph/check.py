@@ -18,6 +18,9 @@ LIMIT = 2**31 - 2**20
 SHAPELESS = "Field 'shape' of 'type'"
 """How the checker begins to say that a value has no shape."""
 
+GROUPED = ("Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcConv", "NhwcFusedConv", "QLinearConv")
+"""The operators that divide by their number of groups; others may call something else a group."""
+
 FAILURES = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError)
 """What onnx's checker, shape inference and evaluator raise for a model that they do not accept."""
 
@@ -36,6 +39,8 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 def fatal(model: onnx.ModelProto) -> str | None:
     """What would end the process if onnxruntime saw it, in a line; None where nothing is known to."""
     for place in places(model):
+        if place.node.op_type not in GROUPED:
+            continue
         for attribute in place.node.attribute:
             if attribute.name == "group" and attribute.i < 1 and not attribute.ref_attr_name:
                 return f"the node {place.label!r} has {attribute.i} groups."

@@ -146,10 +146,10 @@ def free_data_path(path: Path, taken: Collection[Path]) -> Path:
         path: the model's file.
         taken: files that do not exist yet.
     """
-    number = 0
+    number, full = 0, {one.resolve() for one in taken}
     while True:
         name = path.with_name(f"{path.name}.{number}.data" if number else f"{path.name}.data")
-        if name not in taken and not os.path.lexists(name):
+        if name.resolve() not in full and not os.path.lexists(name):
             return name
         number += 1
 

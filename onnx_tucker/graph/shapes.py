@@ -14,9 +14,10 @@ from pathlib import Path
 import onnx
 
 from onnx_tucker.errors import UsageError
+from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
 from onnx_tucker.graph.fold import fold
-from onnx_tucker.graph.nodes import STANDARD, graphs
+from onnx_tucker.graph.nodes import STANDARD, attributes, graphs
 from onnx_tucker.graph.skeleton import skeleton
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ Size = int | str | None
 """A known size, the name of a free one, or None."""
 Partial = dict[str, tuple[Size, ...]]
 """Shapes in which some sizes are not known."""
+FLOAT = onnx.TensorProto.FLOAT
+EXACT = 1024
+"""Scales of so many parts are exact in any arithmetic."""
 UNKNOWN = "unknown"
 """A domain of which nothing can be inferred."""
 
@@ -76,11 +80,33 @@ def declared(model: onnx.ModelProto, folder: Path) -> Partial:
         if bare.graph.initializer[i].name in replaceable:
             del bare.graph.initializer[i]
     bare.opset_import.add(domain=UNKNOWN, version=1)
+    constants = {tensor.name: tensor for tensor in bare.graph.initializer}
     for node in bare.graph.node:
-        # What onnx infers for sizes that are rounded up is not always what onnxruntime computes.
-        if any(attribute.name == "ceil_mode" and attribute.i for attribute in node.attribute):
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+        if _disputed(node, constants):
             node.domain = UNKNOWN
     return _inferred(bare, logging.INFO)
+
+
+def _disputed(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether onnx may infer other sizes for a node than onnxruntime computes.
+
+    So it is where sizes are rounded up, where they are multiplied by what has no exact value, and where the pads that
+    keep them the same depend on dilations or on what is added to the output.
+    """
+    given = attributes(node)
+    if given.get("ceil_mode"):
+        return True
+    if node.op_type in ("Resize", "Upsample"):
+        named = [constants[name] for name in node.input[1:3] if name in constants]
+        scales = [
+            *given.get("scales", ()),
+            *(s for t in named if t.data_type == FLOAT for s in external.values(t, Path()).flat),
+        ]
+        return any(scale * EXACT % 1 for scale in scales)
+    added = any(given.get("output_padding", ())) or max(given.get("dilations", ()), default=1) > 1
+    return node.op_type != "Conv" and str(given.get("auto_pad")).startswith("SAME") and added
 
 
 def _inferred(bare: onnx.ModelProto, level: int) -> Partial:
@@ -96,7 +122,7 @@ def _inferred(bare: onnx.ModelProto, level: int) -> Partial:
         try:
             bare = onnx.shape_inference.infer_shapes(bare)
         except FAILURES as error:
-            logger.log(level, "Shapes cannot be inferred, so FLOPs are not known: %s", str(error).splitlines()[0])
+            logger.log(level, "Shapes cannot be inferred, so FLOPs are not known: %s", str(error).partition("\n")[0])
             return known
         known = _known(bare)
         if not known:
@@ -186,9 +212,13 @@ def _check_names(
 
 
 def _first_dims(inputs: Iterable[onnx.ValueInfoProto]) -> dict[str, int]:
-    """Size 1 for the symbols that stand first in an input, so that they are 1 wherever else they stand."""
-    first = (v.type.tensor_type.shape.dim[0] for v in inputs if v.type.tensor_type.shape.dim)
-    return {dim.dim_param: 1 for dim in first if dim.dim_param}
+    """Size 1 for the symbols that stand first in an input, so that they are 1 wherever else they stand.
+
+    One that stands behind another symbol in some input, as a height behind a batch, is no size of a batch.
+    """
+    shapes = [[dim.dim_param for dim in v.type.tensor_type.shape.dim] for v in inputs]
+    behind = {name for names in shapes if names and names[0] for name in names[1:] if name != names[0]}
+    return {names[0]: 1 for names in shapes if names and names[0] and names[0] not in behind}
 
 
 def _symbols(inputs: Iterable[onnx.ValueInfoProto], input_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -218,7 +248,7 @@ def _fix(
     for i, dim in enumerate(tensor.shape.dim):
         if dim.dim_param in sizes:
             dim.dim_value = sizes[dim.dim_param]
-        elif dim.dim_value <= 0 and (i == 0 or sample is not None):
+        elif dim.dim_value <= 0 and ((i == 0 and not dim.dim_param) or sample is not None):
             dim.dim_value = 1 if sample is None else sample[i]
 
 

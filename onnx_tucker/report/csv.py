@@ -24,6 +24,8 @@ def _flat(node: dict[str, Any]) -> dict[str, Any]:
     for key, value in node.items():
         if isinstance(value, dict):
             row |= {f"{key}_{side}": number for side, number in value.items()}
+        elif key == "speedup_ci":
+            row |= {f"{key}_low": value[0] if value else None, f"{key}_high": value[1] if value else None}
         else:
             row[key] = "x".join(map(str, value)) if isinstance(value, list) else value
     return row

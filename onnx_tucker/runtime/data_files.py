@@ -22,16 +22,21 @@ def read(paths: Sequence[Path]) -> list[dict[str, NDArray[Any]]]:
     Raises:
         DataError: a file cannot be read.
     """
-    return [_load(file) for path in paths for file in _files(path)]
+    return [_load(file) for path in paths for file in files(path)]
 
 
-def _files(path: Path) -> list[Path]:
+def files(path: Path) -> list[Path]:
+    """The file, or those of a folder.
+
+    Raises:
+        DataError: there are none in the folder.
+    """
     if not path.is_dir():
         return [path]
-    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
-    if not files:
+    found = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
+    if not found:
         raise DataError(f"The folder {path} holds no .npz or .npy file.")
-    return files
+    return found
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:

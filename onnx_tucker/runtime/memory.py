@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,11 @@ class Memory:
         if key is None:
             return None
         path = self._path(key)
-        if key not in self._known and path is not None and path.exists():
+        if key not in self._known and path is not None:
             try:
                 self._known[key] = Recalled(json.loads(path.read_text(encoding="utf-8")), True)
+            except FileNotFoundError:
+                pass
             except (OSError, ValueError) as error:
                 logger.info("%s is not used: %s", path, error)
         return self._known.get(key)
@@ -57,7 +59,7 @@ class Memory:
 
 def keep(path: Path, content: bytes) -> None:
     """Writes a file that appears whole; a folder that cannot be written is no reason to fail."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")  # no other run's, on whichever machine it is
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)

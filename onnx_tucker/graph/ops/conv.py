@@ -46,6 +46,8 @@ def convolution(
     shape = context.shape(place, 0)
     if not fits(stage, shape):
         return refuse(place, MISFIT, seat.weight)
+    if shape is not None and min(stage.window.output_size(shape[2:]), default=0) < 0:
+        shape = None  # a free size was taken for 1, and is not
     bias, objection = has_bias(place), depthwise(stage)
     return settle(place, context, stage, shape, seat, canonical, bias=bias, objection=objection)
 
@@ -71,8 +73,7 @@ def fits(stage: Stage, shape: tuple[int, ...] | None) -> bool:
         return False
     if shape is None:
         return True
-    right_shape = len(shape) == axes + 2 and shape[1] == stage.groups * stage.inp
-    return right_shape and min(window.output_size(shape[2:]), default=0) >= 0
+    return len(shape) == axes + 2 and shape[1] == stage.groups * stage.inp
 
 
 def depthwise(stage: Stage) -> str:
