@@ -8,14 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.graph import io
-from onnx_tucker.job import Progress, prepare
-from onnx_tucker.runtime.session import FAILURES, environment, first_line
+from onnx_tucker.job import Job, Progress, prepare
+from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.settings import Settings
 
 SCHEMA = "onnx-tucker/bench/1"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A model that runs on the inputs of another one.
+
+    Attributes:
+        content: the model as bytes.
+        folder: what its external data is relative to.
+        size: bytes of all its files.
+        session: a session on it.
+    """
+
+    content: bytes
+    folder: Path
+    size: int
+    session: ort.InferenceSession
 
 
 @dataclass(frozen=True)
@@ -58,23 +77,51 @@ def bench(models: Sequence[str | Path], progress: Progress, seconds: float = 10.
         TuckerError: a model cannot be read, or not run on the inputs of the first.
     """
     settings = Settings(**options)
-    if not seconds > 0:
-        raise UsageError("--seconds is a number above 0.")
+    check_seconds(seconds)
     job = prepare(Path(models[0]), settings, progress)
     if job.timed_feed is None:
         raise DataError(f"{models[0]} cannot be run; see the reason above, or give --data.")
-    others = [io.load(Path(path)) for path in models[1:]]
-    sources = [(one.model.SerializeToString(deterministic=True), one.folder) for one in others]
-    for path, (content, folder) in zip(models[1:], sources, strict=True):
-        try:
-            session = job.stopwatch.machine.session(content, folder)
-            missing = {value.name for value in session.get_inputs()} - job.timed_feed.keys()
-            if missing:
-                raise UsageError(f"{path} has an input {sorted(missing)[0]!r}, which {models[0]} has not.")
-            session.run(None, {value.name: job.timed_feed[value.name] for value in session.get_inputs()})
-        except FAILURES as error:
-            raise ModelError(f"{path} does not run on the inputs of {models[0]}: {first_line(error)}") from error
+    others = [(one.content, one.folder) for one in rivals(job, models[0], models[1:], job.timed_feed)]
     progress("timing", 0, 1)
-    timings = job.stopwatch.race([(job.content, job.folder), *sources], job.timed_feed, seconds)
+    timings = job.stopwatch.race([(job.content, job.folder), *others], job.timed_feed, seconds)
     progress("timing", 1, 1)
     return Bench(tuple(map(str, models)), tuple(timings), environment(job.stopwatch.machine))
+
+
+def check_seconds(seconds: float) -> None:
+    """Makes sure that there is time to spend.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not seconds > 0:
+        raise UsageError("--seconds is a number above 0.")
+
+
+def rivals(job: Job, first: str | Path, others: Sequence[str | Path], feed: Feed) -> list[Rival]:
+    """Models that run on an input of the first.
+
+    Args:
+        job: of the first.
+        first: its path.
+        others: theirs.
+        feed: the input.
+
+    Raises:
+        TuckerError: one cannot be read, has an input that the first has not, or does not run.
+    """
+    found = []
+    for path in others:
+        loaded = io.load(Path(path))
+        content = loaded.model.SerializeToString(deterministic=True)
+        try:
+            session = job.stopwatch.machine.session(content, loaded.folder)
+            missing = {value.name for value in session.get_inputs()} - feed.keys()
+            if missing:
+                raise UsageError(f"{path} has an input {sorted(missing)[0]!r}, which {first} has not.")
+            session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
+        except FAILURES as error:
+            raise ModelError(f"{path} does not run on the inputs of {first}: {first_line(error)}") from error
+        size = sum(file.stat().st_size for file in (Path(path), *loaded.data_files))
+        found.append(Rival(content, loaded.folder, size, session))
+    return found

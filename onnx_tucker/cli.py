@@ -1,4 +1,4 @@
-"""The command line: `onnx-tucker IN OUT` and the commands inspect, sweep, finetune and bench. Nothing else prints."""
+"""The command line: `onnx-tucker IN OUT` and the other commands. Nothing else prints."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from rich.progress import Progress as Bars
 
 from onnx_tucker import parsers, pipeline
 from onnx_tucker.bench import bench
+from onnx_tucker.compare import compare
 from onnx_tucker.errors import TuckerError, UsageError
 from onnx_tucker.job import Progress
 from onnx_tucker.report.json import to_json
-from onnx_tucker.report.terminal import show, show_bench, show_front
+from onnx_tucker.report.terminal import show, show_bench, show_compared, show_front
 
 T = TypeVar("T")
 
 ERROR = 1
 STDOUT = "-"
-NO_SETTINGS = ("model", "models", "original", "factorised", "output", "json", "quiet", "verbose", "no_cache")
+NO_SETTINGS = ("model", "models", "original", "factorised", "other", "output", "json", "quiet", "verbose", "no_cache")
 """Arguments that are no fields of `Settings`."""
 PIPE_WIDTH = 250
 """Width of lines where the output is no terminal."""
@@ -84,6 +85,16 @@ def _run(given: list[str], err: Console) -> int:
             err,
             partial(show_bench, measured.rows, measured.environment),
             measured.to_json() if args.json else None,
+        )
+        return 0
+    if given[:1] == ["compare"]:
+        args = parsers.compare().parse_args(given[1:])
+        compared = _watched(args, err, lambda progress: compare(args.original, args.other, progress, **_options(args)))
+        _print(
+            args,
+            err,
+            partial(show_compared, compared.outputs, compared.notes),
+            compared.to_json() if args.json else None,
         )
         return 0
     if given[:1] == ["sweep"]:

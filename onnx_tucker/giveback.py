@@ -22,7 +22,7 @@ from onnx_tucker.replay import give_back, planned_candidate, replay
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import NOISY, Timing
 from onnx_tucker.trial import closest
-from onnx_tucker.types import Basis, Candidate, Closeness, Plan
+from onnx_tucker.types import Basis, Candidate, Closeness, Plan, Site
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,13 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
             "The factorised model does not say what was made of the original: give ORIGINAL and then FACTORISED, which "
             "this version has made of it."
         )
+    sites = {found.place.label for found in job.found if isinstance(found.reading.found, Site)}
+    strange = sorted(noted.keys() - sites)
+    if strange:
+        raise PlanError(
+            f"The factorised model has a chain for {strange[0]!r}, which the original has not to be factorised: give "
+            "that, and --dequantize, --inline-functions and the like as when it was made."
+        )
     choices = []
     for found in job.found:
         recipe = noted.get(found.place.label)
@@ -97,6 +104,9 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     decision = replay(job, Plan(tuple(choices)))
     candidates = _planned(job, decision)
     tensors = {tensor.name: tensor for graph in graphs(model) for tensor in graph.initializer}
+    lost = sorted(name for label in candidates for name in noted[label].weights if name not in tensors)
+    if lost:
+        raise PlanError(f"The factorised model has no weight {lost[0]!r}: something else has changed it since.")
     weights = {label: [tensors[name] for name in noted[label].weights] for label in candidates}
     return Made(decision, Factorised(model, candidates, weights, {}))
 

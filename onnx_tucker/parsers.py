@@ -130,6 +130,7 @@ def finetune() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", action="store_true", help="train block by block, which takes less memory")
     _add_labels(parser)
     _add_promises(parser)
+    _add_weights(parser.add_argument_group("what was factorised, as it was said then"))
     _add_common(parser)
     return parser
 
@@ -162,10 +163,33 @@ def bench() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("models", metavar="IN", nargs="+", help="the models")
-    parser.add_argument("--seconds", metavar="T", type=float, default=10.0, help="longest time to spend (default: 10)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_race(parser)
     _add_inputs(parser.add_argument_group("inputs and timing"))
     return parser
+
+
+def compare() -> argparse.ArgumentParser:
+    """Of `onnx-tucker compare A B`."""
+    parser = _Parser(
+        prog="onnx-tucker compare",
+        description="Say how close the outputs of B are to those of A on the same inputs, and how large and fast both "
+        "are.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("original", metavar="A", help="the model that the other is compared with")
+    parser.add_argument("other", metavar="B", help="the other, with the same inputs and outputs")
+    parser.add_argument(
+        "--max-error", metavar="E", type=float, help="exit code 3 if an output is further off, by its relative L2 error"
+    )
+    _add_race(parser)
+    parser.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
+    _add_inputs(parser.add_argument_group("inputs and timing"))
+    return parser
+
+
+def _add_race(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", metavar="T", type=float, default=10.0, help="longest time to spend (default: 10)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _add_promises(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -187,6 +211,10 @@ def _add_sites(group: argparse._ArgumentGroup) -> None:
         "--op-types", metavar="OPS", type=_names, default=[], help="only these operators, such as Conv,Gemm"
     )
     group.add_argument("--no-lower", dest="lower", action="store_false", help="keep 3D convolutions 3D, and 1D ones 1D")
+    _add_weights(group)
+
+
+def _add_weights(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--freeze-initializer-inputs", action="store_true", help="also weights that callers could replace"
     )

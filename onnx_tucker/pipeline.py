@@ -100,7 +100,7 @@ def compress(
     made, closeness = _made(job, plan, rules, promises, course)
     outcome = _outcome(job, made, closeness)
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
-    with io.Staging() as staging:
+    with io.Staging(settings.overwrite) as staging:
         if target is not None and not settings.dry_run:
             final, size = outputs.stage_model(job, source, final, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
@@ -148,7 +148,7 @@ def sweep(
     outputs.protect(job.data_files, [*reports, *planned])
     statistics.check(job)
     found = front(job, Promises(job, evaluate), points)
-    with io.Staging() as staging:
+    with io.Staging(settings.overwrite) as staging:
         for path, render in zip(reports, writers, strict=True):
             staging.write(path, outputs.text_bytes(render(found)))
         for path, spot in zip(planned, found.spots, strict=False):
@@ -235,7 +235,7 @@ def finetune(
         raise PromiseError(verdict.broken)
     made = replace(made, timings=time(job, made.result))
     outcome = _outcome(job, made, verdict.closeness)
-    with io.Staging() as staging:
+    with io.Staging(settings.overwrite) as staging:
         if target is not None:
             _, size = outputs.stage_model(job, other, made.result.model, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))

@@ -167,14 +167,23 @@ def _broken(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> st
         return None
     if closeness is None or job.inputs is None:
         return "--max-error cannot be checked, because the model cannot be run; see the reason above."
-    for output in closeness:
-        if output.relative_l2 is None or output.relative_l2 > settings.max_error:
+    far = too_far(closeness, settings.max_error, job.inputs.kind)
+    return f"{far}; higher --ranks keep more of it." if far else None
+
+
+def too_far(outputs: Sequence[Closeness], most: float, kind: str) -> str | None:
+    """What is further off than it may be, without a full stop; None where nothing is.
+
+    Args:
+        outputs: how close they are.
+        most: the largest relative error of one.
+        kind: of the inputs, "data" or "random".
+    """
+    for output in outputs:
+        if output.relative_l2 is None or output.relative_l2 > most:
             error = "not defined" if output.relative_l2 is None else f"{output.relative_l2:.3g}"
-            where = "the data" if job.inputs.kind == "data" else "random inputs"
-            return (
-                f"The relative error of output {output.name} on {where} is {error}, above --max-error "
-                f"{settings.max_error:g}; higher --ranks keep more of it."
-            )
+            where = "the data" if kind == "data" else "random inputs"
+            return f"The relative error of output {output.name} on {where} is {error}, above --max-error {most:g}"
     return None
 
 

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from onnx_tucker import compress
 from onnx_tucker.errors import TuckerError
 from onnx_tucker.types import Choice, Plan
-from tests.helpers import Array, conv_model, model, relative, run
+from tests.helpers import Array, conv_model, low_rank, model, relative, run
 
 RNG = np.random.default_rng(0)
 
@@ -263,3 +263,17 @@ def test_what_is_added_to_a_node_is_made_up_for() -> None:
     alone = [slim(made, x[16:], "6", include=name) for name in ("first", "second")]
     apart = exact + sum(run(one, x=x[:16])[0] - exact for one in alone)
     assert relative(exact, run(together, x=x[:16])[0]) < 0.95 * relative(exact, apart)
+
+
+def test_a_bias_that_callers_may_replace_stays_an_input() -> None:
+    rng = np.random.default_rng(0)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc", transB=1)
+    made = model(
+        [node], {"w": low_rank(rng, 4, 32, 48), "b": np.ones(32, np.float32)}, {"x": ["n", 48], "b": [32]}, {"y": 2}
+    )
+    x = rng.standard_normal((80, 48)).astype(np.float32)
+    result = compress(made, ranks=4, benchmark=False, data={"x": x})
+    assert [node.status for node in result.report.nodes] == ["factorized"]
+    assert [value.name for value in result.model.graph.input] == ["x", "b"]
+    other = np.full(32, 5, np.float32)
+    assert relative(run(made, x=x, b=other)[0], run(result.model, x=x, b=other)[0]) < 0.1

@@ -47,6 +47,8 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "sub").mkdir()
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "a.npz", x=np.ones((2, 24, 16, 16), np.float32))
     np.savez(tmp_path / "nothing.npz")
     np.savez(tmp_path / "key.npz", z=np.ones((2, 24, 16, 16), np.float32))
     np.savez(tmp_path / "shape.npz", x=np.ones((2, 23, 16, 16), np.float32))
@@ -70,6 +72,7 @@ MISTAKES = [
     ("in.onnx no/out.onnx", 1, "no folder"),
     ("in.onnx in.onnx", 2, "is an input itself"),
     ("in.onnx ./in.onnx --overwrite", 2, "is an input itself"),
+    ("in.onnx out.onnx --data data --statistics-out data/a.npz --overwrite", 2, "is an input itself"),
     ("in.onnx out.onnx --report in.onnx --overwrite", 2, "the ending is one of"),
     ("in.onnx out.onnx --ranks ranks.json --report ranks.json --overwrite", 2, "ranks.json is an input itself"),
     ("in.onnx out.onnx --plan-out p.json --report sub/../p.json", 2, "same name"),

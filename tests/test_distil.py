@@ -457,3 +457,27 @@ def test_weights_of_chains_in_bodies_stay_as_they_are_block_by_block() -> None:
     assert {node.status for node in result.report.nodes} == {"factorized"}
     [expected], [before], [after] = (run(one, **data) for one in (made, factorised, result.model))
     assert relative(expected, after) < relative(expected, before)
+
+
+def test_options_that_a_model_was_made_with_are_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["v"]),
+        helper.make_node("MatMul", ["x", "v"], ["y"], "fc"),
+    ]
+    tensors = {"w": rng.integers(-100, 100, (24, 32)).astype(np.int8), "s": np.array(0.01, np.float32)}
+    made, x = model(nodes, tensors, {"x": ["n", 24]}, {"y": 2}), rng.standard_normal((40, 24)).astype(np.float32)
+    options = {"dequantize": True, "benchmark": False, "threads": 1, "data": {"x": x}}
+    factorised = compress(made, ranks=8, **options).model
+    quick = {"epochs": 2, "benchmark": False, "threads": 1, "data": {"x": x}}
+    with pytest.raises(PlanError, match="--dequantize"):
+        finetune(made, factorised, **quick)
+    [node] = finetune(made, factorised, dequantize=True, **quick).report.nodes
+    assert (node.status, node.params.before, node.params.after) == ("factorized", 24 * 32, 8 * (24 + 32))
+    changed = onnx.ModelProto.FromString(factorised.SerializeToString())
+    old, changed.graph.initializer[0].name = changed.graph.initializer[0].name, "renamed"
+    for node_ in changed.graph.node:
+        for i, name in enumerate(node_.input):
+            node_.input[i] = "renamed" if name == old else name
+    with pytest.raises(PlanError, match="something else has changed it"):
+        finetune(made, changed, dequantize=True, **quick)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -509,3 +510,25 @@ def test_a_model_that_is_hardly_of_use_is_warned_of(ranks: str, warned: bool, ca
     model = conv_model(rng.standard_normal((24, 24, 3, 3)).astype(np.float32))
     compress(model, ranks=ranks, data={"x": rng.standard_normal((8, 24, 8, 8)).astype(np.float32)}, benchmark=False)
     assert ("off the original's" in caplog.text) == warned
+
+
+def test_an_input_that_changes_meanwhile_is_not_copied(tmp_path: Path) -> None:
+    source = tmp_path / "in.onnx"
+    onnx.save(two_layers(), source)
+
+    def spoil(*_: object) -> None:
+        source.write_bytes(b"half a checkpoint")
+
+    with pytest.raises(ModelError, match="was changed while"):
+        compress(source, tmp_path / "out.onnx", ranks="full", benchmark=False, progress=spoil)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_names_of_files_need_not_be_unicode(tmp_path: Path) -> None:
+    data = tmp_path / "calib_\udce9.npz"
+    try:
+        np.savez(data, x=np.ones((2, 24, 16, 16), np.float32))
+    except (OSError, UnicodeError):
+        pytest.skip("there are no such names here")
+    compress(two_layers(), ranks="full", benchmark=False, data=str(data), report=[tmp_path / "r.json"])
+    assert "calib_" in json.loads((tmp_path / "r.json").read_text())["settings"]["data"][0]

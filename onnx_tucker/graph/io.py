@@ -274,10 +274,15 @@ class Staging:
 
     A link is followed, and a file that is replaced hands on its permissions. Leaving the context without a commit
     removes what was written.
+
+    Args:
+        overwrite: whether files that exist may be replaced; not by those that appear meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overwrite: bool = False) -> None:
+        self._overwrite = overwrite
         self._written: dict[Path, Path] = {}
+        self._new: list[Path] = []
 
     def __enter__(self) -> Staging:
         return self
@@ -294,6 +299,10 @@ class Staging:
             OutputError: it cannot be written.
         """
         target = path.resolve()
+        if not os.path.lexists(path):
+            self._new.append(path)
+        elif not self._overwrite:
+            raise OutputError(f"{path} has appeared while the run was on its way; nothing was changed.")
         try:
             mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()  # mkstemp's files are private
             handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
@@ -323,6 +332,9 @@ class Staging:
             OutputError: one cannot be put in its place; the text says which have been.
         """
         obsolete = superseded(last, [*read, *self._written]) if last in self._written else []
+        for path in self._new:  # the run may have taken long
+            if os.path.lexists(path):
+                raise OutputError(f"{path} has appeared while the run was on its way; nothing was changed.")
         replaced: list[str] = []
         for path in sorted(self._written, key=lambda path: path == last):
             try:

@@ -11,11 +11,13 @@ from rich.table import Table as RichTable
 from rich.text import Text  # names of nodes may look like rich's markup
 
 from onnx_tucker.report.front import HEADERS, Front
-from onnx_tucker.report.numbers import factor, milliseconds
+from onnx_tucker.report.numbers import UNKNOWN, factor, milliseconds, share, small
 from onnx_tucker.report.schema import Report
 from onnx_tucker.report.table import machine, table
+from onnx_tucker.types import Closeness
 
 BENCH_HEADERS = ("model", "time ms", "spread ms", "speed-up", "95 % interval")
+COMPARE_HEADERS = ("output", "relative error", "largest", "cosine", "SNR dB", "same largest value")
 _STYLES = {"factorized": "green", "lowered": "cyan", "kept": "", "skipped": "dim"}
 _RIGHT = {"params", "FLOPs", "time ms", "in situ ms", "speed-up", "share", "weight error", "output error"}
 
@@ -42,6 +44,21 @@ def show_front(found: Front, console: Console) -> None:
     console.print(grid)
     original = "" if found.original_score is None else f"The original's score is {found.original_score:.4g}. "
     console.print(original + machine(found.environment), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_compared(outputs: Iterable[Closeness], notes: Iterable[str], console: Console) -> None:
+    """Prints how close outputs of two models are."""
+    columns = [Column(h, justify="left" if h == "output" else "right", overflow="fold") for h in COMPARE_HEADERS]
+    grid = RichTable(*columns, pad_edge=False, box=None)
+    for output in outputs:
+        numbers = (output.relative_l2, output.max_abs)
+        cosine = UNKNOWN if output.cosine is None else f"{output.cosine:.6f}"
+        decibels = UNKNOWN if output.snr_db is None else f"{output.snr_db:.1f}"
+        cells = (output.name, *map(small, numbers), cosine, decibels, share(output.argmax_agreement))
+        grid.add_row(*map(Text, cells))
+    console.print(grid)
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_bench(

@@ -62,3 +62,15 @@ def test_a_model_that_cannot_be_run_is_factorised_without_the_shape_of_its_outpu
     made.graph.output[0].name = "z"
     result = compress(made, ranks=3, benchmark=False)
     assert {node.status for node in result.report.nodes} == {"factorized"}
+
+
+def test_what_others_call_a_group_is_none() -> None:
+    for op_type, domain, group, told in (
+        ("AllReduce", "mine", "world", False),
+        ("Gather", "mine", 0, False),
+        ("Conv", "", 0, True),
+    ):
+        made = two_layers()
+        made.opset_import.append(helper.make_opsetid("mine", 1))
+        made.graph.node.append(helper.make_node(op_type, ["x", "x"], ["z"], "z", domain=domain, group=group))
+        assert bool(fatal(made)) == told

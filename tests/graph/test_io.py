@@ -16,7 +16,7 @@ from tests.helpers import load_whole, model, two_layers
 
 def write(path: Path, content: bytes, *more: Path) -> None:
     """Writes the same to some files."""
-    with io.Staging() as staging:
+    with io.Staging(overwrite=True) as staging:
         for each in (path, *more):
             staging.write(each, content)
         staging.commit()
@@ -32,7 +32,7 @@ def save(made: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def move(made: onnx.ModelProto, folder: Path, data: Path, path: Path) -> int:
     """Writes a model, whose external data is in `folder`, with a data file; returns the size of that."""
-    with io.Staging() as staging:
+    with io.Staging(overwrite=True) as staging:
         size = staging.write(data, partial(io.move_out, made, folder, data.name))
         staging.write(path, made.SerializeToString())
         staging.commit(path)
@@ -200,3 +200,15 @@ def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
     write(tmp_path / "a", b"1")
     (tmp_path / "b").write_bytes(b"1")
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with io.Staging(overwrite=True) as staging:
+        staging.write(path, b"new")
+        path.write_bytes(b"theirs")
+        with pytest.raises(OutputError, match="has appeared"):
+            staging.commit()
+    with io.Staging() as staging, pytest.raises(OutputError, match="has appeared"):
+        staging.write(path, b"new")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"theirs"]

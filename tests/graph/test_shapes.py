@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from onnx_tucker.errors import UsageError
-from onnx_tucker.graph.shapes import infer
+from onnx_tucker.graph.shapes import declared, infer
 from tests.helpers import conv_model, model, two_layers
 
 WEIGHT = np.ones((4, 3, 3, 3), np.float32)
@@ -100,3 +101,34 @@ def test_inputs_with_a_default_are_no_inputs() -> None:
     )
     with pytest.raises(UsageError, match="it has x"):
         infer(made, Path(), {"w": (3,)}, {})
+
+
+def test_a_first_symbol_that_stands_behind_another_is_no_batch() -> None:
+    node = helper.make_node("Mul", ["x", "mask"], ["y"])
+    masked = model([node], {}, {"x": ["n", 3, "h", "w"], "mask": ["h", "w"]}, {"y": 4})
+    assert "y" not in infer(masked, Path(), {}, {})
+    assert infer(masked, Path(), {}, {}, {"x": (1, 3, 5, 7), "mask": (5, 7)})["y"] == (1, 3, 5, 7)
+    states = model([helper.make_node("Add", ["x", "s"], ["y"])], {}, {"x": ["n", 4], "s": [2, "n", 4]}, {"y": 3})
+    assert infer(states, Path(), {}, {})["s"] == (2, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "scales", "known"),
+    [
+        ("Resize", {}, [1, 1, 2, 2, 2], True),
+        ("Resize", {}, [1, 1, 0.5, 1, 1], True),
+        ("Resize", {}, [1, 1, 1.3, 1, 1], False),
+        ("MaxPool", {"kernel_shape": [3, 3, 3], "auto_pad": "SAME_UPPER"}, None, True),
+        ("MaxPool", {"kernel_shape": [3, 3, 3], "auto_pad": "SAME_UPPER", "dilations": [2, 1, 1]}, None, False),
+        ("ConvTranspose", {"auto_pad": "SAME_UPPER", "strides": [2, 2, 2]}, None, True),
+        ("ConvTranspose", {"auto_pad": "SAME_UPPER", "strides": [2, 2, 2], "output_padding": [1, 0, 0]}, None, False),
+    ],
+)
+def test_sizes_on_which_onnx_and_onnxruntime_may_differ_are_not_built_on(
+    op_type: str, attributes: dict[str, Any], scales: list[float] | None, known: bool
+) -> None:
+    tensors = {"w": np.ones((2, 2, 3, 3, 3), np.float32)} if op_type == "ConvTranspose" else {}
+    tensors |= {"s": np.array(scales, np.float32)} if scales else {}
+    inputs = ["x", "", "s"] if scales else ["x", *tensors]
+    made = model([helper.make_node(op_type, inputs, ["y"], **attributes)], tensors, {"x": [1, 2, 10, 8, 8]}, {"y": 5})
+    assert ("y" in declared(made, Path())) == known

@@ -35,3 +35,12 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) ->
     memory = Memory(tmp_path / "file")
     memory.remember("key", 1)
     assert memory.recall("key") == Recalled(1, False)
+
+
+def test_a_folder_that_cannot_be_looked_at_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert Memory(tmp_path).recall("key") is None

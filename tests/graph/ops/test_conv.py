@@ -95,3 +95,11 @@ def test_empty_lists_of_attributes_are_left_out() -> None:
     x = np.random.default_rng(1).standard_normal((1, 4, 8)).astype(np.float32)
     [a], [b] = run(made, x=x), run(factorised(made, {"conv": ("tucker2", None)}), x=x)
     assert np.allclose(a, b, atol=1e-5)
+
+
+def test_a_free_size_that_is_too_small_leaves_only_the_counts_unknown() -> None:
+    made = conv_model(np.random.default_rng(0).standard_normal((6, 4, 9)).astype(np.float32), size=[3])
+    [found] = look(made)[1]
+    assert isinstance(found.reading.found, Site)
+    assert found.site.input_shape is None
+    assert found.reading.layer is None

@@ -39,3 +39,13 @@ def test_the_core_keeps_the_kernel_and_the_rest_is_pointwise() -> None:
 
 def test_depthwise_ones_are_skipped() -> None:
     assert "depthwise" in reasons(up(group=8))["up"]
+
+
+def test_the_size_that_stays_the_same_is_no_larger_than_the_kernel_reaches() -> None:
+    """As onnxruntime has it."""
+    for kernel, stride, length in ((1, 2, 7), (3, 2, 7), (2, 3, 5), (4, 2, 6)):
+        node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up", auto_pad="SAME_UPPER", strides=[stride])
+        made = model([node], {"w": np.ones((2, 3, kernel), np.float32)}, {"x": [1, 2, length]}, {"y": 3})
+        [found] = look(made)[1]
+        expected = run(made, x=np.ones((1, 2, length), np.float32))[0].shape[2:]
+        assert found.site.stage.window.output_size((length,)) == expected

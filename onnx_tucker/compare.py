@@ -1,0 +1,140 @@
+"""Two models beside each other: how close the second's outputs are to the first's, their sizes and their times."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_tucker.bench import check_seconds, rivals
+from onnx_tucker.errors import DataError, ModelError, PromiseError
+from onnx_tucker.job import Progress, prepare
+from onnx_tucker.promises import too_far
+from onnx_tucker.report.numbers import count, factor, milliseconds
+from onnx_tucker.report.schema import Change
+from onnx_tucker.report.table import machine
+from onnx_tucker.runtime.fidelity import Comparison
+from onnx_tucker.runtime.session import FAILURES, environment, first_line
+from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Closeness
+
+SCHEMA = "onnx-tucker/compare/1"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The second of two models against the first.
+
+    Attributes:
+        models: their paths.
+        kind: "data" if they were run on the user's, else "random".
+        samples: how many inputs.
+        outputs: of each output of the first, how close the second's is.
+        file_bytes: of all files of each.
+        timings: of each, run in turn; empty where they were not timed.
+        environment: what the times depend on.
+    """
+
+    models: tuple[str, str]
+    kind: str
+    samples: int
+    outputs: tuple[Closeness, ...]
+    file_bytes: Change[int]
+    timings: tuple[Timing, ...]
+    environment: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]:
+        """Of the inputs, the files and the times, in sentences."""
+        inputs = "samples of the data" if self.kind == "data" else "of seeded noise, which says little of real inputs"
+        files = f"Files {count(self.file_bytes.before)} and {count(self.file_bytes.after)} bytes"
+        if not self.timings:
+            return [f"{self.samples} {inputs}.", f"{files}."]
+        first, last = self.timings
+        low, high = last.speedup_ci
+        times = f"times {milliseconds(first.ms)} and {milliseconds(last.ms)} ms, {factor(last.speedup)}"
+        return [
+            f"{self.samples} {inputs}.",
+            f"{files}; {times} (95 % interval {low:.2f} to {high:.2f}).",
+            machine(self.environment),
+        ]
+
+    def to_json(self) -> str:
+        """All of it as a JSON document; what is not known is null."""
+        first, last = (self.timings[0], self.timings[1]) if self.timings else (None, None)
+        document = {
+            "schema": SCHEMA,
+            "models": self.models,
+            "fidelity": {
+                "inputs": self.kind,
+                "samples": self.samples,
+                "outputs": [asdict(output) for output in self.outputs],
+            },
+            "totals": {
+                "file_bytes": asdict(self.file_bytes),
+                "time_ms": {"before": first.ms if first else None, "after": last.ms if last else None},
+                "speedup": last.speedup if last else None,
+                "speedup_ci": last.speedup_ci if last else None,
+            },
+            "environment": self.environment,
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+
+def compare(
+    original: str | Path, other: str | Path, progress: Progress, seconds: float = 10.0, **options: Any
+) -> Compared:
+    """Runs two models on the same inputs.
+
+    Args:
+        original: the path of the model that the other is compared with.
+        other: the path of the other, which has the same inputs, and all outputs of the first.
+        progress: is told what is being done.
+        seconds: the longest time to spend on timing.
+        **options: the fields of `Settings` that concern the model's inputs and timing, and `max_error`.
+
+    Raises:
+        TuckerError: a model cannot be read or run, or the other lacks an output.
+        PromiseError: an output is further off than `max_error`.
+    """
+    settings = Settings(**options)
+    check_seconds(seconds)
+    job = prepare(Path(original), settings, progress)
+    if job.session is None or job.inputs is None or job.reference is None:
+        raise DataError(f"{original} cannot be run; see the reason above, or give --data.")
+    [rival] = rivals(job, original, [other], job.inputs.check.feeds[0])
+    names = [value.name for value in job.session.get_outputs()]
+    missing = [name for name in names if name not in {value.name for value in rival.session.get_outputs()}]
+    if missing:
+        raise ModelError(f"{other} has no output {missing[0]!r}, which {original} has.")
+    comparison, taken = Comparison(), [value.name for value in rival.session.get_inputs()]
+    for i, feed in enumerate(job.inputs.feeds):
+        progress("comparing outputs", i, len(job.inputs.feeds))
+        try:
+            expected = job.reference.outputs(i)
+            made = rival.session.run(names, {name: feed[name] for name in taken})
+        except FAILURES as error:
+            raise DataError(f"The models do not run on all of the inputs: {first_line(error)}") from error
+        comparison.add(names, expected, made)
+    outputs = tuple(comparison.results())
+    broken = too_far(outputs, settings.max_error, job.inputs.kind) if settings.max_error is not None else None
+    if broken:
+        raise PromiseError(f"{broken}.")
+    timings: tuple[Timing, ...] = ()
+    if settings.benchmark and job.timed_feed is not None:
+        progress("timing", 0, 1)
+        models = [(job.content, job.folder), (rival.content, rival.folder)]
+        timings = tuple(job.stopwatch.race(models, job.timed_feed, seconds))
+    both = job.inputs.fit.samples + (job.inputs.check.samples if job.inputs.held_out else 0)
+    sizes = Change(job.size, rival.size)
+    return Compared(
+        (str(original), str(other)),
+        job.inputs.kind,
+        both,
+        outputs,
+        sizes,
+        timings,
+        environment(job.stopwatch.machine),
+    )

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from onnx_tucker.cli import main
+from onnx_tucker.compare import compare
+from onnx_tucker.errors import ModelError, UsageError
+from onnx_tucker.pipeline import silent
+from tests.helpers import relative, run, two_layers
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    made = two_layers(rank=12)
+    onnx.save(made, "a.onnx")
+    compress("a.onnx", "b.onnx", ranks=6, benchmark=False)
+    made.graph.output[0].name = made.graph.node[-1].output[0] = "other"
+    onnx.save(made, "c.onnx")
+    x = np.random.default_rng(1).standard_normal((7, 24, 16, 16)).astype(np.float32)
+    np.savez("x.npz", x=x)
+    return tmp_path
+
+
+def test_outputs_sizes_and_times(folder: Path) -> None:
+    found = compare("a.onnx", "b.onnx", silent, seconds=0.2, data="x.npz", threads=1)
+    x = np.load("x.npz")["x"]
+    [output] = found.outputs
+    assert output.relative_l2 == pytest.approx(
+        relative(*(run(onnx.load(p), x=x)[0] for p in ("a.onnx", "b.onnx"))), rel=1e-4
+    )
+    assert (found.kind, found.samples) == ("data", 7)
+    assert (found.file_bytes.before, found.file_bytes.after) == tuple(
+        Path(p).stat().st_size for p in ("a.onnx", "b.onnx")
+    )
+    assert found.timings[0].speedup == 1
+
+
+def test_a_model_is_as_close_to_itself_as_can_be(folder: Path) -> None:
+    found = compare("a.onnx", "a.onnx", silent, benchmark=False)
+    assert [output.relative_l2 for output in found.outputs] == [0.0]
+    assert found.kind == "random"
+    assert not found.timings
+
+
+def test_the_command_prints_a_table_or_json_and_holds_a_promise(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("compare a.onnx b.onnx --data x.npz --seconds 0.05 --threads 1".split()) == 0
+    assert "7 samples of the data" in capsys.readouterr().out
+    assert main("compare a.onnx b.onnx --data x.npz --no-benchmark --json".split()) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "onnx-tucker/compare/1"
+    assert document["totals"]["speedup"] is None
+    assert document["fidelity"]["outputs"][0]["relative_l2"] > 1e-3
+    assert main("compare a.onnx b.onnx --data x.npz --no-benchmark --max-error 0.001".split()) == 3
+    assert "above --max-error 0.001" in capsys.readouterr().err
+
+
+def test_models_that_cannot_be_compared(folder: Path) -> None:
+    with pytest.raises(ModelError, match="no output"):
+        compare("a.onnx", "c.onnx", silent, benchmark=False)
+    with pytest.raises(ModelError, match="There is no file"):
+        compare("a.onnx", "d.onnx", silent, benchmark=False)
+    with pytest.raises(UsageError, match="--seconds"):
+        compare("a.onnx", "b.onnx", silent, seconds=0)
+    onnx.save(helper.make_model(helper.make_graph([], "empty", [], [])), "e.onnx")
+    with pytest.raises(ModelError):
+        compare("a.onnx", "e.onnx", silent, benchmark=False)
