@@ -103,13 +103,6 @@ def largest(found: Found, context: Context) -> int:
     return max(map(math.prod, shapes), default=0)
 
 
-def real_original(model: onnx.ModelProto, found: Found, context: Context) -> bytes:
-    """The node as it is."""
-    node, seat = found.place.node, found.seat
-    piece = Piece([node], [numpy_helper.from_array(seat.weight.read(), node.input[seat.index])])
-    return _alone(model, found, context, piece, own_bias=True)
-
-
 def real_chain(
     model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate, weights: list[onnx.TensorProto]
 ) -> bytes:
