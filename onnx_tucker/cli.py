@@ -30,6 +30,7 @@ ERROR = 1
 STDOUT = "-"
 NO_SETTINGS = ("model", "models", "original", "factorised", "other", "output", "json", "quiet", "verbose", "no_cache")
 """Arguments that are no fields of `Settings`."""
+LOUDNESS = ("-q", "--quiet", "-v", "--verbose")
 PIPE_WIDTH = 250
 """Width of lines where the output is no terminal."""
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes those of the process.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = _command_first(list(sys.argv[1:] if arguments is None else arguments))
     verbose = "-v" in given or "--verbose" in given
     err = _console(stderr=True)
     try:
@@ -57,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             err, f"Unexpected {type(error).__name__}, nothing was written; -v shows where, please report: {error}"
         )
         return ERROR
+
+
+def _command_first(given: list[str]) -> list[str]:
+    """The arguments with the command before those of them that every command takes."""
+    first = next((i for i, one in enumerate(given) if one not in LOUDNESS), len(given))
+    return [*given[first : first + 1], *given[:first], *given[first + 1 :]]
 
 
 def _console(*, stderr: bool) -> Console:
@@ -76,7 +83,7 @@ def _say(err: Console, message: str) -> None:
 
 def _run(given: list[str], err: Console) -> int:
     if given[:1] == ["bench"]:
-        args = parsers.bench().parse_args(given[1:])
+        args = parsers.bench().parse_intermixed_args(given[1:])
         measured = _watched(args, err, lambda progress: bench(args.models, progress, **_options(args)))
         if measured.noisy:
             _say(err, "the machine is busy: times of one model differ by more than usual")
@@ -88,7 +95,7 @@ def _run(given: list[str], err: Console) -> int:
         )
         return 0
     if given[:1] == ["compare"]:
-        args = parsers.compare().parse_args(given[1:])
+        args = parsers.compare().parse_intermixed_args(given[1:])
         compared = _watched(args, err, lambda progress: compare(args.original, args.other, progress, **_options(args)))
         _print(
             args,
@@ -98,21 +105,21 @@ def _run(given: list[str], err: Console) -> int:
         )
         return 0
     if given[:1] == ["sweep"]:
-        args = parsers.sweep().parse_args(given[1:])
+        args = parsers.sweep().parse_intermixed_args(given[1:])
         found = _watched(args, err, lambda progress: pipeline.sweep(args.model, progress=progress, **_options(args)))
         _print(args, err, partial(show_front, found), found.to_json() if STDOUT in args.report else None)
         return 0
     if given[:1] == ["finetune"]:
-        args = parsers.finetune().parse_args(given[1:])
+        args = parsers.finetune().parse_intermixed_args(given[1:])
         models = args.original, args.factorised, args.output
         report = _watched(
             args, err, lambda progress: pipeline.finetune(*models, progress=progress, **_options(args)).report
         )
     elif given[:1] == ["inspect"]:
-        args = parsers.inspect().parse_args(given[1:])
+        args = parsers.inspect().parse_intermixed_args(given[1:])
         report = _watched(args, err, lambda progress: pipeline.inspect(args.model, progress=progress, **_options(args)))
     else:
-        args = parsers.compress().parse_args(given)
+        args = parsers.compress().parse_intermixed_args(given)
         if args.output is None and not args.dry_run:
             raise UsageError("Name the file to write: onnx-tucker IN OUT, or give --dry-run.")
         result = _watched(
@@ -132,8 +139,9 @@ def _print(args: argparse.Namespace, err: Console, show_table: Callable[[Console
             show_table(_console(stderr=False))
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (OSError, ValueError, SystemExit) as error:  # rich leaves the program when nobody reads its output
-        _say(err, f"the result could not be printed: {error}")
+    except (OSError, ValueError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError | SystemExit):  # by which rich says that nobody reads on
+            _say(err, f"the result could not be printed: {error}")
         sys.stdout = None  # or the interpreter fails to flush it once more on exit
 
 

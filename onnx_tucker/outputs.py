@@ -62,10 +62,10 @@ def check(written: Sequence[Path], target: Path | None, settings: Settings) -> N
         UsageError: two outputs are the same file, or one holds the weights of the model that is at `target` now.
         OutputError: one cannot be written.
     """
-    if len({os.path.normcase(path.resolve()) for path in written}) < len(written):
-        raise UsageError("Two outputs have the same name.")
     for path in written:
         io.check_target(path, settings.overwrite)
+    if len({os.path.normcase(path.resolve()) for path in written}) < len(written):
+        raise UsageError("Two outputs have the same name.")
     held = io.data_of(target) if target is not None and settings.overwrite else set()
     for path in written:
         if any(io.same(path, other) for other in held):

@@ -26,6 +26,7 @@ def compress() -> argparse.ArgumentParser:
         prog="onnx-tucker",
         description="Turn a trained ONNX model into a smaller, faster one with the same inputs and outputs.",
         epilog="Further commands: onnx-tucker inspect IN counts and times the layers of a model as they are; "
+        "onnx-tucker compare A B says how close the outputs of B are to those of A; "
         "onnx-tucker bench IN... times models side by side; "
         "onnx-tucker sweep IN finds the models between the original and the cheapest; "
         "onnx-tucker finetune ORIGINAL FACTORISED -o TUNED trains the weights of a factorised model. "

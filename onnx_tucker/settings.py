@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,8 @@ def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float])
         UsageError: one is not.
     """
     for name, least, most in ranges:
-        if not least <= getattr(options, name) <= most:
+        value = getattr(options, name)
+        if not isinstance(value, Real) or not least <= float(value) <= most:
             raise UsageError(f"--{name.replace('_', '-')} is from {least:g} to {most:g}.")
 
 
@@ -248,6 +250,8 @@ def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
         parts = (given,) if isinstance(given, str | Path | Mapping) else tuple(given)
     except TypeError:
         parts = (given,)
+    if not parts and not isinstance(given, list | tuple):
+        raise UsageError("The data has no samples: what gives them is at its end.")
     if not any(all(isinstance(part, kinds) for part in parts) for kinds in (str | Path, Mapping)):
         raise UsageError("The data is neither paths of .npz or .npy files nor arrays by input name.")
     return parts

@@ -47,6 +47,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "sub").mkdir()
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
     (tmp_path / "data").mkdir()
     np.savez(tmp_path / "data" / "a.npz", x=np.ones((2, 24, 16, 16), np.float32))
     np.savez(tmp_path / "nothing.npz")
@@ -69,6 +70,8 @@ MISTAKES = [
     (f"in.onnx {'long' * 80}.onnx", 1, "name too long"),
     ("in.onnx there.onnx", 1, "give --overwrite"),
     ("in.onnx folder.onnx --overwrite", 1, "is a folder"),
+    ("in.onnx loop.onnx", 1, "loop.onnx cannot be written"),
+    ("in.onnx a.onnx b.onnx", 2, "Unrecognized arguments: b.onnx"),
     ("in.onnx no/out.onnx", 1, "no folder"),
     ("in.onnx in.onnx", 2, "is an input itself"),
     ("in.onnx ./in.onnx --overwrite", 2, "is an input itself"),
@@ -201,6 +204,16 @@ def test_verbose_says_what_it_does_and_where_it_fails(capsys: pytest.CaptureFixt
     assert "conv: " in capsys.readouterr().err
     assert main("none.onnx out.onnx -v".split()) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_names_and_options_come_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("in.onnx --ranks 2 out.onnx --no-benchmark".split()) == 0
+    assert main("-q --no-benchmark --ranks 2 in.onnx other.onnx".split()) == 0
+    assert Path("out.onnx").read_bytes() == Path("other.onnx").read_bytes()
+    capsys.readouterr()
+    assert main("-q inspect --no-benchmark in.onnx".split()) == 0
+    assert capsys.readouterr().out == ""
+    assert main("compare in.onnx --no-benchmark out.onnx".split()) == 0
 
 
 def test_bugs_are_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -532,3 +532,11 @@ def test_names_of_files_need_not_be_unicode(tmp_path: Path) -> None:
         pytest.skip("there are no such names here")
     compress(two_layers(), ranks="full", benchmark=False, data=str(data), report=[tmp_path / "r.json"])
     assert "calib_" in json.loads((tmp_path / "r.json").read_text())["settings"]["data"][0]
+
+
+def test_data_that_is_used_up_is_not_taken_for_none() -> None:
+    for given in (iter(()), (part for part in ())):
+        with pytest.raises(UsageError, match="no samples"):
+            compress(two_layers(), data=given, benchmark=False)
+    with pytest.raises(UsageError, match="--threads"):
+        compress(two_layers(), threads="1", benchmark=False)

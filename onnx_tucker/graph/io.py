@@ -251,9 +251,12 @@ def check_target(path: Path, overwrite: bool) -> None:
         OutputError: it exists and may not be replaced, is no regular file, or its folder is missing or read-only.
     """
     try:
+        path.resolve()
         path.stat()
     except FileNotFoundError:
         pass
+    except RuntimeError as error:  # as Python before 3.13 says it
+        raise OutputError(f"{path} cannot be written: it is a link that leads to itself.") from error
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
     if path.is_dir():
