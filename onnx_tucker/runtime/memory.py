@@ -37,7 +37,7 @@ class Memory:
         path = self._path(key)
         if key not in self._known and path is not None:
             try:
-                self._known[key] = Recalled(json.loads(path.read_text(encoding="utf-8")), True)
+                self._known[key] = Recalled(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused), True)
             except FileNotFoundError:
                 pass
             except (OSError, ValueError) as error:
@@ -55,6 +55,10 @@ class Memory:
 
     def _path(self, key: str) -> Path | None:
         return self._folder / "measured" / f"{key}.json" if self._folder else None
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is nothing that was measured")
 
 
 def keep(path: Path, content: bytes) -> None:

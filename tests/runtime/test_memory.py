@@ -22,7 +22,7 @@ def test_without_a_folder_nothing_outlives_the_run() -> None:
     assert Memory(None).recall("key") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[NaN]"])
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
     Memory(tmp_path).remember("key", 1)
     [file] = (tmp_path / "measured").iterdir()
