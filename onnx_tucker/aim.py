@@ -46,7 +46,7 @@ def aim(at: Callable[[float], Aimed[T] | None], between: tuple[float, float], sh
         if one is None and step == 0:
             break
         if one is None:  # so little goes only above other limits
-            low = (limit, 0.0)
+            low, least = (limit, 0.0), limit
         else:
             repeated = any(one.what == other.what for other in met)
             met.append(one)

@@ -51,10 +51,10 @@ def _within(job: Job, promises: Promises) -> Outcome:
     """The most accurate model within the budgets."""
     budgets = job.settings.budgets
     if all(budget.of == "time" for budget in budgets):  # then other forms of the nodes, which lose nothing, may do
-        lossless = Rules({"*": Rule(Full())})
-        made = make(job, decide(job, lossless))
+        lossless = decide(job, Rules({"*": Rule(Full())}))
+        made = make(job, lossless)
         if made.timings and not _exceeded(job, made, budgets):
-            return _carried_out(job, promises, lossless)
+            return (planned_only(job, lossless), None) if job.settings.dry_run else hold(job, made, promises)
     _require_known(job)
     outcome = _closest(job, promises, budgets)
     slower = any(choice.reason.startswith(SLOWER) for choice in outcome[0].decision.plan.choices)

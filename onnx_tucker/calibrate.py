@@ -192,7 +192,7 @@ class Fitting:
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
-        self._nodes, self._changed = list(job.model.graph.node), False
+        self._nodes, self._changed, self._few = list(job.model.graph.node), False, few(job)
         self._sums = _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
@@ -280,7 +280,7 @@ class Fitting:
         enough, means = min(rows) >= FEW // 2, found.site.bias and min(rows) >= SPREAD
         strength = ridge(*halves, found.site.read(), bias=means, among=self._ridges) if enough else RIDGES[0]
 
-        unsure = few(self._job) or sum(rows) < 4 * stage.inp * stage.window.volume
+        unsure = self._few or sum(rows) < 4 * stage.inp * stage.window.volume
         if not unsure or candidate.method is None:
             return Trust(strength, None, means)
         targets = [half.targets(found.site.read(), strength, bias=means) for half in halves]

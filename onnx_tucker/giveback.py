@@ -163,8 +163,10 @@ def _costliest(job: Job, made: Made, promises: Promises) -> list[str]:
     leaders = [
         found.place.label for found in job.found if found.place.label in leaders and found.group == found.place.label
     ]
-    lost = {label: promises.error(made.result.only(job, _group(job, label))) for label in leaders}
-    return sorted(leaders, key=lambda label: -lost[label] / max(_saved(job, made, label), 1e-9))
+    groups = {label: _group(job, label) for label in leaders}
+    lost = {label: promises.error(made.result.only(job, group)) for label, group in groups.items()}
+    saved = {label: sum(_saved(job, made, one) for one in group) for label, group in groups.items()}
+    return sorted(leaders, key=lambda label: -lost[label] / max(saved[label], 1e-9))
 
 
 def _group(job: Job, label: str) -> list[str]:

@@ -102,7 +102,7 @@ class Rows:
     Attributes:
         stage: the layer without pads that sees the parts.
         size: rows of a window.
-        parts: of the input, (parts, groups * in, *reach), as `patches.cut` gives them; in the model's own type.
+        parts: of the input, (parts, groups * in, *reach), as `patches.cut` gives them; in single precision at least.
         wanted: (groups, rows, out).
         added: the part of it that does not come from the node, (groups, rows, out).
     """
@@ -161,9 +161,10 @@ def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], m
         y, windows = drawn.wanted, len(drawn.positions)
         added = np.zeros_like(y) if drawn.added is None else drawn.added
         layer, parts = cut(drawn.stage, drawn.x, window, drawn.positions)
-        by_window = [a.reshape(windows, -1) for a in (parts, y, added)]
-        finite = np.flatnonzero(np.all([np.isfinite(a).all(1) for a in by_window], 0))
-        kept.append([a.reshape(windows, -1, *a.shape[1:])[finite] for a in (parts, y, added)])
+        # Squares of half precision overflow above 255.
+        all_ = [a.astype(np.promote_types(a.dtype, np.float32), copy=False) for a in (parts, y, added)]
+        finite = np.flatnonzero(np.all([np.isfinite(a.reshape(windows, -1)).all(1) for a in all_], 0))
+        kept.append([a.reshape(windows, -1, *a.shape[1:])[finite] for a in all_])
     parts, y, added = (a.reshape(-1, *a.shape[2:]) for a in map(np.concatenate, zip(*kept, strict=True)))
     return Rows(layer, math.prod(window), parts, y.swapaxes(0, 1), added.swapaxes(0, 1)) if len(y) else None
 
@@ -208,8 +209,8 @@ def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int,
         if not stage.window.transposed:
             stage = replace(stage, window=stage.window.explicit(x.shape[2:]))
         if not limit:
-            kind, limit = _kind(stage, window, min(most, len(data.feeds) * positions // math.prod(window)))
-        number = limit // len(data.feeds)
+            kind, limit = _kind(stage, window, min(most, positions // batch * data.samples // math.prod(window)))
+        number = limit * batch // data.samples
         drawn = draw(shape, window, max(1, number), rng)
         sample = before + drawn[:, 0] * batch // positions if data.samples > 1 else rng.integers(2, size=len(drawn))
         before += batch

@@ -274,7 +274,7 @@ def _scales(task: Task, lessons: Lessons) -> dict[str, float]:
     for name, (count, total, squares) in sums.items():
         mean, square = np.array([total, squares]) / max(count, 1.0)
         variance = float(square - mean**2)
-        scales[name] = variance if variance > TINY * square else 1.0
+        scales[name] = variance if variance > TINY * square else square or 1.0
     return scales
 
 

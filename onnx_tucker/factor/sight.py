@@ -39,6 +39,8 @@ class Sight:
 
     def derivative(self, outputs: Array, change: Array) -> Array:
         """That of a function with respect to the outputs, from what it is with respect to what is seen of them."""
+        if outputs.shape[-2] == 1:
+            return np.asarray(np.where((outputs > self.low) & (outputs < self.high), change[..., None, :], 0))
         first = outputs.argmax(axis=-2)[..., None, :]
         largest = np.take_along_axis(outputs, first, -2)
         found = np.zeros_like(outputs)

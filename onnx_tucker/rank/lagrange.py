@@ -41,11 +41,14 @@ def choose(errors: Sequence[Numbers], costs: Sequence[Numbers], limits: Numbers)
     shares = [cost / scale for cost in costs]
     mix = np.full(len(limits), 1 / len(limits))
     best: Picks | None = None
-    least = np.inf
+    least, improved = np.inf, dict[tuple[int, ...], Picks]()
     for _ in range(MIXES if len(limits) > 1 else 1):
         within, dearest = _priced(errors, [share @ mix for share in shares], costs, limits)
         if within is not None:
-            within = _improved(errors, shares, within, limits / scale)
+            start = tuple(within)
+            if start not in improved:  # many mixes lead to the same
+                improved[start] = _improved(errors, shares, within, limits / scale)
+            within = improved[start]
             if best is None or _sum(errors, within) < least:
                 best, least = within, _sum(errors, within)
         used = _used(shares, dearest if within is None else within)

@@ -30,6 +30,7 @@ def candidates(site: Site, rule: Rule) -> list[Candidate] | str:
     """
     if rule.policy is None:
         return "kept as asked"
+    given = isinstance(rule.policy, Given)  # whoever chose them knows what they cost, and nothing is to choose
     spectra = Spectra(site.read(), site.stage.groups)
     found, reasons = [], []
     for method in _methods(site, rule):
@@ -40,10 +41,12 @@ def candidates(site: Site, rule: Rule) -> list[Candidate] | str:
         if ranks == method.dimensions(site.stage):
             reasons.append("full rank, nothing to truncate")
             continue
+        if given:
+            found.append(Candidate(method.name, ranks, method.stages(site.stage, ranks), 0.0))
+            continue
         near = [r for block in BLOCKS for r in rule.policy.aligned(site.stage, method, ranks, block)]
         worst = ALIKE * method.error_bound(spectra, ranks)
-        wanted = isinstance(rule.policy, Given)  # whoever chose them knows what they cost
-        every = [r for r in dict.fromkeys([ranks, *near]) if wanted or _saves(site, method, r)]
+        every = [r for r in dict.fromkeys([ranks, *near]) if _saves(site, method, r)]
         tried = [(r, method.error_bound(spectra, r)) for r in every]
         found += [Candidate(method.name, r, method.stages(site.stage, r), e) for r, e in tried if e <= worst]
         if not tried:

@@ -124,13 +124,19 @@ def alike(a: Any, b: Any) -> bool:
 
 
 def relative_l2(a: NDArray[Any], b: NDArray[Any]) -> float | None:
-    """Relative L2 error of `b` over the finite values of `a`; None where it is not defined."""
+    """Relative L2 error of `b` over the finite values of `a`; None where it is not defined, as for other shapes."""
+    if a.shape != np.shape(b):
+        return None
     sums = _Sums()
     sums.add_values(a, b)
     return sums.closeness("").relative_l2
 
 
 def mean_error(outputs: Sequence[Closeness]) -> float:
-    """The mean of the relative errors of outputs that are numbers; infinite where one of those is not known."""
-    errors = [math.inf if o.relative_l2 is None else o.relative_l2 for o in outputs if o.max_abs is not None]
+    """The mean of the relative errors of outputs that can be compared.
+
+    Infinite where there are none, where one of those is not known, or where an output is not finite as it should be.
+    """
+    compared = [o for o in outputs if o.max_abs is not None or not o.finite]
+    errors = [math.inf if o.relative_l2 is None or not o.finite else o.relative_l2 for o in compared]
     return sum(errors) / len(errors) if errors else math.inf
