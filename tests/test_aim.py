@@ -47,3 +47,17 @@ def test_other_limits_may_leave_nothing() -> None:
     assert aim(lambda limit: None, (10, 1000), 0.5) == []
     met = aim(lambda limit: None if limit < 300 else Aimed(limit, limit, limit / 1000), (10, 1000), 0.35)
     assert min(one.taken for one in met) <= 0.35
+
+
+def test_what_leaves_nothing_is_not_tried_again() -> None:
+    limits: list[float] = []
+
+    def at(limit: float) -> Aimed[float] | None:
+        limits.append(limit)
+        return None if limit < 400 else Aimed(limit, limit, 0.2 + limit / 1000)
+
+    met = aim(at, (10, 1000), 0.62)
+    assert min(one.taken for one in met) <= 0.62
+    least = max(limit for limit in limits if limit < 400) if any(limit < 400 for limit in limits) else 0
+    after = limits[limits.index(least) + 1 :] if least else []
+    assert all(limit >= least for limit in after)

@@ -277,3 +277,34 @@ def test_a_bias_that_callers_may_replace_stays_an_input() -> None:
     assert [value.name for value in result.model.graph.input] == ["x", "b"]
     other = np.full(32, 5, np.float32)
     assert relative(run(made, x=x, b=other)[0], run(result.model, x=x, b=other)[0]) < 0.1
+
+
+def test_outputs_of_another_shape_each_time() -> None:
+    """As those of detectors, which leave out boxes: the fit to the data is taken, as nothing tells."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "v", "b"], ["g"], "one", transB=1),
+        helper.make_node("Gemm", ["g", "w", "b"], ["h"], "two", transB=1),
+        helper.make_node("Relu", ["h"], ["y"]),
+        helper.make_node("NonZero", ["y"], ["found"]),
+    ]
+    tensors = {"v": low_rank(rng, 12, 48, 48), "w": low_rank(rng, 12, 48, 48), "b": np.zeros(48, np.float32)}
+    made = model(nodes, tensors, {"x": ["n", 48]}, {"found": 2})
+    made.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    x = rng.standard_normal((200, 48)).astype(np.float32)
+    result = compress(made, ranks="auto", budget="flops:0.5", benchmark=False, data={"x": x})
+    assert result.plan.basis == "outputs"
+    assert result.report.fidelity is not None
+    assert result.report.fidelity.outputs[0].relative_l2 is None
+
+
+def test_half_precision_behind_an_activation() -> None:
+    """Squares of what is above 255 are no numbers in half precision."""
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["h"], "fc", transB=1), helper.make_node("Relu", ["h"], ["y"])]
+    tensors = {"w": (low_rank(rng, 12, 32, 48) * 500).astype(np.float16), "b": np.zeros(32, np.float16)}
+    made = model(nodes, tensors, {"x": ["n", 48]}, {"y": 2}, dtype=onnx.TensorProto.FLOAT16)
+    x = rng.standard_normal((200, 48)).astype(np.float16)
+    result = compress(made, ranks=6, benchmark=False, data={"x": x})
+    assert result.report.fidelity is not None
+    assert 0 < (result.report.fidelity.outputs[0].relative_l2 or 0) < 1

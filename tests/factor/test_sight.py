@@ -23,3 +23,11 @@ def test_a_rectifier_sees_no_difference_below_its_bound() -> None:
     sight, y = Sight(0.0), np.array([-3.0, -1.0, 2.0]).reshape(3, 1, 1)
     assert np.array_equal(sight.of(y).ravel(), [0, 0, 2])
     assert np.array_equal(sight.derivative(y, np.ones((3, 1))).ravel(), [0, 0, 1])
+
+
+def test_windows_of_one_value_are_no_other_case() -> None:
+    rng = np.random.default_rng(0)
+    outputs, change = rng.standard_normal((2, 5, 1, 3)), rng.standard_normal((2, 5, 3))
+    twice = np.concatenate([outputs, outputs - 1], axis=-2)
+    sight = Sight(-0.5, 0.5)
+    assert np.array_equal(sight.derivative(twice, change)[..., :1, :], sight.derivative(outputs, change))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from onnx_tucker.runtime.fidelity import Comparison, relative_l2
+from onnx_tucker.runtime.fidelity import Comparison, mean_error, relative_l2
 from onnx_tucker.types import Closeness
 from tests.helpers import Array
 
@@ -90,3 +90,13 @@ def test_relative_error_of_single_values() -> None:
     assert relative_l2(a, 1.25 * a) == pytest.approx(0.25)
     assert relative_l2(np.zeros(3), np.zeros(3)) == 0
     assert relative_l2(np.zeros(3), np.ones(3)) is None
+    assert relative_l2(np.ones((2, 3)), np.ones((2, 4))) is None
+
+
+def test_outputs_that_are_not_finite_are_as_far_off_as_can_be() -> None:
+    good, spoilt, text = np.ones((2, 3)), np.ones((2, 3)), np.array(["a"], object)
+    spoilt[0, 0] = np.nan
+    for other, expected in ((good, 0.0), (spoilt, np.inf), (np.full((2, 3), np.nan), np.inf)):
+        comparison = Comparison()
+        comparison.add(["y", "z", "label"], [good, good, text], [good, other, text[:0]])
+        assert mean_error(comparison.results()) == expected
