@@ -233,12 +233,14 @@ def _session(
     large = weight_bytes(model) > LIMIT and not wanted
     reason = "it has more than 2 GB of weights; give --data to have all of them in memory and run it"
     fault = fatal(model)
+    if fault:
+        raise ModelError(fault)
     try:
-        if not large and not fault:
+        if not large:
             return machine.session(content, folder)
     except FAILURES as error:
         reason = first_line(error)
-    fault = fault or broken(model, folder)
+    fault = broken(model, folder)
     if fault:
         raise ModelError(f"The model is not valid: {fault}")
     what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"

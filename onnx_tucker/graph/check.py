@@ -37,14 +37,28 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 
 
 def fatal(model: onnx.ModelProto) -> str | None:
-    """What would end the process if onnxruntime saw it, in a line; None where nothing is known to."""
+    """What would end the process if onnxruntime saw it, in a sentence; None where nothing is known to."""
+    half = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
+    turned = {node.output[0] for node in model.graph.node if node.op_type == "Transpose" and _turns_batch(node)}
     for place in places(model):
-        if place.node.op_type not in GROUPED:
+        node = place.node
+        if node.op_type == "MatMul" and not half.isdisjoint(node.input) and not turned.isdisjoint(node.input):
+            return (
+                f"onnxruntime does not survive the Transpose of the batch in front of the MatMul {place.label!r} in half "
+                "precision; convert the model to single precision."
+            )
+        if node.op_type not in GROUPED:
             continue
-        for attribute in place.node.attribute:
+        for attribute in node.attribute:
             if attribute.name == "group" and attribute.i < 1 and not attribute.ref_attr_name:
-                return f"the node {place.label!r} has {attribute.i} groups."
+                return f"The model is not valid: the node {place.label!r} has {attribute.i} groups."
     return None
+
+
+def _turns_batch(node: onnx.NodeProto) -> bool:
+    """Whether a Transpose puts the first axis among the last two, and keeps the others in order (seen up to 1.32)."""
+    order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+    return len(order) > 2 and order[:-2] == list(range(1, len(order) - 1)) and 0 in order
 
 
 def broken(model: onnx.ModelProto, folder: Path) -> str | None:

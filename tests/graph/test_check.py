@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -9,7 +10,7 @@ from onnx import helper
 from onnx_tucker import compress
 from onnx_tucker.errors import ModelError
 from onnx_tucker.graph.check import broken, fatal, invalid, weight_bytes
-from tests.helpers import two_layers
+from tests.helpers import model, two_layers
 
 
 def test_what_the_checker_says(tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ def test_what_onnxruntime_does_not_survive_is_kept_from_it() -> None:
     made = two_layers()
     made.graph.node[0].op_type = "ConvTranspose"
     made.graph.node[0].attribute.append(helper.make_attribute("group", 0))
-    assert fatal(made) == "the node 'conv' has 0 groups."
+    assert fatal(made) == "The model is not valid: the node 'conv' has 0 groups."
     with pytest.raises(ModelError, match="0 groups"):
         compress(made, benchmark=False)
 
@@ -74,3 +75,21 @@ def test_what_others_call_a_group_is_none() -> None:
         made.opset_import.append(helper.make_opsetid("mine", 1))
         made.graph.node.append(helper.make_node(op_type, ["x", "x"], ["z"], "z", domain=domain, group=group))
         assert bool(fatal(made)) == told
+
+
+def test_what_onnxruntime_dies_of_in_half_precision_is_refused() -> None:
+    for order, dtype, told in (
+        ([1, 0, 2], np.float16, True),
+        ([0, 2, 1], np.float16, False),
+        ([1, 0, 2], np.float32, False),
+    ):
+        nodes = [
+            helper.make_node("Transpose", ["x"], ["t"], perm=order),
+            helper.make_node("MatMul", ["t", "w"], ["y"], "mm"),
+        ]
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        made = model(nodes, {"w": np.ones((8, 8), dtype)}, {"x": [8, 8, 8]}, {"y": 3}, dtype=kind)
+        assert bool(fatal(made)) == told
+        if told:
+            with pytest.raises(ModelError, match="single precision"):
+                compress(made)
