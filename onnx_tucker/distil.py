@@ -67,6 +67,15 @@ def require_torch() -> None:
             ) from error
 
 
+def require_known(job: Job) -> None:
+    """Makes sure that torch knows the operators of a model, of which a factorised one has no others.
+
+    Raises:
+        ModelError: it does not.
+    """
+    importlib.import_module("onnx_tucker.extras.network").Network(job.model, (), folder=job.folder)
+
+
 class Part(NamedTuple):
     """What is trained at a time: all of the model, or what lies between two linear nodes.
 

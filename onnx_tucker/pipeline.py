@@ -13,7 +13,7 @@ import onnx
 
 from onnx_tucker import outputs, statistics
 from onnx_tucker.auto import search
-from onnx_tucker.distil import require_torch
+from onnx_tucker.distil import require_known, require_torch
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
@@ -96,6 +96,8 @@ def compress(
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
     statistics.check(job)
+    if course is not None:  # before all the work
+        require_known(job)
     promises = Promises(job, evaluate)
     made, closeness = _made(job, plan, rules, promises, course)
     outcome = _outcome(job, made, closeness)

@@ -481,3 +481,17 @@ def test_options_that_a_model_was_made_with_are_asked_for() -> None:
             node_.input[i] = "renamed" if name == old else name
     with pytest.raises(PlanError, match="something else has changed it"):
         finetune(made, changed, dequantize=True, **quick)
+
+
+def test_what_torch_does_not_know_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = two_layers(rank=12)
+    made.graph.node.insert(0, helper.make_node("Shrink", ["x"], ["n"], "shrink"))
+    made.graph.node[1].input[0] = "n"
+
+    def worked(*_: object) -> None:
+        raise AssertionError("it has begun to work")
+
+    monkeypatch.setattr("onnx_tucker.pipeline.decide", worked)
+    x = np.ones((4, 24, 16, 16), np.float32)
+    with pytest.raises(ModelError, match="torch does not know the Shrink"):
+        compress(made, data={"x": x}, finetune_epochs=2, benchmark=False)

@@ -73,6 +73,24 @@ def matmul(_: Attributes) -> Operator:
     return torch.matmul
 
 
+def gelu(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__Gelu.html."""
+    approximate = attributes.get("approximate", "none")
+    return lambda x: functional.gelu(x, approximate=approximate)
+
+
+def reshape(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__Reshape.html."""
+
+    def run(x: Tensor, shape: Tensor | None = None) -> Tensor:
+        sizes = [int(size) for size in (attributes["shape"] if shape is None else shape)]
+        if not attributes.get("allowzero"):
+            sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(sizes)]
+        return x.reshape(sizes)
+
+    return run
+
+
 def global_max_pool(_: Attributes) -> Operator:
     """https://onnx.ai/onnx/operators/onnx__GlobalMaxPool.html."""
     return lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)
@@ -153,12 +171,14 @@ OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "GRU": gru,
+    "Gelu": gelu,
     "Gemm": gemm,
     "GlobalMaxPool": global_max_pool,
     "LSTM": lstm,
     "MatMul": matmul,
     "MaxPool": max_pool,
     "Pad": pad,
+    "Reshape": reshape,
     "Slice": sliced,
 }
 """By ONNX's name: what makes an operator from a node's attributes."""

@@ -44,7 +44,7 @@ def fatal(model: onnx.ModelProto) -> str | None:
         node = place.node
         if node.op_type == "MatMul" and not half.isdisjoint(node.input) and not turned.isdisjoint(node.input):
             return (
-                f"onnxruntime does not survive the Transpose of the batch in front of the MatMul {place.label!r} in half "
+                f"onnxruntime does not survive the Transpose of the batch before the MatMul {place.label!r} in half "
                 "precision; convert the model to single precision."
             )
         if node.op_type not in GROUPED:

@@ -33,7 +33,8 @@ def files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
+    named = sorted(p for p in path.iterdir() if p.suffix.lower() in (".npz", ".npy"))
+    found = [p for p in named if p.is_file() and not p.name.startswith(".")]  # hidden ones are a system's own
     if not found:
         raise DataError(f"The folder {path} holds no .npz or .npy file.")
     return found

@@ -165,3 +165,22 @@ def test_slices(opset: int) -> None:
         given = bounds | {"ends": ends} | ({"steps": steps} if steps else {})
         tensors = {name: np.array(values, np.int64) for name, values in given.items()}
         agrees(helper.make_node("Slice", ["x", *tensors], ["y"]), tensors, x, {"y": 3})
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu(approximate: str) -> None:
+    x = RNG.standard_normal((3, 5)).astype(np.float32)
+    made = model(
+        [helper.make_node("Gelu", ["x"], ["y"], approximate=approximate)], {}, {"x": x.shape}, {"y": 2}, opset=20
+    )
+    [y] = network.Network(made, []).run({"x": x}, ["y"])
+    assert relative(run(made, x=x)[0], y.numpy()) < 1e-5
+
+
+@pytest.mark.parametrize(("sizes", "attributes"), [([0, -1], {}), ([6, 2, 5], {"allowzero": 1}), ([-1, 0, 5], {})])
+def test_reshape(sizes: list[int], attributes: dict[str, int]) -> None:
+    x = RNG.standard_normal((3, 4, 5)).astype(np.float32)
+    node = helper.make_node("Reshape", ["x", "s"], ["y"], **attributes)
+    made = model([node], {"s": np.array(sizes, np.int64)}, {"x": x.shape}, {"y": len(sizes)})
+    [y] = network.Network(made, []).run({"x": x}, ["y"])
+    assert np.array_equal(run(made, x=x)[0], y.numpy())

@@ -25,3 +25,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=words):
             data_files.read([path])
+
+
+def test_only_files_of_a_folder_that_are_not_hidden_count(tmp_path: Path) -> None:
+    np.savez(tmp_path / "A.npz", x=np.ones(2))
+    (tmp_path / "A.npz").rename(tmp_path / "A.NPZ")
+    (tmp_path / "._A.npz").write_bytes(b"not ours")
+    (tmp_path / "b.npy").mkdir()
+    assert [path.name for path in data_files.files(tmp_path)] == ["A.NPZ"]

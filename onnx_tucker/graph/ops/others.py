@@ -31,7 +31,9 @@ def read(place: Place, context: Context) -> Reading | None:
     if not held:
         return None
     params = sum(math.prod(tensor.dims) for tensor in held.values())
-    reading = refuse(place, f"{place.node.op_type} is not factorised")
+    own = place.node.domain == "com.microsoft.nchwc"
+    why = "it is in onnxruntime's own layout; give the model from before it was optimised" if own else ""
+    reading = refuse(place, why or f"{place.node.op_type} is not factorised")
     layer = _recurrent(place, context) if place.node.op_type in RECURRENT else None
     return replace(reading, params=params, origins=frozenset(held), layer=layer)
 
