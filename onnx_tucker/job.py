@@ -20,7 +20,7 @@ from onnx_tucker import feeds, observed
 from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
-from onnx_tucker.graph.check import LIMIT, broken, fatal, weight_bytes
+from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, weight_bytes
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import batches, inputs
@@ -98,7 +98,7 @@ class Job:
     @cached_property
     def fault(self) -> str | None:
         """Why the model does not pass onnx's checker, which is asked once a result does not; None if it does."""
-        fault = broken(self.model, self.folder)
+        fault = invalid(self.model, self.folder)
         if fault:
             logger.warning("Neither the input nor the result passes onnx's checker: %s", fault)
         return fault

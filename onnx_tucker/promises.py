@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from onnx_tucker.errors import DataError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised
-from onnx_tucker.graph import check
+from onnx_tucker.graph.check import invalid
 from onnx_tucker.job import Job
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
@@ -118,7 +118,7 @@ def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession |
     """A session on the result, which has to be as good a model as the input was."""
     if model is job.model:
         return job.session
-    fault = check.broken(model, job.folder)
+    fault = invalid(model, job.folder)
     if fault and not job.fault:
         raise TuckerError(f"The result is not a valid model, please report this: {fault}")
     if job.session is None:

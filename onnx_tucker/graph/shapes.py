@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -100,13 +101,16 @@ def _disputed(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -
         return True
     if node.op_type in ("Resize", "Upsample"):
         named = [constants[name] for name in node.input[1:3] if name in constants]
-        scales = [
-            *given.get("scales", ()),
-            *(s for t in named if t.data_type == FLOAT for s in external.values(t, Path()).flat),
-        ]
-        return any(scale * EXACT % 1 for scale in scales)
-    added = any(given.get("output_padding", ())) or max(given.get("dilations", ()), default=1) > 1
+        scales = [s for t in named if t.data_type == FLOAT for s in external.values(t, Path()).flat]
+        return any(scale * EXACT % 1 for scale in (*_listed(given.get("scales")), *scales))
+    padding, dilations = (_listed(given.get(name)) for name in ("output_padding", "dilations"))
+    added = any(padding) or any(dilation != 1 for dilation in dilations)
     return node.op_type != "Conv" and str(given.get("auto_pad")).startswith("SAME") and added
+
+
+def _listed(value: Any) -> list[Any]:
+    """The numbers of an attribute; none where it is none that has several, as in damaged models."""
+    return value if isinstance(value, list) else []
 
 
 def _inferred(bare: onnx.ModelProto, level: int) -> Partial:
