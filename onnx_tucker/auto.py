@@ -92,8 +92,6 @@ def _closest(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outco
 def _require_known(job: Job) -> None:
     """Makes sure that a budget of FLOPs is of all nodes that could be factorised."""
     unknown = [f.place.label for f in eligible(job) if f.reading.layer is None]
-    if not any(f.reading.layer for f in job.found):  # none at all: what is not factorised counts too
-        unknown = [f.place.label for f in job.found]
     if unknown and any(budget.of == "flops" for budget in job.settings.budgets):
         which = unknown[0] if len(unknown) == 1 else f"{unknown[0]} and {len(unknown) - 1} more"
         raise PromiseError(
