@@ -12,7 +12,7 @@ from onnx_tucker.errors import DataError, ModelError, PromiseError
 from onnx_tucker.job import Progress, prepare
 from onnx_tucker.promises import too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
-from onnx_tucker.report.schema import Change
+from onnx_tucker.report.schema import Change, Fidelity
 from onnx_tucker.report.table import machine
 from onnx_tucker.runtime.fidelity import Comparison
 from onnx_tucker.runtime.session import FAILURES, environment, first_line
@@ -67,11 +67,7 @@ class Compared:
         document = {
             "schema": SCHEMA,
             "models": self.models,
-            "fidelity": {
-                "inputs": self.kind,
-                "samples": self.samples,
-                "outputs": [asdict(output) for output in self.outputs],
-            },
+            "fidelity": asdict(Fidelity(self.kind, self.samples, self.outputs)),
             "totals": {
                 "file_bytes": asdict(self.file_bytes),
                 "time_ms": {"before": first.ms if first else None, "after": last.ms if last else None},
