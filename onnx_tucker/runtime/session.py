@@ -6,7 +6,8 @@ import math
 import os
 import platform
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as status
 
 from onnx_tucker.errors import TuckerError
+from onnx_tucker.runtime.clock import fitting
 
 Feed = Mapping[str, NDArray[Any]]
 
@@ -82,6 +84,11 @@ class Machine:
         except FAILURES as error:
             raise TuckerError(f"--custom-op-lib {self.custom_op_lib} cannot be loaded: {first_line(error)}") from error
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """By which runs of its sessions are timed; operators of others may have threads of their own."""
+        return fitting(self.threads or cores()) if self.custom_op_lib is None else time.perf_counter
+
     def describe(self) -> dict[str, Any]:
         """The options of a session, for the report."""
         return {
@@ -90,6 +97,7 @@ class Machine:
             "graph_optimizations": "all",
             "allocator": "arena",
             "threads_spin_between_runs": False,
+            "clock": "wall" if self.clock is time.perf_counter else "thread",
         }
 
     def session(self, model: bytes, folder: Path | None = None, profile: Path | None = None) -> ort.InferenceSession:

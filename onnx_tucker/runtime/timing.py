@@ -1,8 +1,8 @@
 """Comparing the speed of models: run in turn, in one process, on the same input.
 
-Machines drift, so only ratios of runs that stand side by side mean anything. The runs of all contenders alternate;
-the speed-up is the median over rounds of the ratio to the first, with a distribution-free 95 % confidence interval
-(order statistics of the binomial distribution).
+Machines drift, so only ratios of runs that stand side by side mean anything. The runs of all contenders alternate, in
+another order in each round, lest they fall into step with what else runs; the speed-up is the median over rounds of the
+ratio to the first, with a distribution-free 95 % confidence interval (order statistics of the binomial distribution).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ NOISY = 0.3
 """Interquartile range over median from which on a machine is called busy."""
 PROFILE_RUNS = 7
 """Runs of which the times of single operators are the medians."""
+SHORTEST_S = 1e-6
+"""No model runs faster, though a clock may say so."""
 KERNEL = "_kernel_time"
 """How onnxruntime's profile marks the run of an operator."""
 
@@ -113,7 +116,8 @@ class Stopwatch:
             if recalled is None or not isinstance(recalled.value, float):
                 began = time.perf_counter()
                 try:
-                    ms = _roughly(self.machine.session(model), feed, min(rough, default=math.inf))
+                    run = _runner(self.machine.session(model), feed)
+                    ms = _roughly(run, min(rough, default=math.inf), self.machine.clock)
                     self._remember(key, ms, began)
                 except FAILURES as error:
                     logger.info("a candidate does not run: %s", first_line(error))
@@ -155,7 +159,8 @@ class Stopwatch:
         self, models: Sequence[tuple[bytes, Path | None]], feed: Feed, seconds: float, tight: float = TIGHT
     ) -> list[Timing]:
         """The same for models each with its own folder, measured anew whatever is remembered."""
-        return interleaved([_runner(self.machine.session(*model), feed) for model in models], seconds, tight)
+        runs = [_runner(self.machine.session(*model), feed) for model in models]
+        return interleaved(runs, seconds, tight, self.machine.clock)
 
     def profile(self, model: bytes, feed: Feed, folder: Path | None = None) -> list[Step]:
         """The operators of a model in the order in which onnxruntime runs them, with their times within the model.
@@ -205,32 +210,39 @@ class Stopwatch:
     def _key(self, models: Sequence[bytes], feed: Feed, how: str) -> str:
         shapes = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
         key = hashlib.sha256(
-            f"{how} {cpu_name()} {cores()} {self.machine} {ort.__version__} {sorted(shapes.items())}".encode()
+            f"{how} {cpu_name()} {cores()} {self.machine} {self.machine.clock.__name__} {ort.__version__} "
+            f"{sorted(shapes.items())}".encode()
         )
         for model in models:
             key.update(hashlib.sha256(model).digest())
         return key.hexdigest()
 
 
-def interleaved(runs: Sequence[Callable[[], object]], seconds: float, tight: float = TIGHT) -> list[Timing]:
+def interleaved(
+    runs: Sequence[Callable[[], object]],
+    seconds: float,
+    tight: float = TIGHT,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing]:
     """Times functions in turn until the result is tight, for `seconds` at most but no less than `MIN_ROUNDS` rounds.
 
     Args:
         runs: what is timed; speed-ups are over the first.
         seconds: the longest time to spend.
         tight: how narrow the intervals of the speed-ups are to be, relative to the speed-up, on either side.
+        clock: in seconds.
     """
     contenders = []
     for run in runs:
         run()  # allocates
-        _time(run, 1)
-        contenders.append((run, max(1, round(SAMPLE_S / _time(run, 1)))))
+        _time(run, 1, clock)
+        contenders.append((run, _repeats(_time(run, 1, clock))))
     samples: list[list[float]] = []
     end = time.perf_counter() + seconds
+    order, shuffled = list(range(len(contenders))), random.Random(0)
     while True:
-        first = len(samples) % len(contenders)  # who runs first pays for what the others left in the caches
-        order = [*range(first, len(contenders)), *range(first)]
-        taken = {i: _time(*contenders[i]) for i in order}
+        shuffled.shuffle(order)  # who runs first pays for what the others left in the caches
+        taken = {i: _time(*contenders[i], clock) for i in order}
         samples.append([taken[i] for i in range(len(contenders))])
         if len(samples) < MIN_ROUNDS:
             continue
@@ -247,12 +259,11 @@ def _runner(session: ort.InferenceSession, feed: Feed) -> Callable[[], object]:
     return partial(session.run, output_names(session), own)
 
 
-def _roughly(session: ort.InferenceSession, feed: Feed, best: float) -> float:
-    run = _runner(session, feed)
+def _roughly(run: Callable[[], object], best: float, clock: Callable[[], float]) -> float:
     run()  # allocates
-    times = [_time(run, 1)]
+    times = [_time(run, 1, clock)]
     while len(times) < ROUGH_ROUNDS and times[0] * 1000 < HOPELESS * best:
-        times.append(_time(run, max(1, round(SAMPLE_S / times[0]))))
+        times.append(_time(run, _repeats(times[0]), clock))
     return min(times) * 1000
 
 
@@ -282,11 +293,16 @@ def _half_width(timing: Timing) -> float:
     return max(high - timing.speedup, timing.speedup - low) / timing.speedup
 
 
-def _time(run: Callable[[], object], repeats: int) -> float:
-    began = time.perf_counter()
+def _repeats(seconds: float) -> int:
+    """Runs of so many seconds that make a sample."""
+    return max(1, round(SAMPLE_S / max(seconds, SHORTEST_S)))
+
+
+def _time(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    began = clock()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - began) / repeats
+    return (clock() - began) / repeats
 
 
 def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -113,3 +114,25 @@ def test_models_take_turns_in_being_first() -> None:
     interleaved([lambda: ran.append("a") or time.sleep(0.003), lambda: ran.append("b") or time.sleep(0.003)], 0)
     rounds = ran[-2 * MIN_ROUNDS :]
     assert {"".join(rounds[i : i + 2]) for i in range(0, len(rounds), 2)} == {"ab", "ba"}
+
+
+def test_a_single_thread_takes_the_time_that_it_runs() -> None:
+    """What others do with its core meanwhile is not the model's time."""
+    clock = Machine(1).clock
+    if clock is time.perf_counter:
+        pytest.skip("the clock of threads is too coarse here")
+    waits = interleaved([busy, lambda: time.sleep(0.005) or busy()], 0.3, clock=clock)[1]
+    assert waits.speedup_ci[0] < 2  # by the wall's clock it is many times slower
+    assert Machine(2).clock is time.perf_counter
+    assert Machine(1, custom_op_lib=Path("other.so")).clock is time.perf_counter
+
+
+def busy() -> None:
+    """Half a millisecond of work."""
+    end = time.thread_time() + 0.0005
+    while time.thread_time() < end:
+        pass
+
+
+def test_a_clock_that_says_nothing_has_passed_makes_no_endless_sample() -> None:
+    assert interleaved([lambda: None], 0, clock=itertools.count(0, 1e-9).__next__)[0].ms >= 0
