@@ -128,13 +128,9 @@ class _Loss:
 
     def _outputs(self, chain: Chain) -> Iterator[tuple[slice, Array, Array]]:
         """Which rows, what they see, and what a chain and what is added give there, (groups, rows, out)."""
-        weight = reconstruct(chain).astype(self._rows.parts.dtype)
-        matrix = patches.spread(self._rows.stage, weight, self._reach).swapaxes(1, 2)
-        for part, seen in self._rows.blocks():
-            added = self._rows.added[:, part]
-            outputs = (seen @ matrix).reshape(added.shape) + added
+        for part, seen, outputs in self._rows.outputs(reconstruct(chain)):
             if chain.bias is not None:
-                outputs += chain.bias.reshape(len(matrix), 1, -1).astype(outputs.dtype)
+                outputs += chain.bias.reshape(len(outputs), 1, -1).astype(outputs.dtype)
             yield part, seen, outputs
 
     def _by_group(self, chain: Chain) -> Iterator[tuple[Array, ...]]:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnx_tucker import activation, statistics
+from onnx_tucker import activation, classes, statistics
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal, fit
-from onnx_tucker.factor.moments import RIDGES, Statistics, best, ridge
+from onnx_tucker.factor.moments import RIDGES, Statistics, agreement, best, ridge
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between, sums
@@ -249,13 +249,31 @@ class Fitting:
             return decomposed(site.read(), site.stage, candidate) if candidate.method else None
         known = halves[0] + halves[1]
         trust = self._trusted(found, candidate, halves)
-        if candidate.method is None and trust.ridge == RIDGES[0]:
+        scores = self._scores(found) if trust.means and not self._few else None
+        if candidate.method is None and trust.ridge == RIDGES[0] and scores is None:
             return None
         chain = _chain(site, candidate, _goals(site, known, trust), self._rounds)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
         if trust.means:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
-        return self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
+        chain = self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
+        return chain if scores is None else self._corrected(found, chain, scores)
+
+    def _scores(self, found: Found) -> behind.Scores | None:
+        """What a node's outputs tell by their scores; None where they are none."""
+        stage, total = found.site.stage, self.target(found)
+        return behind.scores(self._nodes, total, stage.groups * stage.out, self._job.context, found.place.scope)
+
+    def _corrected(self, found: Found, chain: Chain, scores: behind.Scores) -> Chain:
+        """A chain whose bias gives each class its probability in the mean."""
+        stage = found.site.stage
+        most = min(self._positions, max(classes.MOST // (stage.groups * stage.out), 1))
+        try:
+            rows = seen_rows(self._job, found, self, (), most)
+        except FAILURES as error:
+            logger.info("%s keeps its bias: %s", found.site.name, first_line(error))
+            return chain
+        return chain if rows is None else classes.corrected(chain, rows, scores)
 
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
@@ -310,13 +328,7 @@ def _chain(site: Site, candidate: Candidate, goals: Sequence[Goal], rounds: int)
 
 
 def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
-    """The bias that makes up for what a weight has changed in the mean, as far as both halves of the samples agree.
-
-    The part that is taken of it is the one at which each half predicts the other best.
-    """
+    """The bias that makes up for what a weight has changed in the mean, as far as both halves of the samples agree."""
     own = own_bias(job, found)
     assert own is not None
-    one, other = (half.bias(weight) for half in halves)
-    sizes = float(one @ one + other @ other)
-    agreed = float(np.clip(2 * (one @ other) / sizes, 0.0, 1.0)) if sizes else 0.0
-    return np.asarray(own + agreed * known.bias(weight))
+    return np.asarray(own + agreement(*(half.bias(weight) for half in halves)) * known.bias(weight))

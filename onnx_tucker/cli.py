@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -19,7 +21,7 @@ from rich.progress import Progress as Bars
 from onnx_tucker import parsers, pipeline
 from onnx_tucker.bench import bench
 from onnx_tucker.compare import compare
-from onnx_tucker.errors import TuckerError, UsageError
+from onnx_tucker.errors import PromiseError, TuckerError, UsageError
 from onnx_tucker.job import Progress
 from onnx_tucker.report.json import to_json
 from onnx_tucker.report.terminal import show, show_bench, show_compared, show_front
@@ -30,6 +32,7 @@ ERROR = 1
 STDOUT = "-"
 NO_SETTINGS = ("model", "models", "original", "factorised", "other", "output", "json", "quiet", "verbose", "no_cache")
 """Arguments that are no fields of `Settings`."""
+COMMANDS = ("sweep", "finetune", "inspect", "compare", "bench")
 LOUDNESS = ("-q", "--quiet", "-v", "--verbose")
 PIPE_WIDTH = 250
 """Width of lines where the output is no terminal."""
@@ -103,6 +106,8 @@ def _run(given: list[str], err: Console) -> int:
             partial(show_compared, compared.outputs, compared.notes),
             compared.to_json() if args.json else None,
         )
+        if compared.broken:
+            raise PromiseError(f"{compared.broken}.")
         return 0
     if given[:1] == ["sweep"]:
         args = parsers.sweep().parse_intermixed_args(given[1:])
@@ -120,6 +125,9 @@ def _run(given: list[str], err: Console) -> int:
         report = _watched(args, err, lambda progress: pipeline.inspect(args.model, progress=progress, **_options(args)))
     else:
         args = parsers.compress().parse_intermixed_args(given)
+        meant = difflib.get_close_matches(args.model, COMMANDS, 1)
+        if meant and not Path(args.model).exists():
+            raise UsageError(f"There is no file {args.model}; the command is {meant[0]}.")
         if args.output is None and not args.dry_run:
             raise UsageError("Name the file to write: onnx-tucker IN OUT, or give --dry-run.")
         result = _watched(

@@ -100,7 +100,7 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     for found in job.found:
         recipe = noted.get(found.place.label)
         candidate = Candidate(recipe.method, recipe.ranks, (), 0.0, recipe.form) if recipe else None
-        choices.append(choice_of(found, candidate, "" if recipe else "not changed by the earlier run"))
+        choices.append(choice_of(found, candidate, "" if recipe else "not factorised by the earlier run"))
     decision = replay(job, Plan(tuple(choices)))
     candidates = _planned(job, decision)
     tensors = {tensor.name: tensor for graph in graphs(model) for tensor in graph.initializer}
@@ -248,7 +248,8 @@ def time(job: Job, made: Factorised) -> list[Timing] | None:
     except FAILURES as error:
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
     if any(timing.noisy for timing in timings):
-        logger.warning("The machine is busy: times of the whole model differ by more than %.0f %%.", 100 * NOISY)
+        when = "was busy when this was measured (--no-cache measures anew)" if timings[0].remembered else "is busy"
+        logger.warning("The machine %s: times of the whole model differ by more than %.0f %%.", when, 100 * NOISY)
     job.progress("timing the whole model", 1, 1)
     unchanged = not made.weights and not job.settings.dry_run
     return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise

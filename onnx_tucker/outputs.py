@@ -44,6 +44,16 @@ def sources(source: Source, settings: Settings) -> set[Path]:
     return {Path(name) for name in named if isinstance(name, str | Path)}
 
 
+def require(source: Source) -> None:
+    """Makes sure that there is something to read, before what is to be written is looked at.
+
+    Raises:
+        ModelError: there is not.
+    """
+    if isinstance(source, Path) and not source.exists():
+        raise ModelError(f"There is no file {source}.")
+
+
 def protect(read: Collection[Path], written: Sequence[Path]) -> None:
     """Makes sure that no output takes the place of an input.
 

@@ -62,7 +62,11 @@ def compress() -> argparse.ArgumentParser:
     speed = parser.add_argument_group("speed")
     speed.add_argument("--keep-slower", action="store_true", help="keep chains that measure slower than their node")
     speed.add_argument(
-        "--min-speedup", metavar="S", type=float, default=1.0, help="keep a chain only if it is S times as fast"
+        "--min-speedup",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="keep a chain only if it is S times as fast (default: 1)",
     )
     _add_work(speed)
     out = parser.add_argument_group("output")
@@ -226,15 +230,23 @@ def _add_weights(group: argparse._ArgumentGroup) -> None:
 
 def _add_work(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--tune-seconds", metavar="T", type=float, default=60.0, help="time to spend on trying ways to compute a layer"
+        "--tune-seconds",
+        metavar="T",
+        type=float,
+        default=60.0,
+        help="time to spend on trying ways to compute a layer (default: 60)",
     )
-    group.add_argument("--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time")
+    group.add_argument(
+        "--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time (default: 1)"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMATS) -> None:
     group = parser.add_argument_group("inputs, counting and timing")
     _add_inputs(group)
-    group.add_argument("--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)}")
+    group.add_argument(
+        "--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)} (default: exact)"
+    )
     group.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
     group.add_argument(
         "--cache", metavar="DIR", default=platformdirs.user_cache_dir("onnx-tucker"), help="remembers measured times"
@@ -264,8 +276,10 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dim", metavar="N=1", type=_dim, action="append", default=[], help="of a free dimension; repeatable"
     )
-    group.add_argument("--threads", metavar="N", type=int, default=0, help="threads of an operator; 0: one a core")
-    group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random")
+    group.add_argument(
+        "--threads", metavar="N", type=int, default=0, help="threads of an operator; 0: one a core, the default"
+    )
+    group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random (default: 0)")
     group.add_argument("--custom-op-lib", metavar="LIB", help="shared library with custom operators")
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     group.add_argument("-v", "--verbose", action="store_true", help="say what is being done, show tracebacks")

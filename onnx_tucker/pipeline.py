@@ -87,6 +87,7 @@ def compress(
     source = model if isinstance(model, onnx.ModelProto) else Path(model)
     target = Path(output) if output is not None else None
     written = outputs.targets(target, settings)
+    outputs.require(source)
     outputs.protect(outputs.sources(source, settings), written)
     outputs.check(written, target, settings)
     rules = None if settings.ranks == "auto" else rules_of(settings)
@@ -258,7 +259,9 @@ def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent,
     Raises:
         TuckerError: see `errors`.
     """
-    return compress(model, progress=progress, **options, ranks="full", lower=False, dry_run=True).report
+    found = compress(model, progress=progress, **options, ranks="full", lower=False, dry_run=True).report
+    nodes = [replace(node, reason="can be factorised") if node.status == "kept" else node for node in found.nodes]
+    return replace(found, nodes=tuple(nodes))
 
 
 def _made(
@@ -301,7 +304,13 @@ def _given_plan(settings: Settings) -> Plan | None:
 def _outcome(job: Job, made: Made, closeness: list[Closeness] | None) -> Outcome:
     result = made.result
     for output in closeness or [] if job.inputs is not None and job.inputs.kind == "data" else []:
-        if output.relative_l2 is not None and output.relative_l2 > RUINED:
+        if output.relative_l2 is None and output.max_abs is None:
+            logger.warning(
+                "Nothing is known of the output %s: on the samples kept for checks it has no finite numbers (is there "
+                "NaN in --data?), or other shapes than the original's.",
+                output.name,
+            )
+        elif output.relative_l2 is not None and output.relative_l2 > RUINED:
             logger.warning(
                 "The output %s is %.2f of its size off the original's; what --ranks auto --max-error makes is closer.",
                 output.name,

@@ -168,7 +168,7 @@ def _broken(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> st
     if closeness is None or job.inputs is None:
         return "--max-error cannot be checked, because the model cannot be run; see the reason above."
     far = too_far(closeness, settings.max_error, job.inputs.kind)
-    return f"{far}; higher --ranks keep more of it." if far else None
+    return f"{far}." if far else None
 
 
 def too_far(outputs: Sequence[Closeness], most: float, kind: str) -> str | None:
@@ -180,9 +180,14 @@ def too_far(outputs: Sequence[Closeness], most: float, kind: str) -> str | None:
         kind: of the inputs, "data" or "random".
     """
     for output in outputs:
-        if output.relative_l2 is None or output.relative_l2 > most:
-            error = "not defined" if output.relative_l2 is None else f"{output.relative_l2:.3g}"
-            where = "the data" if kind == "data" else "random inputs"
+        where = "the data" if kind == "data" else "random inputs"
+        if output.relative_l2 is None:
+            return (
+                f"The relative error of output {output.name} on {where} is not defined, as there are no finite "
+                f"numbers, only zeros or other shapes than the original's, so that --max-error {most:g} cannot be held"
+            )
+        if output.relative_l2 > most:
+            error = f"{output.relative_l2:.3g}"
             return f"The relative error of output {output.name} on {where} is {error}, above --max-error {most:g}"
     return None
 

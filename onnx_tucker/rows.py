@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.moments import Moments, Samples, Statistics
-from onnx_tucker.factor.patches import count, cut, draw, outputs, patches
+from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, spread
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.job import Job
@@ -105,6 +105,7 @@ class Rows:
         parts: of the input, (parts, groups * in, *reach), as `patches.cut` gives them; in single precision at least.
         wanted: (groups, rows, out).
         added: the part of it that does not come from the node, (groups, rows, out).
+        half: of the samples that each row is in, 0 or 1.
     """
 
     stage: Stage
@@ -112,6 +113,19 @@ class Rows:
     parts: Array
     wanted: Array
     added: Array
+    half: NDArray[np.int64]
+
+    def outputs(self, weight: Array) -> Iterator[tuple[slice, Array, Array]]:
+        """Which rows, what they see, and what a weight without bias and what is added give there, (groups, rows, out).
+
+        Args:
+            weight: of the layer of the parts, of all groups.
+        """
+        reach = self.parts.shape[2:]
+        matrix = spread(self.stage, weight.astype(self.parts.dtype), reach).swapaxes(1, 2)
+        for part, seen in self.blocks():
+            added = self.added[:, part]
+            yield part, seen, (seen @ matrix).reshape(added.shape) + added
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Which rows, and the parts that they see, (groups, parts, in * reach); some whole windows at a time."""
@@ -156,6 +170,7 @@ def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], m
         FAILURES: onnxruntime cannot run what they need.
     """
     kept: list[list[Array]] = []
+    halves: list[NDArray[np.int64]] = []
     layer = found.site.stage
     for drawn in _drawn(job, found, source, most, window):
         y, windows = drawn.wanted, len(drawn.positions)
@@ -165,8 +180,11 @@ def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], m
         all_ = [a.astype(np.promote_types(a.dtype, np.float32), copy=False) for a in (parts, y, added)]
         finite = np.flatnonzero(np.all([np.isfinite(a.reshape(windows, -1)).all(1) for a in all_], 0))
         kept.append([a.reshape(windows, -1, *a.shape[1:])[finite] for a in all_])
+        halves.append(np.repeat(drawn.half[finite], math.prod(window)))
     parts, y, added = (a.reshape(-1, *a.shape[2:]) for a in map(np.concatenate, zip(*kept, strict=True)))
-    return Rows(layer, math.prod(window), parts, y.swapaxes(0, 1), added.swapaxes(0, 1)) if len(y) else None
+    if not len(y):
+        return None
+    return Rows(layer, math.prod(window), parts, y.swapaxes(0, 1), added.swapaxes(0, 1), np.concatenate(halves))
 
 
 def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:

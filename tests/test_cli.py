@@ -197,6 +197,17 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert report["settings"]["flops"] == "thesis"
     assert report["totals"]["time_ms"]["before"] > 0
+    assert {node["reason"] for node in report["nodes"] if node["status"] == "kept"} == {"can be factorised"}
+
+
+def test_a_command_that_is_mistyped_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("insepct in.onnx --no-benchmark".split()) == 2
+    assert "There is no file insepct; the command is inspect." in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_before_what_is_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("none.onnx in.onnx --no-benchmark".split()) == 1
+    assert "There is no file none.onnx." in capsys.readouterr().err
 
 
 def test_verbose_says_what_it_does_and_where_it_fails(capsys: pytest.CaptureFixture[str]) -> None:

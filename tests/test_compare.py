@@ -61,7 +61,9 @@ def test_the_command_prints_a_table_or_json_and_holds_a_promise(
     assert document["totals"]["speedup"] is None
     assert document["fidelity"]["outputs"][0]["relative_l2"] > 1e-3
     assert main("compare a.onnx b.onnx --data x.npz --no-benchmark --max-error 0.001".split()) == 3
-    assert "above --max-error 0.001" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "above --max-error 0.001" in printed.err
+    assert "7 samples of the data" in printed.out
 
 
 def test_models_that_cannot_be_compared(folder: Path) -> None:

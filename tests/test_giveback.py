@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnx import helper
 
 from onnx_tucker import compress
 from onnx_tucker.errors import PromiseError
+from onnx_tucker.runtime import timing
 from tests.helpers import model, relative, run
 
 RNG = np.random.default_rng(0)
@@ -96,3 +98,13 @@ def test_nothing_is_written_if_no_chain_can_stay() -> None:
 def test_the_reason_is_said() -> None:
     report = compress(MADE, ranks="3", benchmark=False, keep_slower=True, max_error=0.01).report
     assert next(node.reason for node in report.nodes if node.name == "full").startswith("given back")
+
+
+def test_a_busy_machine_is_said_to_be_so_once_and_later_to_have_been(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(timing, "NOISY", -1.0)
+    for wanted in ("The machine is busy", "The machine was busy when this was measured"):
+        caplog.clear()
+        compress(MADE, ranks="full", dry_run=True, lower=False, cache=tmp_path, threads=1)
+        assert wanted in caplog.text

@@ -436,6 +436,12 @@ def test_outputs_whose_shape_depends_on_the_data_break_the_promise_but_not_the_r
         compress(made, ranks="1", data={"x": X}, benchmark=False, max_error=1.0, include="fc")
 
 
+def test_data_without_a_finite_number_is_said_to_tell_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    compress(two_layers(), ranks="1", data={"x": np.full_like(X, np.nan)}, benchmark=False)
+    assert "Nothing is known of the output y" in caplog.text
+    assert "NaN" in caplog.text
+
+
 def test_weights_can_go_to_a_file_of_their_own(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.onnx"
     result = compress(source, target, ranks="ratio:0.5", benchmark=False, save_as_external_data=True)

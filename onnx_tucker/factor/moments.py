@@ -360,6 +360,18 @@ def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool, amon
     return best(among, loss)  # as weak as it helps, from the trained weight on
 
 
+def agreement(one: Array, other: Array) -> float:
+    """The part of what both halves of the data say together at which it predicts further data best; from 0 to 1.
+
+    Of what one half says it is the part r at which that predicts the other best. What both say errs half as much, which
+    makes 2 r / (1 + r) of it (the reliability of a test of twice the length: Spearman; Brown, British Journal of
+    Psychology 3, 1910).
+    """
+    sizes = float(one @ one + other @ other)
+    part = max(2 * float(one @ other) / sizes, 0.0) if sizes else 0.0
+    return 2 * part / (1 + part)
+
+
 def best(values: Sequence[Value], loss: Callable[[Value], float]) -> Value:
     """The one of least loss, of those up to the first that is worse than the one before it."""
     found, least = values[0], loss(values[0])

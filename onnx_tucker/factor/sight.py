@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 
 from onnx_tucker.types import Array
 
@@ -22,11 +23,13 @@ class Sight:
         low: values below are seen as this.
         high: values above are seen as this.
         window: the lengths of windows side by side of which the largest value is seen; empty where each value is.
+        sigmoid: whether 1 / (1 + exp(-v)) is seen of a value v.
     """
 
     low: float = -math.inf
     high: float = math.inf
     window: tuple[int, ...] = ()
+    sigmoid: bool = False
 
     @property
     def size(self) -> int:
@@ -35,10 +38,14 @@ class Sight:
 
     def of(self, outputs: Array) -> Array:
         """What is seen, (..., windows, out), of outputs (..., windows, values of a window, out)."""
-        return np.asarray(np.clip(outputs.max(axis=-2), self.low, self.high))
+        values = np.clip(outputs.max(axis=-2), self.low, self.high)
+        return np.asarray(scipy.special.expit(values) if self.sigmoid else values)
 
     def derivative(self, outputs: Array, change: Array) -> Array:
         """That of a function with respect to the outputs, from what it is with respect to what is seen of them."""
+        if self.sigmoid:
+            seen = self.of(outputs)
+            change = change * seen * (1 - seen)
         if outputs.shape[-2] == 1:
             return np.asarray(np.where((outputs > self.low) & (outputs < self.high), change[..., None, :], 0))
         first = outputs.argmax(axis=-2)[..., None, :]

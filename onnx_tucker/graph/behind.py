@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import onnx
 
@@ -12,6 +13,18 @@ from onnx_tucker.factor.sight import Sight
 from onnx_tucker.graph.nodes import STANDARD, Scope, attributes
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.graph.segment import uses
+
+MOVES = frozenset(
+    ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze", "Upsample")
+)
+"""Operators behind which a value is still what it was."""
+CHOICES = {"Softmax": -1, "LogSoftmax": -1, "ArgMax": 0, "TopK": -1}
+"""Operators that compare along an axis, and which one that is unless they say so."""
+DECISIONS = ("ArgMax", "TopK")
+"""Those that give no scores any more."""
+
+Scores = Literal["classes", "events", "perhaps"]
+"""What scores are of: classes of which there is one at a time, events of which each may be, or perhaps classes."""
 
 
 def sight(nodes: Sequence[onnx.NodeProto], value: str, context: Context, scope: Scope) -> Sight | None:
@@ -33,8 +46,43 @@ def sight(nodes: Sequence[onnx.NodeProto], value: str, context: Context, scope: 
     return None if found == Sight() else found
 
 
+def scores(nodes: Sequence[onnx.NodeProto], value: str, classes: int, context: Context, scope: Scope) -> Scores | None:
+    """What a value of the main graph tells by its scores, if outputs of the model are all that it is for.
+
+    Args:
+        nodes: of the main graph.
+        value: its name.
+        classes: how many scores there are of a position.
+        context: what is known of the model.
+        scope: the main graph.
+
+    Returns:
+        "classes" where a softmax or an argmax over them says so, "events" where a sigmoid does, else "perhaps"; None
+        where something else is made of them, or where it is a single one that may be anything.
+    """
+    told: Scores | None = "perhaps" if classes > 1 else None
+    values = [value]
+    while values:
+        value = values.pop()
+        for node in (node for node in nodes if value in uses(node)):
+            if node.domain not in STANDARD or node.op_type not in {*MOVES, *CHOICES, "Sigmoid"}:
+                return None
+            if node.op_type == "Sigmoid":
+                told = "events"
+            elif node.op_type in CHOICES:
+                axis, shape = int(attributes(node).get("axis", CHOICES[node.op_type])), context.shapes.get(value, ())
+                told = "classes" if told and shape[axis : axis + 1 or None] == (classes,) else told
+            if node.op_type not in DECISIONS:
+                values.append(node.output[0])
+    return told
+
+
 def _through(node: onnx.NodeProto, found: Sight, context: Context, scope: Scope) -> Sight | None:
     """What is seen from behind a node too; None where it does something else."""
+    if found.sigmoid:
+        return None  # bounds on what it gives are others
+    if node.op_type == "Sigmoid":
+        return replace(found, sigmoid=True)
     if node.op_type == "Relu":
         return replace(found, low=max(found.low, 0.0)) if found.high > 0 else None
     if node.op_type == "Clip":

@@ -9,6 +9,7 @@ from onnx_tucker.factor.sight import Sight
 
 RNG = np.random.default_rng(0)
 SIGHTS = [Sight(0.0), Sight(0.0, 1.0), Sight(-0.5, math.inf, (2, 3)), Sight(-0.5, 0.7, (6,)), Sight(window=(2, 3))]
+SIGHTS += [Sight(sigmoid=True), Sight(-0.5, 0.7, (2, 3), sigmoid=True)]
 
 
 @pytest.mark.parametrize("sight", SIGHTS, ids=str)

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker.factor.sight import Sight
-from onnx_tucker.graph.behind import sight
+from onnx_tucker.graph.behind import scores, sight
 from onnx_tucker.job import prepare
 from onnx_tucker.settings import Settings
 from tests.helpers import model
@@ -46,14 +46,15 @@ def test_rectifiers_clips_and_pools_are_seen_through() -> None:
     assert seen(("Clip", ["low", "high"], {})) == Sight(-1.0, 6.0)
     assert seen(("Clip", ["", "high"], {}), RELU, pool()) == Sight(0.0, 6.0, (2, 2))
     assert seen(("Clip", [], {"max": 6.0}), opset=10) == Sight(high=6.0)
-    assert seen(RELU, ("Sigmoid", [], {})) == Sight(0.0)
+    assert seen(RELU, ("Sigmoid", [], {})) == Sight(0.0, sigmoid=True)
+    assert seen(("Sigmoid", [], {}), RELU) == Sight(sigmoid=True)
 
 
 @pytest.mark.parametrize(
     "steps",
     [
         [],
-        [("Sigmoid", [], {})],
+        [("Tanh", [], {})],
         [("Abs", [], {}), RELU],
         [pool(strides=[1, 1])],
         [pool(pads=[0, 0, 1, 1])],
@@ -84,3 +85,42 @@ def test_an_output_of_the_model_is_seen_whole() -> None:
     onnx.checker.check_model(made)
     job = prepare(made, Settings(), lambda *_: None)
     assert sight(list(job.model.graph.node), "v0", job.context, job.found[0].place.scope) is None
+
+
+def told(*steps: tuple[str, dict[str, Any]], classes: int = 3, also: str = "", domain: str = "") -> str | None:
+    """What a convolution's outputs tell by their scores, with nodes behind it."""
+    nodes, value = [helper.make_node("Conv", ["x", "w"], ["v0"], "conv")], "v0"
+    for i, (op, attributes) in enumerate(steps):
+        nodes.append(helper.make_node(op, [value], [f"v{i + 1}"], f"{op}{i}", domain=domain, **attributes))
+        value = f"v{i + 1}"
+    outputs = {value: 4}
+    if also:
+        nodes.append(helper.make_node(also, ["v0"], ["other"], "other"))
+        outputs |= {"other": 4}
+    made = model(nodes, {"w": np.ones((classes, 2, 1, 1), np.float32)}, {"x": [1, 2, 8, 8]}, outputs)
+    job = prepare(made, Settings(), lambda *_: None)
+    return scores(list(job.model.graph.node), "v0", classes, job.context, job.found[0].place.scope)
+
+
+SOFTMAX: tuple[str, dict[str, Any]] = ("Softmax", {"axis": 1})
+TURNED: tuple[str, dict[str, Any]] = ("Transpose", {"perm": [0, 2, 3, 1]})
+SIGMOID: tuple[str, dict[str, Any]] = ("Sigmoid", {})
+CAST: tuple[str, dict[str, Any]] = ("Cast", {"to": onnx.TensorProto.FLOAT})
+
+
+def test_what_compares_along_the_classes_tells_that_they_are_classes() -> None:
+    assert told(SOFTMAX) == told(SOFTMAX, TURNED) == told(TURNED, ("LogSoftmax", {})) == "classes"
+    assert told(("ArgMax", {"axis": 1}), CAST) == told(("ArgMax", {"axis": -3}), CAST, also="Identity") == "classes"
+
+
+def test_scores_of_which_nothing_is_known_are_perhaps_of_classes() -> None:
+    assert told() == told(TURNED) == told(("Softmax", {"axis": 2})) == told(("ArgMax", {}), CAST) == "perhaps"
+
+
+def test_a_sigmoid_tells_of_events() -> None:
+    assert told(SIGMOID) == told(TURNED, SIGMOID) == told(SIGMOID, classes=1) == "events"
+
+
+def test_what_other_nodes_take_too_or_make_something_else_of_is_no_score() -> None:
+    assert told(("Relu", {})) is told(SOFTMAX, ("Exp", {})) is told(SOFTMAX, also="Neg") is None
+    assert told(classes=1) is told(SOFTMAX, classes=1) is None
