@@ -22,7 +22,7 @@ from onnx_tucker.factor.fit import ROUNDS, Goal, fit
 from onnx_tucker.factor.moments import RIDGES, Statistics, agreement, best, ridge
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.segment import between, sums
+from onnx_tucker.graph.segment import between, sums, users
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.rows import Flow, known_rows, obstacle, own_bias, seen_rows
@@ -133,10 +133,10 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         return ["weights"]
     if scarce(job):
         return ["weights", "outputs"]
-    nodes, summed = list(job.model.graph.node), _sums(job)
+    taken, summed = users(job.model.graph.node), _sums(job)
     ends = [(f.place.node.output[0], f.place.scope) for f in chains]
     behind_ = any(
-        behind.sight(nodes, value, job.context, scope) for y, scope in ends for value in {y, summed.get(y, (y,))[0]}
+        behind.sight(taken, value, job.context, scope) for y, scope in ends for value in {y, summed.get(y, (y,))[0]}
     )
     return ["weights", "outputs", "activations"] if behind_ else ["weights", "outputs"]
 
@@ -193,7 +193,7 @@ class Fitting:
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, few(job)
-        self._sums = _sums(job)
+        self._users, self._sums = users(job.model.graph.node), _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
     def chain(self, found: Found) -> Chain | None:
@@ -262,7 +262,7 @@ class Fitting:
     def _scores(self, found: Found) -> behind.Scores | None:
         """What a node's outputs tell by their scores; None where they are none."""
         stage, total = found.site.stage, self.target(found)
-        return behind.scores(self._nodes, total, stage.groups * stage.out, self._job.context, found.place.scope)
+        return behind.scores(self._users, total, stage.groups * stage.out, self._job.context)
 
     def _corrected(self, found: Found, chain: Chain, scores: behind.Scores) -> Chain:
         """A chain whose bias gives each class its probability in the mean."""
@@ -278,7 +278,7 @@ class Fitting:
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
         total, _ = self._sum(found.place.node.output[0])
-        sight = behind.sight(self._nodes, total, self._job.context, found.place.scope)
+        sight = behind.sight(self._users, total, self._job.context, found.place.scope)
         if sight is None:
             return chain
         try:

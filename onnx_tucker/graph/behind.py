@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +11,7 @@ import onnx
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.graph.nodes import STANDARD, Scope, attributes
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.segment import uses
+from onnx_tucker.graph.segment import Users
 
 MOVES = frozenset(
     ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze", "Upsample")
@@ -27,34 +26,35 @@ Scores = Literal["classes", "events", "perhaps"]
 """What scores are of: classes of which there is one at a time, events of which each may be, or perhaps classes."""
 
 
-def sight(nodes: Sequence[onnx.NodeProto], value: str, context: Context, scope: Scope) -> Sight | None:
+def sight(users: Users, value: str, context: Context, scope: Scope) -> Sight | None:
     """What is seen of a value of the main graph; None where that is all of it.
 
     Args:
-        nodes: of the main graph.
+        users: the nodes of the main graph that take each value.
         value: its name.
         context: what is known of the model.
         scope: the main graph.
     """
     found, outputs = Sight(), {output.name for output in getattr(scope.graph, "output", ())}
     while value not in outputs:
-        users = [node for node in nodes if value in uses(node)]
-        further = _through(users[0], found, context, scope) if len(users) == 1 and users[0].domain in STANDARD else None
+        taking = users.get(value, ())
+        if len(taking) != 1 or taking[0].domain not in STANDARD:
+            break
+        further = _through(taking[0], found, context, scope)
         if further is None:
             break
-        found, value = further, users[0].output[0]
+        found, value = further, taking[0].output[0]
     return None if found == Sight() else found
 
 
-def scores(nodes: Sequence[onnx.NodeProto], value: str, classes: int, context: Context, scope: Scope) -> Scores | None:
+def scores(users: Users, value: str, classes: int, context: Context) -> Scores | None:
     """What a value of the main graph tells by its scores, if outputs of the model are all that it is for.
 
     Args:
-        nodes: of the main graph.
+        users: the nodes of the main graph that take each value.
         value: its name.
         classes: how many scores there are of a position.
         context: what is known of the model.
-        scope: the main graph.
 
     Returns:
         "classes" where a softmax or an argmax over them says so, "events" where a sigmoid does, else "perhaps"; None
@@ -64,7 +64,7 @@ def scores(nodes: Sequence[onnx.NodeProto], value: str, classes: int, context: C
     values = [value]
     while values:
         value = values.pop()
-        for node in (node for node in nodes if value in uses(node)):
+        for node in users.get(value, ()):
             if node.domain not in STANDARD or node.op_type not in {*MOVES, *CHOICES, "Sigmoid"}:
                 return None
             if node.op_type == "Sigmoid":

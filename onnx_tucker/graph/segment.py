@@ -23,6 +23,18 @@ def uses(node: onnx.NodeProto) -> Iterator[str]:
                 yield from uses(inner)
 
 
+Users = Mapping[str, Sequence[onnx.NodeProto]]
+
+
+def users(nodes: Iterable[onnx.NodeProto]) -> Users:
+    """The nodes that take each value, themselves or in the graphs that they hold."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in dict.fromkeys(uses(node)):
+            found.setdefault(name, []).append(node)
+    return found
+
+
 def between(nodes: Sequence[onnx.NodeProto], known: Collection[str], wanted: Iterable[str]) -> list[onnx.NodeProto]:
     """The nodes, in order, that make the wanted values from the known ones."""
     needed, result = set(wanted) - set(known), []

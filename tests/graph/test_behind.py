@@ -10,6 +10,7 @@ from onnx import helper
 
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.graph.behind import scores, sight
+from onnx_tucker.graph.segment import users
 from onnx_tucker.job import prepare
 from onnx_tucker.settings import Settings
 from tests.helpers import model
@@ -30,7 +31,7 @@ def seen(*steps: tuple[str, list[str], dict[str, Any]], opset: int = 18, also: b
     tensors = {"w": weight, "low": LOW, "high": HIGH}
     made = model(nodes, tensors, {"x": [1, 2, 8, 8]}, outputs, opset=opset)
     job = prepare(made, Settings(), lambda *_: None)
-    return sight(list(job.model.graph.node), "v0", job.context, job.found[0].place.scope)
+    return sight(users(job.model.graph.node), "v0", job.context, job.found[0].place.scope)
 
 
 RELU: tuple[str, list[str], dict[str, Any]] = ("Relu", [], {})
@@ -84,7 +85,7 @@ def test_an_output_of_the_model_is_seen_whole() -> None:
     )  # fmt: skip
     onnx.checker.check_model(made)
     job = prepare(made, Settings(), lambda *_: None)
-    assert sight(list(job.model.graph.node), "v0", job.context, job.found[0].place.scope) is None
+    assert sight(users(job.model.graph.node), "v0", job.context, job.found[0].place.scope) is None
 
 
 def told(*steps: tuple[str, dict[str, Any]], classes: int = 3, also: str = "", domain: str = "") -> str | None:
@@ -99,7 +100,7 @@ def told(*steps: tuple[str, dict[str, Any]], classes: int = 3, also: str = "", d
         outputs |= {"other": 4}
     made = model(nodes, {"w": np.ones((classes, 2, 1, 1), np.float32)}, {"x": [1, 2, 8, 8]}, outputs)
     job = prepare(made, Settings(), lambda *_: None)
-    return scores(list(job.model.graph.node), "v0", classes, job.context, job.found[0].place.scope)
+    return scores(users(job.model.graph.node), "v0", classes, job.context)
 
 
 SOFTMAX: tuple[str, dict[str, Any]] = ("Softmax", {"axis": 1})
