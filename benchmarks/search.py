@@ -269,7 +269,7 @@ def _score(subject: Subject, _: Sequence[str], threads: int) -> dict[str, Any]:
                 print(f"  int8 of {name}: {str(error).splitlines()[0][:150]}", file=sys.stderr)
     sessions = [Machine(threads).session(model.SerializeToString()) for model in models.values()]
     runs = [partial(session.run, None, feed) for session in sessions]
-    timings = dict(zip(models, interleaved(runs, SECONDS), strict=True))
+    timings = dict(zip(models, interleaved(runs, SECONDS, clock=Machine(threads).clock), strict=True))
     totals = result.report.totals
     return {
         **scores,

@@ -41,6 +41,8 @@ def corrected(chain: Chain, rows: Rows, scores: Scores) -> Chain:
     assert chain.bias is not None
     made = np.concatenate([outputs for _, _, outputs in rows.outputs(reconstruct(chain))], axis=1)
     given, wanted = _by_row(made) + chain.bias, _by_row(rows.wanted)
+    if not np.isfinite(given).all():
+        return chain
     halves = [rows.half == half for half in (0, 1)]
     one, other, both = (_bias(given[part], wanted[part], scores) for part in (*halves, slice(None)))
     bias = agreement(one, other) * both

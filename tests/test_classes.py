@@ -59,6 +59,13 @@ def test_a_half_without_rows_changes_nothing() -> None:
     assert classes.corrected(chain, rows(wanted, seen, np.zeros(50)), "classes").bias == pytest.approx(chain.bias)
 
 
+def test_scores_that_are_not_finite_are_left_alone() -> None:
+    chain, seen, _, wanted = shrunk(50)
+    wide = rows(wanted, seen, np.arange(50) % 2)
+    wide.added[0, 3] = np.inf
+    assert classes.corrected(chain, wide, "classes") is chain
+
+
 def test_what_may_be_no_scores_costs_little() -> None:
     chain, seen, given, _ = shrunk(2000)
     often = np.random.default_rng(0).random((2000, 1)) < 0.3
