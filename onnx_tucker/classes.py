@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 MOST = 20_000_000
 """Scores that are held at the same time."""
-COST = 0.1
+COST = 0.05
 """By what share the squared error of outputs may rise that are perhaps no scores: nothing behind them says so."""
 
 
