@@ -126,11 +126,20 @@ class Samples:
         return len(patches) - int(p.shape[1])
 
     def __add__(self, other: Samples) -> Samples:
-        """See `Statistics`."""
-        return Samples(*(np.concatenate(pair, 1) for pair in zip(self._both(), other._both(), strict=True)))
+        """See `Statistics`; inner products that are known on either side are not made again."""
+        both = Samples(*(np.concatenate(pair, 1) for pair in zip(self._both(), other._both(), strict=True)))
+        if self._is_known and other._is_known and both.rows:
+            for p, q, one, two in zip(self.patches, other.patches, self._known, other._known, strict=True):
+                across = p @ q.T
+                both._known.append(np.block([[one * self.rows, across], [across.T, two * other.rows]]) / both.rows)
+        return both
 
     def _both(self) -> tuple[Array, Array]:
         return self.patches, self.outputs
+
+    @property
+    def _is_known(self) -> bool:
+        return len(self._known) == len(self.patches) and len(self._known[0]) == self.rows
 
     def targets(self, weight: Array, ridge: float, *, bias: bool) -> list[Array]:
         """See `Statistics`; the equation of the module in the space of the rows (Woodbury)."""
@@ -152,7 +161,7 @@ class Samples:
 
     def _grams(self, bias: bool) -> list[tuple[Array, float]]:
         """The inner products of all rows with one another, over their number, for every group, and their `_mean`."""
-        if len(self._known) != len(self.patches) or len(self._known[0]) != self.rows:
+        if not self._is_known:
             self._known = [p @ p.T / len(p) for p in self.patches]
         about = [centred(centred(gram, bias).T, bias) for gram in self._known]
         width = self.patches.shape[2]

@@ -105,3 +105,12 @@ def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
         zero, own = [np.zeros((4, 3, 2))] * 2, np.split(WEIGHT, 2)
         differences = [known.loss(own, bias=bias) - known.loss(zero, bias=bias) for known in (one, other)]
         assert differences[0] == pytest.approx(differences[1])
+
+
+def test_what_is_known_of_halves_is_that_of_the_whole() -> None:
+    p, y = rows(9, 1.5 * WEIGHT, noise=0.5)
+    whole = moments(p, y, Samples).targets(WEIGHT, 0.1, bias=True)
+    halves = [moments(p[part], y[part], Samples) for part in (slice(4), slice(4, None))]
+    for half in halves:
+        half.targets(WEIGHT, 0.1, bias=True)
+    assert np.allclose((halves[0] + halves[1]).targets(WEIGHT, 0.1, bias=True), whole)
