@@ -25,7 +25,7 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between, sums, users
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
-from onnx_tucker.rows import Flow, known_rows, obstacle, own_bias, seen_rows
+from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Site, Stage
 from onnx_tucker.walk import Walk
@@ -267,12 +267,7 @@ class Fitting:
     def _corrected(self, found: Found, chain: Chain, scores: behind.Scores) -> Chain:
         """A chain whose bias gives each class its probability in the mean."""
         stage = found.site.stage
-        most = min(self._positions, max(classes.MOST // (stage.groups * stage.out), 1))
-        try:
-            rows = seen_rows(self._job, found, self, (), most)
-        except FAILURES as error:
-            logger.info("%s keeps its bias: %s", found.site.name, first_line(error))
-            return chain
+        rows = self._rows(found, (), min(self._positions, max(classes.MOST // (stage.groups * stage.out), 1)))
         return chain if rows is None else classes.corrected(chain, rows, scores)
 
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
@@ -281,16 +276,20 @@ class Fitting:
         sight = behind.sight(self._users, total, self._job.context, found.place.scope)
         if sight is None:
             return chain
-        try:
-            rows = seen_rows(self._job, found, self, sight.window, statistics.ROWS)
-        except FAILURES as error:
-            logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
-            return chain
+        rows = self._rows(found, sight.window, statistics.ROWS)
         if rows is None:
             return chain
         own = own_bias(self._job, found)
         chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
         return activation.refitted(activation.Task(found.site, candidate, sight), chain, rows)
+
+    def _rows(self, found: Found, window: tuple[int, ...], most: int) -> Rows | None:
+        """See `rows.seen_rows`; None too where onnxruntime cannot run what they need."""
+        try:
+            return seen_rows(self._job, found, self, window, most)
+        except FAILURES as error:
+            logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
+            return None
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""
