@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_tucker.errors import DataError, ModelError, TuckerError
+from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.graph.trainable import trainable
@@ -46,8 +47,6 @@ Score = Callable[[onnx.ModelProto], float]
 
 SHARE = 0.1
 """The share of the time that scores may take which are only shown."""
-SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-"""Operators that leave values as they are."""
 CLOSE = 1e-4
 """The relative error up to which what torch computes is what onnxruntime does."""
 

@@ -142,6 +142,7 @@ def sweep(
     reports = [Path(path) for path in settings.report]
     writers = [writer(path, FORMATS) for path in reports]
     planned = [_plan_path(plans, i) for i in range(points)] if plans is not None else []
+    outputs.require(source)
     outputs.protect(outputs.sources(source, settings), [*reports, *planned])
     if plans is not None and not Path(plans).is_dir():
         raise OutputError(f"There is no folder {plans} to write plans to.")
@@ -223,6 +224,8 @@ def finetune(
     other = factorised if isinstance(factorised, onnx.ModelProto) else Path(factorised)
     target = Path(output) if output is not None else None
     written = outputs.targets(target, settings)
+    outputs.require(source)
+    outputs.require(other)
     outputs.protect(outputs.sources(source, settings) | outputs.sources(other, settings), written)
     outputs.check(written, target, settings)
     require_torch()

@@ -13,10 +13,10 @@ from onnx_tucker.graph.nodes import STANDARD, Scope, attributes
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.graph.segment import Users
 
-MOVES = frozenset(
-    ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze", "Upsample")
-)
-"""Operators behind which a value is still what it was."""
+SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that leave values as they are."""
+MOVES = (*SHAPERS, "Dropout", "Resize", "Transpose", "Upsample")
+"""Operators behind which a value is still what it was, though it may be elsewhere."""
 CHOICES = {"Softmax": -1, "LogSoftmax": -1, "ArgMax": 0, "TopK": -1}
 """Operators that compare along an axis, and which one that is unless they say so."""
 DECISIONS = ("ArgMax", "TopK")

@@ -8,6 +8,8 @@ from functools import cache
 
 FINE_S = 1e-4
 """The longest steps of a clock by which runs of milliseconds can be timed."""
+STEPS = 3
+"""Steps of a clock that are looked at; a single one may hold what the system did meanwhile."""
 
 
 def fitting(threads: int) -> Callable[[], float]:
@@ -23,7 +25,10 @@ def fitting(threads: int) -> Callable[[], float]:
 def _of_this_thread() -> Callable[[], float]:
     """The system's clock of this thread; the wall's where there is none that is fine enough, as on Windows."""
     clock = getattr(time, "thread_time", time.perf_counter)
-    first = later = clock()
-    while later == first:
-        later = clock()
-    return clock if later - first <= FINE_S else time.perf_counter
+    steps: list[float] = []
+    while len(steps) < STEPS:
+        first = later = clock()
+        while later == first:
+            later = clock()
+        steps.append(later - first)
+    return clock if min(steps) <= FINE_S else time.perf_counter
