@@ -89,7 +89,7 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         DataError: see `statistics.of_model`.
     """
     for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
-        trust = Trust(RIDGES[-1], None, found.site.bias)
+        trust = Trust(RIDGES[-1], None, found.reading.added is not None)
         yield None if known is None else _goals(found.site, known, trust)
 
 
@@ -106,7 +106,7 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
         if known is None or candidate.method is None:
             yield decomposed(found.site.read(), found.site.stage, candidate)
             continue
-        means = found.site.bias and known.rows >= 2 * SPREAD
+        means = found.reading.added is not None and known.rows >= 2 * SPREAD
         chain = _chain(found.site, candidate, _goals(found.site, known, Trust(RIDGES[0], None, means)), ROUNDS)
         bias = own_bias(job, found) if means else None
         yield chain if bias is None else replace(chain, bias=bias + known.bias(reconstruct(chain)))
@@ -134,7 +134,7 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     if scarce(job):
         return ["weights", "outputs"]
     taken, summed = users(job.model.graph.node), _sums(job)
-    ends = [(f.place.node.output[0], f.place.scope) for f in chains]
+    ends = [(f.output, f.place.scope) for f in chains]
     behind_ = any(
         behind.sight(taken, value, job.context, scope) for y, scope in ends for value in {y, summed.get(y, (y,))[0]}
     )
@@ -214,12 +214,12 @@ class Fitting:
 
     def target(self, found: Found) -> str:
         """See `rows.Source`."""
-        return self._sum(found.place.node.output[0])[0]
+        return self._sum(found.output)[0]
 
     def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
         """See `rows.Source`."""
         x = layer.activations(found)
-        total, other = self._sum(found.place.node.output[0])
+        total, other = self._sum(found.output)
         taken = self._factorised.read([x, other] if other else [x])
         wanted = repeat(None) if known else (values[total] for values in self._original.read([total]))
         for now, y in zip(taken, wanted, strict=not known):
@@ -272,7 +272,7 @@ class Fitting:
 
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
-        total, _ = self._sum(found.place.node.output[0])
+        total, _ = self._sum(found.output)
         sight = behind.sight(self._users, total, self._job.context, found.place.scope)
         if sight is None:
             return chain
@@ -294,7 +294,7 @@ class Fitting:
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""
         stage, rows = found.site.stage, [half.rows for half in halves]
-        enough, means = min(rows) >= FEW // 2, found.site.bias and min(rows) >= SPREAD
+        enough, means = min(rows) >= FEW // 2, found.reading.added is not None and min(rows) >= SPREAD
         strength = ridge(*halves, found.site.read(), bias=means, among=self._ridges) if enough else RIDGES[0]
 
         unsure = self._few or sum(rows) < 4 * stage.inp * stage.window.volume

@@ -220,7 +220,7 @@ def _output_errors(
 
 def _ends(found: Found) -> tuple[str, str]:
     """Names of the values that a node takes and gives."""
-    return layer.activations(found), found.place.node.output[0]
+    return layer.activations(found), found.output
 
 
 def _groups(job: Job, planned: Mapping[str, Candidate]) -> Iterator[list[Found]]:

@@ -250,10 +250,10 @@ def _chunks(stage: Stage, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]
 
 def own_bias(job: Job, found: Found) -> Array | None:
     """What a node without obstacles adds to its output, (groups * out,), in float64; None where it adds nothing."""
-    constant = job.context.constant(found.place, 2) if found.site.bias else None
-    if constant is None:
+    added, stage = found.reading.added, found.site.stage
+    if added is None:
         return None
-    return np.broadcast_to(constant.read().astype(np.float64).ravel(), found.site.stage.groups * found.site.stage.out)
+    return np.broadcast_to(added.constant.read().astype(np.float64).ravel(), stage.groups * stage.out)
 
 
 def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[Moments] | type[Samples], int]:
@@ -272,10 +272,10 @@ def obstacle(job: Job, found: Found) -> str:
         return "it is in a body, or fused"
     if len(members(job, found)) > 1:
         return "its weight is that of several nodes"
-    added = job.context.constant(found.place, 2) if site.bias else None
-    if site.bias and (added is None or math.prod(added.shape[:-1]) != 1):
+    added = found.reading.added
+    if site.bias and (added is None or math.prod(added.constant.shape[:-1]) != 1):
         return "what it adds is no constant vector"
-    if added is not None and job.context.constants.overridable(added):
+    if added is not None and job.context.constants.overridable(added.constant):
         return "what it adds is a graph input that callers may override"
     if site.scalings:
         return "it scales its output"

@@ -40,7 +40,7 @@ class Original:
 
     def target(self, found: Found) -> str:
         """See `rows.Source`."""
-        return found.place.node.output[0]
+        return found.output
 
     def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
         """See `rows.Source`."""

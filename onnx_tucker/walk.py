@@ -69,11 +69,16 @@ class Walk:
         candidate = replace(candidate, form=str(promising(self._job.context, found, chain.stages)))
         weights = store(found, candidate, chain, self._names)
         piece = piece_of(found, candidate, weights, self._job.context, self._names, WHOLE)
-        output = found.place.node.output[0]
-        old = self._pieces.get(output, [found.place.node])
-        index = self._nodes.index(old[0])
-        self._nodes[index : index + len(old)] = self._pieces[output] = list(piece.nodes)
+        self._put(found.place.node, piece.nodes)
+        if piece.adding and found.reading.added:
+            self._put(found.reading.added.place.node, [piece.adding])
         self._tensors |= {tensor.name: tensor for tensor in (*weights, *piece.constants)}
+
+    def _put(self, node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Puts nodes in the place of one, or of those that are there already."""
+        old = self._pieces.get(node.output[0], [node])
+        index = self._nodes.index(old[0])
+        self._nodes[index : index + len(old)] = self._pieces[node.output[0]] = list(nodes)
 
     def model(self, names: Sequence[str]) -> bytes:
         """The nodes that these values need, from the model's inputs on, as a model that gives them."""

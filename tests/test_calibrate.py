@@ -308,3 +308,61 @@ def test_half_precision_behind_an_activation() -> None:
     result = compress(made, ranks=6, benchmark=False, data={"x": x})
     assert result.report.fidelity is not None
     assert 0 < (result.report.fidelity.outputs[0].relative_l2 or 0) < 1
+
+
+def linear(x: Array, layers: list[tuple[Array, Array]], *, fused: bool, turned: bool = False) -> onnx.ModelProto:
+    """Linear layers with rectifiers between them, each as one node or as a product and a sum."""
+    nodes, tensors, value = [], {}, "x"
+    for i, (weight, bias) in enumerate(layers):
+        tensors |= {f"w{i}": weight, f"b{i}": bias}
+        last = i == len(layers) - 1
+        out = "y" if last else f"s{i}"
+        if fused:
+            nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [out], f"layer{i}"))
+        else:
+            terms = [f"b{i}", f"p{i}"] if turned else [f"p{i}", f"b{i}"]
+            nodes.append(helper.make_node("MatMul", [value, f"w{i}"], [f"p{i}"], f"layer{i}"))
+            nodes.append(helper.make_node("Add", terms, [out], f"sum{i}"))
+        value = f"r{i}"
+        if not last:
+            nodes.append(helper.make_node("Relu", [out], [value]))
+    return model(nodes, tensors, {"x": ["n", *x.shape[1:]]}, {"y": x.ndim})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("options", [{}, {"include": "layer0"}, {"ranks": "7"}])
+def test_a_product_and_a_sum_are_fitted_like_a_layer_with_a_bias(options: dict[str, Any], turned: bool) -> None:
+    layers = [(noise(12, 16), noise(16)), (noise(16, 16), noise(16)), (noise(16, 10), noise(10))]
+    x = correlated(256, 12) + 2
+    one, two = (linear(x, layers, fused=fused, turned=turned) for fused in (True, False))
+    given = {"ranks": "3", "benchmark": False, "data": {"x": x}} | options
+    results = [compress(made, **given) for made in (one, two)]
+    exact, *outputs = (run(made, x=x)[0] for made in (one, *(result.model for result in results)))
+    assert 1e-3 < relative(exact, outputs[1]) < 0.8
+    assert relative(outputs[0], outputs[1]) < 1e-3
+    errors = np.array([[node.error.output for node in result.report.nodes] for result in results], np.float64)
+    np.testing.assert_allclose(*errors, rtol=1e-3)
+
+
+def test_the_bias_of_a_sum_is_all_that_changes_besides_the_products() -> None:
+    x = noise(128, 4, 12) + 2
+    made = linear(x, [(noise(12, 16), noise(1, 1, 16)), (noise(16, 10), noise(10))], fused=False)
+    result = slim(made, x, "3")
+    before, after = ({node.name: node for node in one.graph.node} for one in (made, result))
+    tensors = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
+    for name in ("sum0", "sum1"):
+        [new] = set(after[name].input) - set(before[name].input)
+        after[name].input[list(after[name].input).index(new)] = f"b{name[-1]}"
+        assert after[name] == before[name]
+    assert {shape for name, shape in tensors.items() if name.endswith("bias")} == {(1, 1, 16), (10,)}
+    assert not {"b0", "b1", "w0", "w1"} & tensors.keys()
+
+
+def test_a_constant_that_is_no_bias_stays() -> None:
+    """Of the product itself, of each position, or of the product where that is an output too."""
+    x, w = noise(128, 4, 12) + 2, noise(12, 16)
+    product = helper.make_node("MatMul", ["x", "w"], ["p"], "product")
+    add = helper.make_node("Add", ["p", "b"], ["y"], "sum")
+    for bias, outputs in ((noise(4, 16), {"y": 3}), (noise(16), {"y": 3, "p": 3})):
+        made = model([product, add], {"w": w, "b": bias}, {"x": ["n", 4, 12]}, outputs)
+        assert next(node for node in slim(made, x, "3").graph.node if node.name == "sum") == add

@@ -137,6 +137,7 @@ class Constants:
         scopes = dict.fromkeys([self._main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
         self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
+        self._users = {value: place for place in places for value in self._used(place)}
         self._uses = Counter(value for place in places for value in self._used(place))
         for scope in scopes:
             if isinstance(scope.graph, onnx.GraphProto):
@@ -152,6 +153,12 @@ class Constants:
     def uses(self, value: Value) -> int:
         """How many node inputs, graph outputs and quantization annotations, in all scopes, need the value."""
         return self._uses[value]
+
+    def only_user(self, place: Place) -> Place | None:
+        """The node of the same graph that takes the first output of a node, if nothing else does."""
+        value = Value(place.scope, place.node.output[0])
+        user = self._users.get(value) if self.uses(value) == 1 else None
+        return user if user is not None and user.scope is place.scope else None
 
     def overridable(self, constant: Constant) -> bool:
         """Whether callers may give the value, or something it is computed from, themselves."""

@@ -53,6 +53,12 @@ class Found:
             raise TypeError(f"{self.place.label} has no weight that was read")
         return self.reading.seat
 
+    @property
+    def output(self) -> str:
+        """Name of the value that the node gives, together with the constant that is added to it."""
+        added = self.reading.added
+        return str((added.place if added else self.place).node.output[0])
+
     def own(self, candidate: Candidate) -> Candidate:
         """What a node with the same weight could become, with the strides, dilations and pads of this one."""
         stages: tuple[Stage, ...] = (self.site.stage,)

@@ -107,9 +107,14 @@ def real_chain(
     model: onnx.ModelProto, found: Found, context: Context, candidate: Candidate, weights: list[onnx.TensorProto]
 ) -> bytes:
     """The node's chain with the weights that go into the model, between values as the node has them."""
-    names = _names_of(found)
+    names, added = _names_of(found), found.reading.added
     names.take(weight.name for weight in weights)
-    return _alone(model, found, context, piece_of(found, candidate, weights, context, names, WHOLE), own_bias=True)
+    piece = piece_of(found, candidate, weights, context, names, WHOLE)
+    if added and added.place is not found.place:
+        node = added.place.node
+        own = numpy_helper.from_array(added.constant.read(), node.input[added.index])
+        piece = Piece([*piece.nodes, piece.adding or node], piece.weights, [*piece.constants, own])
+    return _alone(model, found, context, piece, own_bias=True)
 
 
 def stands_alone(found: Found, context: Context) -> bool:
@@ -184,7 +189,7 @@ def _alone(
         else:
             shape = known.shape if known else context.shapes.get(name, (found.site.stage.shape[0],))
             tensors.append(numpy_helper.from_array(np.zeros(shape, found.site.dtype), name))
-    renamed = {activations(found): source, place.node.output[0]: OUTPUT}
+    renamed = {activations(found): source, found.output if own_bias else place.node.output[0]: OUTPUT}
     return _model(model, piece.nodes, tensors, renamed, elem_type)
 
 

@@ -31,12 +31,14 @@ from onnx_tucker.types import Array, Candidate, Chain
 class Piece(NamedTuple):
     """The nodes of one chain, its weights, and the constants that it adds; nodes that share a weight share its list.
 
-    Once the piece is in a model, its weights are the model's own, so that they are in memory once.
+    Where the chain has a bias, but another node adds it, that one is replaced too. Once the piece is in a model, its
+    weights are the model's own, so that they are in memory once.
     """
 
     nodes: list[onnx.NodeProto]
     weights: list[onnx.TensorProto]
     constants: Sequence[onnx.TensorProto] = ()
+    adding: onnx.NodeProto | None = None
 
 
 class Ends(NamedTuple):
@@ -68,7 +70,10 @@ def store(found: Found, candidate: Candidate, chain: Chain, names: Names) -> lis
             array = found.seat.store(stage, factor)
         tensors.append(_tensor(array, site.dtype, names.fresh(f"{_prefix(found, candidate)}/{i}/weight")))
     if chain.bias is not None:
-        tensors.append(_tensor(chain.bias, site.dtype, names.fresh(f"{_prefix(found, candidate)}/bias")))
+        bias = chain.bias
+        if found.reading.added:  # with as many dimensions as before, which the output may have from it
+            bias = bias.reshape(*found.reading.added.constant.shape[:-1], -1)
+        tensors.append(_tensor(bias, site.dtype, names.fresh(f"{_prefix(found, candidate)}/bias")))
     return tensors
 
 
@@ -97,8 +102,9 @@ def build(
         ends: where the form is on frames, what it takes and makes.
     """
     node, candidate = found.place.node, found.own(candidate)
+    adding = _adding(found, weights[len(candidate.stages) :])
     if not candidate.changes:
-        return Piece([_with_weights(found, weights)], weights)
+        return Piece([_with_weights(found, weights)], weights, adding=adding)
     if FORMS[candidate.form] == DIRECT:
         nodes, constants = _direct(found, candidate, weights, context, names)
     else:
@@ -106,16 +112,27 @@ def build(
         _lowered(found, candidate, [tensor.name for tensor in weights], writer, ends)
         nodes, constants = writer.nodes, writer.constants
     _inherit(nodes, node)
-    return Piece(nodes, weights, constants)
+    return Piece(nodes, weights, constants, adding)
 
 
 def _with_weights(found: Found, weights: Sequence[onnx.TensorProto]) -> onnx.NodeProto:
-    """The node with another weight, and another bias if there is one."""
+    """The node with another weight, and another bias if there is one that it adds."""
     node = onnx.NodeProto()
     node.CopyFrom(found.place.node)
     node.input[found.seat.index] = weights[0].name
-    if len(weights) > 1:
+    if len(weights) > 1 and found.site.bias:
         node.input[2] = weights[1].name
+    return node
+
+
+def _adding(found: Found, bias: Sequence[onnx.TensorProto]) -> onnx.NodeProto | None:
+    """The Add behind the node with another bias, if there is one that it adds."""
+    added = found.reading.added
+    if added is None or added.place is found.place or not bias:
+        return None
+    node = onnx.NodeProto()
+    node.CopyFrom(added.place.node)
+    node.input[added.index] = bias[0].name
     return node
 
 
@@ -201,6 +218,7 @@ def splice(
         ends = Ends(layout.frames(node.input[0]), layout.made[node.output[0]].name) if framed else None
         pieces[label] = build(one, planned[label], weights[label], context, names, ends)
     chains, constants = _laid_out({label: piece.nodes for label, piece in pieces.items()}, layout, context, names)
+    adding = [(f.place.scope, p.adding) for f, p in zip(replaced, pieces.values(), strict=True) if p.adding]
     result = onnx.ModelProto()
     result.CopyFrom(model)
     copies = {place.label: place for place in places(result)}
@@ -208,6 +226,7 @@ def splice(
     changed = [place for place in context.places if place.label in chains]
     for scope in dict.fromkeys(place.scope for place in changed):
         here = {place.node.output[0]: chains[place.label] for place in changed if place.scope is scope}
+        here |= {node.output[0]: [node] for of, node in adding if of is scope}
         _replace(twins[scope].graph, here)
     _add_weights(result, Scope(result.graph), constants)
     rebiased = [f for f in replaced if len(weights[f.place.label]) > len(planned[f.place.label].stages)]
@@ -296,7 +315,7 @@ def _dead(replaced: Iterable[Found], rebiased: Iterable[Found], context: Context
     for node, weight in steps.values():
         origins = {p.value.name: p.origin for p in weight.parameters}
         parameters += [origins[name] for name in node.input[1:] if name]
-    biases = [bias.value for f in rebiased if (bias := context.constant(f.place, 2))]
+    biases = [f.reading.added.constant.value for f in rebiased if f.reading.added]
     used = [*parameters, *biases]
     return dead | {value for value in used if context.constants.uses(value) == used.count(value)}
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_tucker.cost import Layer
-from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import Context, Emission, Op, Reading, Seat, refuse, settle
+from onnx_tucker.graph.nodes import STANDARD, Place, attributes
+from onnx_tucker.graph.ops.op import Added, Context, Emission, Op, Reading, Seat, refuse, settle
 from onnx_tucker.types import Array, Stage, Window
 
 LEFT, RIGHT = 0, 1
@@ -43,7 +43,7 @@ def read(place: Place, context: Context) -> Reading:
     # A batch of matrices makes a batch of vectors of one vector, which the next stage would take for a matrix.
     input_rank = len(context.shape(place, data) or ())
     vectors = partial(_vectors, data == RIGHT)
-    return settle(
+    reading = settle(
         place,
         context,
         stage,
@@ -53,6 +53,20 @@ def read(place: Place, context: Context) -> Reading:
         scalings=int(given.get("alpha", 1.0) != 1),
         objection="its input is not known to be a matrix, see --input-shape" if batch and input_rank < 2 else "",
     )
+    return replace(reading, added=None if batch or index == LEFT else _added(place, context, out))
+
+
+def _added(place: Place, context: Context, out: int) -> Added | None:
+    """The constant vector that an Add behind the node adds: exporters write linear layers so."""
+    user = context.constants.only_user(place)
+    if user is None or user.node.op_type != "Add" or user.node.domain not in STANDARD:
+        return None
+    index = 1 - list(user.node.input).index(place.node.output[0])
+    constant = context.constant(user, index)
+    if constant is None or context.constants.overridable(constant):
+        return None
+    vector = math.prod(constant.shape[:-1]) == 1 and math.prod(constant.shape) in (1, out)
+    return Added(constant, user, index) if vector else None
 
 
 def _canonical_input(

@@ -91,6 +91,21 @@ class Seat:
     outputs: Callable[[Array], Array] = lambda array: array
 
 
+@dataclass(frozen=True, eq=False)
+class Added:
+    """A constant that is added to what a node gives, by the node itself or by an Add that is all that takes it.
+
+    Attributes:
+        constant: what is added.
+        place: the node that adds it.
+        index: which input of that it is.
+    """
+
+    constant: Constant
+    place: Place
+    index: int
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a node was found to be: a site or a skip, and its counts where they are known.
@@ -103,6 +118,7 @@ class Reading:
         seat: how the node holds its weight; None where that is not known.
         origins: what the weights are made from; nodes may share them.
         bias_origin: what the bias is made from, where it is constant.
+        added: the constant that is added to the output; that of an Add behind the node is not counted as its bias.
     """
 
     found: Site | Skip
@@ -112,6 +128,7 @@ class Reading:
     seat: Seat | None = None
     origins: frozenset[Value] = frozenset()
     bias_origin: Value | None = None
+    added: Added | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +251,9 @@ def settle(
         read = partial(_read, weight, canonical)
         size = _fixed_size(context.fixed.get(place.node.input[seat.data])) if stage.window.kernel else None
         found = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings, size)
+    added = Added(constant_bias, place, 2) if constant_bias else None
     origins, bias_origin = frozenset([weight.origin]), constant_bias.origin if constant_bias else None
-    return Reading(found, math.prod(weight.shape), bias_params, layer, seat, origins, bias_origin)
+    return Reading(found, math.prod(weight.shape), bias_params, layer, seat, origins, bias_origin, added)
 
 
 def _fixed_size(shape: tuple[Size, ...] | None) -> tuple[int, ...] | None:
