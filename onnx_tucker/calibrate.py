@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES = 10_000, 4, RIDGES[::2]
 """The positions in a rough pass, how often its factors are refitted, and the pulls of trained weights that it tries."""
+ROUGH_MACS = 2.5e10
+"""The multiplications of the model that a rough pass may take; where it does, it has no more samples than it needs."""
+LEAST = 4
+"""Samples of a rough pass at least."""
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
 """Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
 
@@ -151,6 +155,14 @@ def scarce(job: Job) -> bool:
     return _fewer(job, FEW // 2)
 
 
+def _lighter(job: Job) -> Job:
+    """The run with fewer samples to fit to, if those suffice and all of them take long."""
+    assert job.inputs is not None
+    enough = -(-FEW // max(1, _positions(job) // ALIKE))
+    fit = job.inputs.fit.first(max(enough, LEAST, int(ROUGH_MACS / max(job.sample_macs, 1))))
+    return replace(job, inputs=replace(job.inputs, fit=fit))
+
+
 def _fewer(job: Job, samples: int) -> bool:
     if not usable(job) or job.inputs is None:
         return False
@@ -160,9 +172,7 @@ def _fewer(job: Job, samples: int) -> bool:
 def _positions(job: Job) -> int:
     """Positions of a sample that each node sees at least; 1 where that is not known."""
     seen = [found.reading.layer for found in eligible(job)]
-    shapes = (job.context.shapes.get(value.name) for value in (job.session.get_inputs() if job.session else ()))
-    batch = max((shape[0] for shape in shapes if shape), default=1)
-    return min((layer.positions if layer else 1 for layer in seen), default=1) // max(batch, 1)
+    return min((layer.positions if layer else 1 for layer in seen), default=1) // job.counted_samples
 
 
 def _sums(job: Job) -> dict[str, tuple[str, str]]:
@@ -189,6 +199,7 @@ class Fitting:
         self._ridges: Sequence[float] = RIDGES
         if rough:
             self._positions, self._rounds, self._ridges = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES
+            self._job = job = _lighter(job)
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)

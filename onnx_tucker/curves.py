@@ -10,11 +10,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
-from numpy.typing import NDArray
 
 from onnx_tucker import calibrate
 from onnx_tucker.cost import FLOPS, chain_cost
@@ -31,8 +30,9 @@ from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded, members
 from onnx_tucker.rank.policy import rounded_up
 from onnx_tucker.rank.search import BLOCKS
+from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.fidelity import relative_l2
-from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.runtime.session import FAILURES, Feed, first_line
 from onnx_tucker.tuning import Option
 from onnx_tucker.types import Array, Candidate, Chain, Ranks, Stage
 
@@ -50,6 +50,8 @@ FITS, FITTING = 8, 1e11
 """Points of a method, at most, whose error is that of a fit, and the multiplications that they may take together."""
 PROBED = 0.25
 """The relative error of a node's output at which it is tried what that does to the model's outputs."""
+PROBE_MACS, PROBE_SAMPLES = 1.5e10, 4
+"""The multiplications of the model that such a trial may take; where it does, it is of so many samples at least."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,13 @@ class Wanted:
     aligned: bool
 
 
+class Probe(NamedTuple):
+    """An input of the model, and its outputs on that."""
+
+    feed: Feed
+    outputs: Sequence[Any]
+
+
 def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bool = False) -> Iterator[Curve]:
     """The curves of nodes in the order of the graph, together those that share a weight.
 
@@ -145,17 +154,17 @@ def _recalled(job: Job, key: str | None, wanted: Wanted, group: list[Found]) -> 
 
 def _seen(
     job: Job, groups: Sequence[list[Found]], *, blind: bool
-) -> Iterator[tuple[list[Found], list[Goal] | None, Sequence[Any] | None]]:
-    """Groups with what their weights do on the data, and the outputs of the model on the probe, where those count."""
+) -> Iterator[tuple[list[Found], list[Goal] | None, Probe | None]]:
+    """Groups with what their weights do on the data, and what it is tried on how far that carries, where it counts."""
     if blind or not groups:
         yield from ((group, None, None) for group in groups)
         return
     known: Iterator[list[Goal] | None] = repeat(None)
-    expected = job.session.run(None, _probe(job)) if calibrate.usable(job) and job.session else None
-    if expected is not None or job.settings.statistics is not None:
+    probe = _probe(job) if calibrate.usable(job) else None
+    if probe is not None or job.settings.statistics is not None:
         known = calibrate.goals(job, [group[0] for group in groups])
     for group, goals in zip(groups, known, strict=False):
-        yield group, goals, expected
+        yield group, goals, probe
 
 
 def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
@@ -171,9 +180,7 @@ def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
     return float(reading.params or 0)
 
 
-def _curve(
-    job: Job, wanted: Wanted, group: list[Found], goals: list[Goal] | None, expected: Sequence[Any] | None
-) -> Curve:
+def _curve(job: Job, wanted: Wanted, group: list[Found], goals: list[Goal] | None, probe: Probe | None) -> Curve:
     found = group[0]
     site, kept = found.site, Point({quantity: whole(job, quantity, group) for quantity in wanted.quantities}, 0.0)
     if excluded(job.settings, group):
@@ -190,9 +197,9 @@ def _curve(
             costs = [_costs(job, wanted.quantities, group, method, ranks) for ranks in grid]
             points += [Point(cost, e, method.name, r) for cost, e, r in zip(costs, errors, grid, strict=True)]
     points = undominated(points)
-    if goals is None or expected is None:
+    if goals is None or probe is None:
         return Curve(group, points)
-    return Curve(group, points, _sensitivity(job, found, goals, points, expected))
+    return Curve(group, points, _sensitivity(job, found, goals, points, probe))
 
 
 def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> list[Ranks]:
@@ -250,15 +257,22 @@ def undominated(points: Sequence[Point]) -> list[Point]:
     return [points[0], *kept]
 
 
-def _probe(job: Job) -> dict[str, NDArray[Any]]:
-    """The input on which it is tried how far errors carry."""
+def _probe(job: Job) -> Probe | None:
+    """On what it is tried how far errors carry: some samples, or a batch where the model takes no others."""
     assert job.inputs is not None
-    return dict(job.inputs.fit.feeds[0])
+    if job.session is None:
+        return None
+    fit = job.inputs.fit
+    samples = max(PROBE_SAMPLES, int(PROBE_MACS / max(job.sample_macs, 1)))
+    part = some(fit.feeds[0], fit.along, slice(samples))
+    try:
+        return Probe(part, job.session.run(None, dict(part)))
+    except FAILURES as error:
+        logger.info("the model does not run on a part of a batch: %s", first_line(error))
+        return Probe(fit.feeds[0], job.session.run(None, dict(fit.feeds[0])))
 
 
-def _sensitivity(
-    job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], expected: Sequence[Any]
-) -> float:
+def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], probe: Probe) -> float:
     """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
     if len(points) < 2:
         return 1.0
@@ -269,11 +283,11 @@ def _sensitivity(
     candidate = Candidate(method.name, ranks, chain.stages, 0.0)
     try:
         session = job.stopwatch.machine.session(_alone(job, found, candidate, chain), job.folder)
-        other = session.run(None, _probe(job))
+        other = session.run(None, dict(probe.feed))
     except FAILURES as error:
         logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
         return 1.0
-    pairs = zip(expected, other, strict=True)
+    pairs = zip(probe.outputs, other, strict=True)
     errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     known = [error**2 for error in errors if error is not None]
     if not known:  # outputs may be of other shapes each time

@@ -42,7 +42,7 @@ KEY_SETTINGS = (
     "custom_op_lib"
 ).split()
 """The settings that errors of nodes and of models may depend on."""
-WANTED_BYTES = 2**29
+WANTED_BYTES = 2**30
 """What may be held of what nodes are to give."""
 FOLDS = 3
 """Parts of the data, at most, that are kept for checks in turn."""
@@ -117,6 +117,17 @@ class Job:
             return []
         known = ((part, Reference(self.session, part.feeds), Held[Any](WANTED_BYTES // FOLDS)) for part in parts)
         return [replace(self, inputs=part, reference=outputs, wanted=wanted) for part, outputs, wanted in known]
+
+    @cached_property
+    def sample_macs(self) -> int:
+        """Multiplications of all nodes for a sample, as far as they are known."""
+        return sum(found.reading.layer.macs for found in self.found if found.reading.layer) // self.counted_samples
+
+    @cached_property
+    def counted_samples(self) -> int:
+        """Samples for which nodes are counted."""
+        shapes_ = (self.context.shapes.get(value.name) for value in (self.session.get_inputs() if self.session else ()))
+        return max((shape[0] for shape in shapes_ if shape), default=1) or 1
 
     @property
     def apart(self) -> bool:

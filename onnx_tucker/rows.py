@@ -218,7 +218,7 @@ def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int,
     data, rng, before = job.inputs.fit, np.random.default_rng(job.settings.seed), 0
     kind: type[Moments] | type[Samples] = Samples
     limit = 0
-    key = (found.place.label, source.target(found), most, window)
+    key = (found.place.label, source.target(found), most, window, data.samples)
     known, made, size = job.wanted.get(key) or [], list[Wanted](), 0
     for i, (feed, flow) in enumerate(zip(data.feeds, source.rows(found, known=bool(known)), strict=True)):
         x, y = found.seat.inputs(flow.x), None if flow.y is None else found.seat.outputs(flow.y)

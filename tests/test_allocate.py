@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import compress
+from onnx_tucker import calibrate, compress, curves
 from onnx_tucker.errors import PromiseError, UsageError
 from tests.helpers import Array, model, relative, run, two_layers
 
@@ -41,6 +41,38 @@ def test_the_budget_is_held_and_data_makes_it_count(quantity: str, share: float)
         assert change.after <= share * change.before
         errors.append(relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]))
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(calibrate, "ROUGH_MACS", 0)
+    monkeypatch.setattr(curves, "PROBE_MACS", 0)
+    made, _ = uneven()
+    x = (RNG.standard_normal((600, 4)) @ RNG.standard_normal((4, 32))).astype(np.float32)
+    with caplog.at_level("INFO", "onnx_tucker"):
+        result = compress(made, ranks="auto", budget="flops:0.5", data={"x": x[50:]}, benchmark=False)
+    rows = [
+        int(record.getMessage().split("fitted to ")[1].split()[0])
+        for record in caplog.records
+        if "fitted to" in record.getMessage()
+    ]
+    assert min(rows) == calibrate.FEW
+    assert max(rows) == 440
+    assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.05
+
+
+def test_a_model_that_takes_no_part_of_a_batch_is_tried_on_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(curves, "PROBE_MACS", 0)
+    made, x = uneven()
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    with caplog.at_level("INFO", "onnx_tucker"):
+        result = compress(made, ranks="auto", budget="flops:0.5", data={"x": x}, benchmark=False)
+    assert "does not run on a part of a batch" in caplog.text
+    assert "first: an error of" in caplog.text
+    assert relative(run(made, x=x[:8])[0], run(result.model, x=x[:8])[0]) < 0.3
 
 
 def test_a_budget_of_everything_changes_nothing() -> None:

@@ -34,6 +34,14 @@ class Batches:
         """How many samples one of the feeds holds."""
         return next((len(array) for name, array in feed.items() if name in self.along), 1)
 
+    def first(self, samples: int) -> Batches:
+        """As many of the first feeds as hold at least so many samples, or all."""
+        sizes = np.cumsum([self.batch(feed) for feed in self.feeds])
+        count = int(np.searchsorted(sizes, samples)) + 1
+        if count >= len(self.feeds):
+            return self
+        return Batches(int(sizes[count - 1]), self.feeds[:count], self.labels[:count], self.along)
+
     def finite(self, *, whole: bool) -> Batches:
         """Those of the samples in which all numbers are finite.
 

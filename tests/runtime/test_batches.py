@@ -21,6 +21,16 @@ def test_folds_hold_every_sample_apart_once() -> None:
             assert fold.fit.samples == sum(len(feed["x"]) for feed in fold.fit.feeds)
 
 
+def test_the_first_hold_at_least_so_many() -> None:
+    x = np.arange(20, dtype=np.float32).reshape(10, 2)
+    feeds, labels = [{"x": x[i : i + 4]} for i in range(0, 10, 4)], [np.arange(i, min(i + 4, 10)) for i in (0, 4, 8)]
+    both = Batches(10, feeds, labels, frozenset({"x"}))
+    for wanted, held in ((0, 4), (4, 4), (5, 8), (8, 8), (9, 10), (99, 10)):
+        first = both.first(wanted)
+        assert first.samples == sum(len(feed["x"]) for feed in first.feeds) == held
+        assert len(first.labels) == len(first.feeds)
+
+
 def test_a_single_sample_has_no_folds() -> None:
     single = Batches(1, [{"x": np.ones((1, 3))}], (), frozenset({"x"}))
     assert folds(Inputs("data", single, single), 3) == []
