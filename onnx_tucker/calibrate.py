@@ -38,6 +38,8 @@ ROUGH_MACS = 2.5e10
 """The multiplications of the model that a rough pass may take; where it does, it has no more samples than it needs."""
 LEAST = 4
 """Samples of a rough pass at least."""
+WIDE, WIDE_ROUNDS = 2048, 1
+"""Values that a position sees from which on a rough pass takes what the first one found out, and its rounds."""
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
 """Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
 
@@ -93,8 +95,10 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         DataError: see `statistics.of_model`.
     """
     for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
-        trust = Trust(RIDGES[-1], None, found.reading.added is not None)
-        yield None if known is None else _goals(found.site, known, trust)
+        stage = found.site.stage
+        weights = np.split(found.site.read().astype(np.float64), stage.groups)  # which give what the original gives
+        targets = [weight.reshape(stage.out, stage.inp, -1) for weight in weights]
+        yield None if known is None else known.goals(targets, bias=found.reading.added is not None)
 
 
 def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterator[Chain]:
@@ -197,6 +201,7 @@ class Fitting:
         self._job, self._planned, self._seen = job, planned, seen
         self._positions, self._rounds = statistics.ROWS, ROUNDS
         self._ridges: Sequence[float] = RIDGES
+        self._whole, self._rough = job, rough
         if rough:
             self._positions, self._rounds, self._ridges = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES
             self._job = job = _lighter(job)
@@ -259,11 +264,12 @@ class Fitting:
             logger.info("%s is not fitted: %s", site.name, halves)
             return decomposed(site.read(), site.stage, candidate) if candidate.method else None
         known = halves[0] + halves[1]
-        trust = self._trusted(found, candidate, halves)
+        trust = self._trust(found, candidate, halves)
         scores = self._scores(found) if trust.means and not self._few else None
         if candidate.method is None and trust.ridge == RIDGES[0] and scores is None:
             return None
-        chain = _chain(site, candidate, _goals(site, known, trust), self._rounds)
+        rounds = WIDE_ROUNDS if self._thrifty(found) else self._rounds
+        chain = _chain(site, candidate, _goals(site, known, trust), rounds)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
         if trust.means:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
@@ -301,6 +307,26 @@ class Fitting:
         except FAILURES as error:
             logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
             return None
+
+    def _thrifty(self, found: Found) -> bool:
+        """Whether a fit takes long and need not be good."""
+        return self._rough and found.site.stage.inp * found.site.stage.window.volume >= WIDE
+
+    def _trust(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
+        """How far the data of a node is trusted; if that takes long to find out, as far as by the first rough pass."""
+        if not self._thrifty(found):
+            return self._trusted(found, candidate, halves)
+        key = self._whole.key("trust", found.place.label, candidate.method is None)
+        recalled = self._whole.memory.recall(key)
+        if (
+            recalled is not None
+            and isinstance(recalled.value, list | tuple)
+            and len(recalled.value) == len(Trust._fields)
+        ):
+            return Trust(*recalled.value)
+        trust = self._trusted(found, candidate, halves)
+        self._whole.memory.remember(key, trust)
+        return trust
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """What each half of the samples predicts the other best with."""
