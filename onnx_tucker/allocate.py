@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnx_tucker import calibrate
+from onnx_tucker import calibrate, trust
 from onnx_tucker.aim import Aimed, aim
 from onnx_tucker.curves import Curve, Point, Wanted, curves, whole
 from onnx_tucker.errors import PromiseError
@@ -69,8 +69,8 @@ class Allocator:
         self._tuner = Tuner(job) if "time" in quantities else None
         groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
         self._found = list(self._curves(groups, blind=False))
-        self._blind = list(self._curves(groups, blind=True)) if calibrate.few(job) else None
-        self._law: Sequence[Curve] | None = None if calibrate.usable(job) else Law().of(self._found)
+        self._blind = list(self._curves(groups, blind=True)) if trust.few(job) else None
+        self._law: Sequence[Curve] | None = None if trust.usable(job) else Law().of(self._found)
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         self._timed: dict[object, float] = {}
@@ -240,7 +240,7 @@ class Allocator:
         recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
-        if calibrate.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
+        if trust.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
             errors = held_out(self._job, planned_, calibrate.bases(self._job, planned_))
             found = min(errors.values(), default=math.inf)
         else:
@@ -252,10 +252,10 @@ class Allocator:
     def _tried(self, allocation: Allocation) -> tuple[float, Factorised]:
         """The error of the outputs of a model with an allocation, and the model."""
         planned_ = self._planned(allocation)
-        if not calibrate.usable(self._job):
+        if not trust.usable(self._job):
             return math.nan, factorise(self._job, planned_, "weights", rough=True)
         ways = [factorise(self._job, planned_, "outputs", rough=True)]
-        if calibrate.few(self._job):
+        if trust.few(self._job):
             ways.append(factorise(self._job, planned_, "weights", rough=True))
         errors = [error(self._job, way.model) for way in ways]
         best = int(np.argmin(errors))

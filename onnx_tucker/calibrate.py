@@ -12,14 +12,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
-from typing import NamedTuple
 
 import numpy as np
 
-from onnx_tucker import activation, classes, statistics
+from onnx_tucker import activation, classes, statistics, trust
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import ROUNDS, Goal, fit
-from onnx_tucker.factor.moments import RIDGES, Statistics, agreement, best, ridge
+from onnx_tucker.factor.fit import ROUNDS, Goal
+from onnx_tucker.factor.moments import RIDGES, Statistics, agreement
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between, sums, users
@@ -27,51 +26,21 @@ from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.types import Array, Basis, Candidate, Chain, Site, Stage
+from onnx_tucker.trust import Trust
+from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
 from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
 
 ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES = 10_000, 4, RIDGES[::2]
 """The positions in a rough pass, how often its factors are refitted, and the pulls of trained weights that it tries."""
-ROUGH_MACS = 2.5e10
-"""The multiplications of the model that a rough pass may take; where it does, it has no more samples than it needs."""
-LEAST = 4
-"""Samples of a rough pass at least."""
 WIDE, WIDE_ROUNDS = 2048, 1
 """Values that a position sees from which on a rough pass takes what the first one found out, and its rounds."""
-FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
-"""Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
-
-From half as many on a chain may be fitted to what is seen behind an activation: of 10 poses of a docking network that
-made .24 of the error .21, and .40 of that on others .51.
-
-Where every node sees many positions of a sample, as those of segmentation do, a sample counts as one for each `ALIKE`
-of them: a network of 64x64x64 voxels and a single scan errs less on another one if it is trusted (.095 for .115).
-
-For a node that sees fewer positions than that they only say which directions count: its weight is not moved towards
-what they suggest.
-"""
-
-ALIKE = 64
-"""Positions of a sample that count as one, being neighbours."""
-
-SPREAD = 2
-"""Rows of each half from which on there is a spread about their mean, and a bias can take the mean.
-
-A direction in which all outputs are alike is left to it: 8 clouds of trees, whose last matrix kept that one of four and
-lost one that tells kinds apart, made .958 of accuracy .77 to .90, and now .955.
-"""
-
-
-def usable(job: Job) -> bool:
-    """Whether there is data to fit to."""
-    return job.inputs is not None and job.inputs.kind == "data" and job.session is not None
 
 
 def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """The nodes that stay, whose weights may make up for what the chains of others lose; those left out never do."""
-    if not usable(job) or not any(candidate.method for candidate in planned.values()):
+    if not trust.usable(job) or not any(candidate.method for candidate in planned.values()):
         return {}
     kept = [f for f in eligible(job) if f.place.label not in planned and not obstacle(job, f)]
     return {f.place.label: Candidate(None, None, (f.site.stage,), 0.0) for f in kept}
@@ -114,32 +83,18 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
         if known is None or candidate.method is None:
             yield decomposed(found.site.read(), found.site.stage, candidate)
             continue
-        means = found.reading.added is not None and known.rows >= 2 * SPREAD
-        chain = _chain(found.site, candidate, _goals(found.site, known, Trust(RIDGES[0], None, means)), ROUNDS)
+        means = found.reading.added is not None and known.rows >= 2 * trust.SPREAD
+        chain = trust.fitted(found.site, candidate, Trust(RIDGES[0], None, means).goals(found.site, known), ROUNDS)
         bias = own_bias(job, found) if means else None
         yield chain if bias is None else replace(chain, bias=bias + known.bias(reconstruct(chain)))
-
-
-class Trust(NamedTuple):
-    """How far the data of a node is trusted.
-
-    Attributes:
-        ridge: how strongly its trained weight draws.
-        shrink: the share of the identity in the second moment of its inputs; None for what their number says.
-        means: whether its bias takes what is changed in the mean.
-    """
-
-    ridge: float
-    shrink: float | None
-    means: bool
 
 
 def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     """What the chains of nodes can be made from."""
     chains = [f for f in job.found if f.place.label in planned and planned[f.place.label].method]
-    if not chains or not usable(job) or job.inputs is None:
+    if not chains or not trust.usable(job):
         return ["weights"]
-    if scarce(job):
+    if trust.scarce(job):
         return ["weights", "outputs"]
     taken, summed = users(job.model.graph.node), _sums(job)
     ends = [(f.output, f.place.scope) for f in chains]
@@ -147,36 +102,6 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         behind.sight(taken, value, job.context, scope) for y, scope in ends for value in {y, summed.get(y, (y,))[0]}
     )
     return ["weights", "outputs", "activations"] if behind_ else ["weights", "outputs"]
-
-
-def few(job: Job) -> bool:
-    """Whether there are so few samples that they may mislead."""
-    return _fewer(job, FEW)
-
-
-def scarce(job: Job) -> bool:
-    """Whether there are so few samples that a fit to them says nothing of others."""
-    return _fewer(job, FEW // 2)
-
-
-def _lighter(job: Job) -> Job:
-    """The run with fewer samples to fit to, if those suffice and all of them take long."""
-    assert job.inputs is not None
-    enough = -(-FEW // max(1, _positions(job) // ALIKE))
-    fit = job.inputs.fit.first(max(enough, LEAST, int(ROUGH_MACS / max(job.sample_macs, 1))))
-    return replace(job, inputs=replace(job.inputs, fit=fit))
-
-
-def _fewer(job: Job, samples: int) -> bool:
-    if not usable(job) or job.inputs is None:
-        return False
-    return job.inputs.fit.samples * max(1, _positions(job) // ALIKE) < samples
-
-
-def _positions(job: Job) -> int:
-    """Positions of a sample that each node sees at least; 1 where that is not known."""
-    seen = [found.reading.layer for found in eligible(job)]
-    return min((layer.positions if layer else 1 for layer in seen), default=1) // job.counted_samples
 
 
 def _sums(job: Job) -> dict[str, tuple[str, str]]:
@@ -204,11 +129,11 @@ class Fitting:
         self._whole, self._rough = job, rough
         if rough:
             self._positions, self._rounds, self._ridges = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES
-            self._job = job = _lighter(job)
+            self._job = job = trust.lighter(job)
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
-        self._nodes, self._changed, self._few = list(job.model.graph.node), False, few(job)
+        self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
         self._users, self._sums = users(job.model.graph.node), _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
@@ -264,14 +189,14 @@ class Fitting:
             logger.info("%s is not fitted: %s", site.name, halves)
             return decomposed(site.read(), site.stage, candidate) if candidate.method else None
         known = halves[0] + halves[1]
-        trust = self._trust(found, candidate, halves)
-        scores = self._scores(found) if trust.means and not self._few else None
-        if candidate.method is None and trust.ridge == RIDGES[0] and scores is None:
+        trusted = self._trusted(found, candidate, halves)
+        scores = self._scores(found) if trusted.means and not self._few else None
+        if candidate.method is None and trusted.ridge == RIDGES[0] and scores is None:
             return None
         rounds = WIDE_ROUNDS if self._thrifty(found) else self._rounds
-        chain = _chain(site, candidate, _goals(site, known, trust), rounds)
-        logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trust[:2])
-        if trust.means:
+        chain = trust.fitted(site, candidate, trusted.goals(site, known), rounds)
+        logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trusted[:2])
+        if trusted.means:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
         chain = self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
         return chain if scores is None else self._corrected(found, chain, scores)
@@ -312,10 +237,10 @@ class Fitting:
         """Whether a fit takes long and need not be good."""
         return self._rough and found.site.stage.inp * found.site.stage.window.volume >= WIDE
 
-    def _trust(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
+    def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """How far the data of a node is trusted; if that takes long to find out, as far as by the first rough pass."""
         if not self._thrifty(found):
-            return self._trusted(found, candidate, halves)
+            return trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
         key = self._whole.key("trust", found.place.label, candidate.method is None)
         recalled = self._whole.memory.recall(key)
         if (
@@ -324,43 +249,9 @@ class Fitting:
             and len(recalled.value) == len(Trust._fields)
         ):
             return Trust(*recalled.value)
-        trust = self._trusted(found, candidate, halves)
-        self._whole.memory.remember(key, trust)
-        return trust
-
-    def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
-        """What each half of the samples predicts the other best with."""
-        stage, rows = found.site.stage, [half.rows for half in halves]
-        enough, means = min(rows) >= FEW // 2, found.reading.added is not None and min(rows) >= SPREAD
-        strength = ridge(*halves, found.site.read(), bias=means, among=self._ridges) if enough else RIDGES[0]
-
-        unsure = self._few or sum(rows) < 4 * stage.inp * stage.window.volume
-        if not unsure or candidate.method is None:
-            return Trust(strength, None, means)
-        targets = [half.targets(found.site.read(), strength, bias=means) for half in halves]
-
-        def held_out(shrink: float | None) -> float:
-            loss = 0.0
-            for one, other, wanted in zip(halves, halves[::-1], targets, strict=True):
-                aims = one.goals(wanted, bias=means, shrink=shrink)
-                weight = reconstruct(_chain(found.site, candidate, aims, rounds=0))
-                loss += other.loss(np.split(weight, stage.groups), bias=means)
-            return loss
-
-        return Trust(strength, best(SHRINKS, held_out), means)
-
-
-def _goals(site: Site, known: Statistics, trust: Trust) -> list[Goal]:
-    """What the weight of each group should be, by what is known of its rows."""
-    targets = known.targets(site.read(), trust.ridge, bias=trust.means)
-    return known.goals(targets, bias=trust.means, shrink=trust.shrink)
-
-
-def _chain(site: Site, candidate: Candidate, goals: Sequence[Goal], rounds: int) -> Chain:
-    """The chain of a candidate that meets goals best; without a method, the weight that does."""
-    if candidate.method is None:
-        return Chain(candidate.stages, (np.concatenate([goal.target for goal in goals]).reshape(site.stage.shape),))
-    return fit(METHODS[candidate.method], site.stage, candidate.ranks or (), goals, rounds)
+        fresh = trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
+        self._whole.memory.remember(key, fresh)
+        return fresh
 
 
 def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:

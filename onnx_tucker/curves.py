@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from joblib import Parallel, delayed
 
-from onnx_tucker import calibrate
+from onnx_tucker import calibrate, trust
 from onnx_tucker.cost import FLOPS, chain_cost
 from onnx_tucker.factor import METHODS, Method, Spectra, reconstruct
 from onnx_tucker.factor.fit import STEPS, Goal, fit, step_work
@@ -160,7 +160,7 @@ def _seen(
         yield from ((group, None, None) for group in groups)
         return
     known: Iterator[list[Goal] | None] = repeat(None)
-    probe = _probe(job) if calibrate.usable(job) else None
+    probe = _probe(job) if trust.usable(job) else None
     if probe is not None or job.settings.statistics is not None:
         known = calibrate.goals(job, [group[0] for group in groups])
     for group, goals in zip(groups, known, strict=False):

@@ -282,10 +282,10 @@ def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
 
 
 def _hidden(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
-    """Values of the original's linear nodes that the model has too, but for the outputs."""
+    """What the original's linear nodes give that the model has too, but for the outputs."""
     made = {name for node in model.graph.node for name in node.output}
-    here = [found.place for found in job.found if found.place.scope.graph is job.model.graph]
-    return [place.node.output[0] for place in here if place.node.output[0] in made - {*outputs}]
+    here = [found.output for found in job.found if found.place.scope.graph is job.model.graph]
+    return [name for name in here if name in made - {*outputs}]
 
 
 def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> None:

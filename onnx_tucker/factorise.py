@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import onnx
 from joblib import Parallel, delayed
 
-from onnx_tucker import calibrate
+from onnx_tucker import calibrate, trust
 from onnx_tucker.factor import weight_error
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
@@ -66,7 +66,7 @@ def factorise(
         basis: what their chains are made from; one of `calibrate.bases`.
         rough: see `calibrate.Fitting`.
     """
-    if any(candidate.method for candidate in planned.values()) and not calibrate.usable(job):
+    if any(candidate.method for candidate in planned.values()) and not trust.usable(job):
         known = "each node's statistics" if job.settings.statistics else "the weights"
         logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}

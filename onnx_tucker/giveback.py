@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnx_tucker import calibrate
+from onnx_tucker import trust
 from onnx_tucker.errors import PlanError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph import provenance
@@ -48,7 +48,7 @@ class Made:
 
     def plan(self, job: Job) -> Plan:
         """The plan that gives this model again."""
-        fitted = calibrate.usable(job) and any(candidate.method for candidate in self.result.planned.values())
+        fitted = trust.usable(job) and any(candidate.method for candidate in self.result.planned.values())
         basis = self.result.basis if fitted else None
         return replace(self.decision.plan, basis=basis)
 
@@ -219,7 +219,7 @@ def _without_slow(job: Job, made: Made, timings: list[Timing]) -> Made:
 def _with_less(job: Job, made: Made, reasons: Mapping[str, str]) -> Made:
     """The model without some of its chains. Those that were fitted behind others are fitted anew."""
     decision = give_back(job, made.decision, reasons)
-    if calibrate.usable(job):
+    if trust.usable(job):
         return Made(decision, factorise(job, _planned(job, decision), made.result.basis))
     return Made(decision, made.result.only(job, _planned(job, decision)))
 

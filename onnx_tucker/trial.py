@@ -9,7 +9,7 @@ from statistics import fmean
 
 import onnx
 
-from onnx_tucker import calibrate
+from onnx_tucker import calibrate, trust
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
@@ -74,7 +74,7 @@ def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = No
 
 def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> Factorised:
     """The model made in the way that changes its outputs least."""
-    if calibrate.scarce(job):
+    if trust.scarce(job):
         errors = held_out(job, planned, bases)
         if min(errors.values(), default=math.inf) < math.inf:
             return factorise(job, planned, min(errors, key=errors.__getitem__))
@@ -85,7 +85,7 @@ def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -
         missed = error(job, made.model)
         logger.info("chains made from the %s: error %.4g of the outputs", basis, missed)
         # Nothing may tell, as for outputs of another shape each time.
-        untold = basis == "outputs" and math.isinf(least) and not calibrate.scarce(job)
+        untold = basis == "outputs" and math.isinf(least) and not trust.scarce(job)
         if best is None or untold or missed * WORTHWHILE < least:
             best, least = made, missed
     assert best is not None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate, compress, curves
+from onnx_tucker import calibrate, compress, curves, trust
 from onnx_tucker.errors import PromiseError, UsageError
+from onnx_tucker.graph.find import Found
 from tests.helpers import Array, model, relative, run, two_layers
 
 RNG = np.random.default_rng(0)
@@ -46,7 +49,7 @@ def test_the_budget_is_held_and_data_makes_it_count(quantity: str, share: float)
 def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(calibrate, "ROUGH_MACS", 0)
+    monkeypatch.setattr(trust, "ROUGH_MACS", 0)
     monkeypatch.setattr(curves, "PROBE_MACS", 0)
     made, _ = uneven()
     x = (RNG.standard_normal((600, 4)) @ RNG.standard_normal((4, 32))).astype(np.float32)
@@ -57,9 +60,29 @@ def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
         for record in caplog.records
         if "fitted to" in record.getMessage()
     ]
-    assert min(rows) == calibrate.FEW
+    assert min(rows) == trust.FEW
     assert max(rows) == 440
     assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.05
+
+
+def test_wide_nodes_are_looked_into_by_the_first_rough_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    trusted = trust.trusted
+
+    def counting(found: Found, *about: Any, **further: Any) -> trust.Trust:
+        looked.append(found.place.label)
+        return trusted(found, *about, **further)
+
+    monkeypatch.setattr(trust, "trusted", counting)
+    made, x = uneven()
+    options: dict[str, Any] = {"ranks": "auto", "budget": "flops:0.5", "data": {"x": x}, "benchmark": False}
+    compress(made, **options)
+    often = looked.count("first")
+    looked.clear()
+    monkeypatch.setattr(calibrate, "WIDE", 1)
+    result = compress(made, **options)
+    assert looked.count("first") == looked.count("second") == 2 < often  # roughly once, and to stay
+    assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.3
 
 
 def test_a_model_that_takes_no_part_of_a_batch_is_tried_on_a_whole_one(

@@ -1,0 +1,72 @@
+"""How far data is trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from onnx_tucker import trust
+from onnx_tucker.factor.moments import RIDGES, Moments
+from onnx_tucker.job import Job, prepare
+from onnx_tucker.pipeline import silent
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Candidate, Stage, Window
+from tests.helpers import Array, look, model
+
+RNG = np.random.default_rng(0)
+
+
+def job_of(samples: int, size: int = 0) -> Job:
+    """A run on a matrix, which sees one position of a sample, or on a convolution that sees many."""
+    if size:
+        node = helper.make_node("Conv", ["x", "w"], ["y"], "node", pads=[1] * 4)
+        weight = RNG.standard_normal((4, 3, 3, 3)).astype(np.float32)
+        made = model([node], {"w": weight}, {"x": ["n", 3, size, size]}, {"y": 4})
+        x = RNG.standard_normal((samples, 3, size, size))
+    else:
+        weight = RNG.standard_normal((8, 6)).astype(np.float32)
+        made = model([helper.make_node("MatMul", ["x", "w"], ["y"], "node")], {"w": weight}, {"x": ["n", 8]}, {"y": 2})
+        x = RNG.standard_normal((samples, 8))
+    return prepare(made, Settings(data={"x": x.astype(np.float32)}), silent)
+
+
+def test_samples_are_few_or_scarce_and_of_many_positions_each_counts_as_several() -> None:
+    told = [(trust.few(job), trust.scarce(job)) for job in map(job_of, (20, 50, 100))]
+    assert told == [(True, True), (True, False), (False, False)]
+    assert trust.scarce(job_of(10, 16)) is False
+    assert trust.few(job_of(10, 16)) is True
+    assert trust.few(job_of(4, 64)) is False
+
+
+def test_the_run_is_lighter_only_where_the_model_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(500)
+    assert job.inputs is not None
+    assert trust.lighter(job).inputs == job.inputs
+    monkeypatch.setattr(trust, "ROUGH_MACS", job.sample_macs * 100)
+    light = trust.lighter(job).inputs
+    assert light is not None
+    assert 100 <= light.fit.samples < 200
+    assert not trust.few(trust.lighter(job))
+
+
+def statistics(rows: int, weight: Array, noise: float) -> Moments:
+    x = RNG.standard_normal((rows, weight.shape[1]))
+    known = Moments.none(Stage(*weight.shape, Window()))
+    known.add(x[:, None], (x @ weight.T + noise * RNG.standard_normal((rows, len(weight))))[:, None])
+    return known
+
+
+def test_what_both_halves_say_is_trusted_and_noise_is_not() -> None:
+    weight = RNG.standard_normal((6, 8)).astype(np.float32)
+    [found] = look(
+        model([helper.make_node("MatMul", ["x", "w"], ["y"], "n")], {"w": weight.T}, {"x": ["n", 8]}, {"y": 2})
+    )[1]
+    candidate = Candidate("svd", (3,), (), 0.0)
+    other = weight + np.float32(0.5)
+    told = trust.trusted(found, candidate, (statistics(500, other, 0.0), statistics(500, other, 0.0)), unsure=False)
+    noise = trust.trusted(found, candidate, (statistics(40, weight, 9.0), statistics(40, weight, 9.0)), unsure=True)
+    assert told.ridge == RIDGES[-1]
+    assert told.shrink is None
+    assert noise.ridge > 1
+    assert not told.means
