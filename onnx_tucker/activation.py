@@ -92,10 +92,10 @@ class _Loss:
         self._shapes = [part.shape for part in parts]
         self._units = np.concatenate([np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)])
         self.start: Array = np.concatenate([part.ravel() for part in parts]) / self._units
-        self._wanted = sight.of(self._windows(rows.wanted))
+        wanted = self._windows(rows.wanted)
+        self._wanted = sight.of(wanted)
         self._energy = _energy(self._wanted - self._wanted.mean(1, keepdims=True)) or 1.0
-        shown = int(np.count_nonzero((self._wanted > sight.low) & (self._wanted < sight.high))) or 1
-        self._pull = PULL * self.start.size / (shown * sight.size)
+        self._pull = PULL * self.start.size / (max(sight.shown(wanted), 1.0) * sight.size)
         self._first = np.concatenate([outputs for _, _, outputs in self._outputs(chain)], 1)
 
     def __call__(self, values: Array) -> tuple[float, Array]:

@@ -20,7 +20,10 @@ from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal
 from onnx_tucker.factor.moments import RIDGES, Statistics, agreement
 from onnx_tucker.graph import behind, layer
+from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.lower.layout import is_main
+from onnx_tucker.graph.nodes import Scope
 from onnx_tucker.graph.segment import between, sums, users
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
@@ -96,12 +99,16 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         return ["weights"]
     if trust.scarce(job):
         return ["weights", "outputs"]
-    taken, summed = users(job.model.graph.node), _sums(job)
-    ends = [(f.output, f.place.scope) for f in chains]
+    view, summed = _view(job), _sums(job)
     behind_ = any(
-        behind.sight(taken, value, job.context, scope) for y, scope in ends for value in {y, summed.get(y, (y,))[0]}
+        behind.sight(view, value) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}
     )
     return ["weights", "outputs", "activations"] if behind_ else ["weights", "outputs"]
+
+
+def _view(job: Job) -> View:
+    main = next((place.scope for place in job.context.places if is_main(place)), Scope(job.model.graph))
+    return View(job.model, job.context, users(job.model.graph.node), main)
 
 
 def _sums(job: Job) -> dict[str, tuple[str, str]]:
@@ -134,7 +141,7 @@ class Fitting:
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
-        self._users, self._sums = users(job.model.graph.node), _sums(job)
+        self._view, self._sums = _view(job), _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
     def chain(self, found: Found) -> Chain | None:
@@ -204,7 +211,7 @@ class Fitting:
     def _scores(self, found: Found) -> behind.Scores | None:
         """What a node's outputs tell by their scores; None where they are none."""
         stage, total = found.site.stage, self.target(found)
-        return behind.scores(self._users, total, stage.groups * stage.out, self._job.context)
+        return behind.scores(self._view, total, stage.groups * stage.out)
 
     def _corrected(self, found: Found, chain: Chain, scores: behind.Scores) -> Chain:
         """A chain whose bias gives each class its probability in the mean."""
@@ -215,7 +222,7 @@ class Fitting:
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
         total, _ = self._sum(found.output)
-        sight = behind.sight(self._users, total, self._job.context, found.place.scope)
+        sight = behind.sight(self._view, total)
         if sight is None:
             return chain
         rows = self._rows(found, sight.window, statistics.ROWS)

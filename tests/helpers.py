@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.factor import METHODS
+from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.nodes import Names, tensors
 from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.graph.segment import users
 from onnx_tucker.graph.shapes import declared, infer
 from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.job import Job
 from onnx_tucker.types import Candidate, Chain, Skip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +105,11 @@ def look(made: onnx.ModelProto, folder: Path | None = None, **options: bool) -> 
     again = options.pop("refactorize", False)
     context = context_of(made, infer(made, beside, {}, {}), declared(made, beside), beside, **options)
     return context, find(made, context, refactorize=again)
+
+
+def view_of(job: Job) -> View:
+    """The main graph of a run, in which its first node is."""
+    return View(job.model, job.context, users(job.model.graph.node), job.found[0].place.scope)
 
 
 def reasons(made: onnx.ModelProto, **options: bool) -> dict[str, str]:

@@ -28,7 +28,7 @@ def noise(*shape: int) -> Array:
 def network(*, rectified: bool) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv"),
-        helper.make_node("Relu" if rectified else "Tanh", ["c"], ["y"]),
+        helper.make_node("Relu" if rectified else "Sin", ["c"], ["y"]),
     ]
     tensors = {"w": noise(12, 10, 3, 3), "b": noise(12) - np.float32(5)}
     return model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})

@@ -1,51 +1,120 @@
 """What is seen of a layer's outputs from behind it: not all of them have to be right.
 
-A rectifier takes what is below its bound as the bound, and max pooling takes the largest value of a window. Outputs
-that they turn into the wanted values are as good as the wanted outputs themselves.
+A rectifier takes what is below its bound as the bound, other activations squeeze what is far off, and max pooling takes
+the largest value of a window. Outputs that they turn into the wanted values are as good as the wanted outputs
+themselves.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import scipy
 
 from onnx_tucker.types import Array
+
+REACH, CELLS = 32.0, 8192
+"""How far on both sides of zero a curve is known, and in how many pieces."""
+GRID = np.linspace(-REACH, REACH, CELLS + 1)
+"""The places at which a curve is known."""
+STRAIGHT = 1e-2
+"""By what share of the steepest slope those of a straight line may differ, which rounding is part of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A function of single values, straight between the places of a grid and beyond its ends.
+
+    Attributes:
+        values: at the places of `GRID`.
+    """
+
+    values: Array
+
+    @cached_property
+    def slopes(self) -> Array:
+        """Of the pieces."""
+        return np.diff(self.values) * (CELLS / (2 * REACH))
+
+    @property
+    def steepest(self) -> float:
+        """The largest slope, be it up or down."""
+        return float(np.abs(self.slopes).max())
+
+    @property
+    def rising(self) -> bool:
+        """Whether larger values never give smaller ones."""
+        return bool((self.slopes >= 0).all())
+
+    @property
+    def straight(self) -> bool:
+        """Whether it is one straight line."""
+        return float(np.ptp(self.slopes)) <= STRAIGHT * self.steepest
+
+    def of(self, values: Array) -> Array:
+        """The function of each value."""
+        cell = self._cells(values)
+        slopes, starts, places = (a.astype(values.dtype, copy=False) for a in (self.slopes, self.values, GRID))
+        return np.asarray(starts[cell] + slopes[cell] * (values - places[cell]))
+
+    def slope(self, values: Array) -> Array:
+        """The derivative at each value."""
+        return np.asarray(self.slopes.astype(values.dtype, copy=False)[self._cells(values)])
+
+    def _cells(self, values: Array) -> Array:
+        places = (values + REACH) * (CELLS / (2 * REACH))
+        return np.asarray(np.clip(places, 0, CELLS - 1).astype(np.int32))
 
 
 @dataclass(frozen=True)
 class Sight:
-    """Bounds, and the largest of a window.
+    """Bounds, the largest of a window, and a curve.
 
     Attributes:
         low: values below are seen as this.
         high: values above are seen as this.
         window: the lengths of windows side by side of which the largest value is seen; empty where each value is.
-        sigmoid: whether 1 / (1 + exp(-v)) is seen of a value v.
+        curve: what becomes of the value that is left; None for itself.
     """
 
     low: float = -math.inf
     high: float = math.inf
     window: tuple[int, ...] = ()
-    sigmoid: bool = False
+    curve: Curve | None = None
 
     @property
     def size(self) -> int:
         """Values of a window."""
         return math.prod(self.window)
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the outputs goes unseen, nor less of it than of the rest."""
+        bounded = math.isfinite(self.low) or math.isfinite(self.high) or bool(self.window)
+        return not bounded and (self.curve is None or self.curve.straight)
+
+    def blind(self, curve: Curve) -> bool:
+        """Whether a curve gives the same for all values within the bounds."""
+        inside = (GRID[1:] > self.low) & (GRID[:-1] < self.high)
+        return not curve.slopes[inside].any()
+
     def of(self, outputs: Array) -> Array:
         """What is seen, (..., windows, out), of outputs (..., windows, values of a window, out)."""
         values = np.clip(outputs.max(axis=-2), self.low, self.high)
-        return np.asarray(scipy.special.expit(values) if self.sigmoid else values)
+        return values if self.curve is None else self.curve.of(values)
+
+    def shown(self, outputs: Array) -> float:
+        """How many values are seen, by how much of a change of each is, where most is."""
+        through = self.derivative(outputs, np.ones_like(outputs[..., 0, :]))
+        steepest = self.curve.steepest if self.curve is not None else 1.0
+        return float(np.abs(through, out=through).sum(dtype=np.float64)) / (steepest or 1.0)
 
     def derivative(self, outputs: Array, change: Array) -> Array:
         """That of a function with respect to the outputs, from what it is with respect to what is seen of them."""
-        if self.sigmoid:
-            seen = self.of(outputs)
-            change = change * seen * (1 - seen)
+        if self.curve is not None:
+            change = change * self.curve.slope(outputs.max(axis=-2))
         if outputs.shape[-2] == 1:
             return np.asarray(np.where((outputs > self.low) & (outputs < self.high), change[..., None, :], 0))
         first = outputs.argmax(axis=-2)[..., None, :]

@@ -9,9 +9,8 @@ from typing import Literal
 import onnx
 
 from onnx_tucker.factor.sight import Sight
-from onnx_tucker.graph.nodes import STANDARD, Scope, attributes
-from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.segment import Users
+from onnx_tucker.graph.elementwise import View, activation
+from onnx_tucker.graph.nodes import STANDARD, attributes
 
 SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that leave values as they are."""
@@ -26,35 +25,34 @@ Scores = Literal["classes", "events", "perhaps"]
 """What scores are of: classes of which there is one at a time, events of which each may be, or perhaps classes."""
 
 
-def sight(users: Users, value: str, context: Context, scope: Scope) -> Sight | None:
+def sight(view: View, value: str) -> Sight | None:
     """What is seen of a value of the main graph; None where that is all of it.
 
     Args:
-        users: the nodes of the main graph that take each value.
-        value: its name.
-        context: what is known of the model.
-        scope: the main graph.
+        view: the graph.
+        value: the name of the value.
     """
-    found, outputs = Sight(), {output.name for output in getattr(scope.graph, "output", ())}
+    found, outputs = Sight(), view.outputs
     while value not in outputs:
-        taking = users.get(value, ())
-        if len(taking) != 1 or taking[0].domain not in STANDARD:
+        taking = view.users.get(value, ())
+        bounded = _bounded(view, taking[0], found) if len(taking) == 1 else None
+        if bounded is not None:
+            found, value = bounded, taking[0].output[0]
+            continue
+        curved = activation(view, value, found.curve)
+        if curved is None or found.blind(curved[0]):
             break
-        further = _through(taking[0], found, context, scope)
-        if further is None:
-            break
-        found, value = further, taking[0].output[0]
-    return None if found == Sight() else found
+        found, value = replace(found, curve=curved[0]), curved[1]
+    return None if found.whole else found
 
 
-def scores(users: Users, value: str, classes: int, context: Context) -> Scores | None:
+def scores(view: View, value: str, classes: int) -> Scores | None:
     """What a value of the main graph tells by its scores, if outputs of the model are all that it is for.
 
     Args:
-        users: the nodes of the main graph that take each value.
-        value: its name.
+        view: the graph.
+        value: the name of the value.
         classes: how many scores there are of a position.
-        context: what is known of the model.
 
     Returns:
         "classes" where a softmax or an argmax over them says so, "events" where a sigmoid does, else "perhaps"; None
@@ -64,33 +62,35 @@ def scores(users: Users, value: str, classes: int, context: Context) -> Scores |
     values = [value]
     while values:
         value = values.pop()
-        for node in users.get(value, ()):
+        for node in view.users.get(value, ()):
             if node.domain not in STANDARD or node.op_type not in {*MOVES, *CHOICES, "Sigmoid"}:
                 return None
             if node.op_type == "Sigmoid":
                 told = "events"
             elif node.op_type in CHOICES:
-                axis, shape = int(attributes(node).get("axis", CHOICES[node.op_type])), context.shapes.get(value, ())
+                axis, shape = (
+                    int(attributes(node).get("axis", CHOICES[node.op_type])),
+                    view.context.shapes.get(value, ()),
+                )
                 told = "classes" if told and shape[axis : axis + 1 or None] == (classes,) else told
             if node.op_type not in DECISIONS:
                 values.append(node.output[0])
     return told
 
 
-def _through(node: onnx.NodeProto, found: Sight, context: Context, scope: Scope) -> Sight | None:
-    """What is seen from behind a node too; None where it does something else."""
-    if found.sigmoid:
-        return None  # bounds on what it gives are others
-    if node.op_type == "Sigmoid":
-        return replace(found, sigmoid=True)
-    if node.op_type == "Relu":
+def _bounded(view: View, node: onnx.NodeProto, found: Sight) -> Sight | None:
+    """What is seen from behind a bound or a pool too; None where a node is neither, or bounds what a curve gives."""
+    if node.domain not in STANDARD:
+        return None
+    if node.op_type == "Relu" and found.curve is None:
         return replace(found, low=max(found.low, 0.0)) if found.high > 0 else None
-    if node.op_type == "Clip":
-        low, high = (_bound(node, i, context, scope) for i in (1, 2))
+    if node.op_type == "Clip" and found.curve is None:
+        low, high = (_bound(view, node, i) for i in (1, 2))
         if low is None or high is None or not max(low, found.low) < min(high, found.high):
             return None
         return replace(found, low=max(low, found.low), high=min(high, found.high))
-    if node.op_type == "MaxPool" and not found.window and len(node.output) == 1:
+    rising = found.curve is None or found.curve.rising  # then the largest stays the largest
+    if node.op_type == "MaxPool" and rising and not found.window and len(node.output) == 1:
         values = attributes(node)
         window = values["kernel_shape"]
         plain = not any(values.get("pads", ())) and values.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
@@ -100,11 +100,11 @@ def _through(node: onnx.NodeProto, found: Sight, context: Context, scope: Scope)
     return None
 
 
-def _bound(node: onnx.NodeProto, index: int, context: Context, scope: Scope) -> float | None:
+def _bound(view: View, node: onnx.NodeProto, index: int) -> float | None:
     """The lower (1) or upper (2) bound of a Clip; None where it is no constant number."""
     sign = 1 if index == 2 else -1
     name = node.input[index] if index < len(node.input) else ""
     if not name:
         return float(attributes(node).get("max" if index == 2 else "min", sign * math.inf))
-    constant = context.constants.find(name, scope)
-    return float(constant.read().item()) if constant is not None and math.prod(constant.shape) == 1 else None
+    number = view.number(name)
+    return None if number is None else float(number.item())

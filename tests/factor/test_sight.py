@@ -4,12 +4,19 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 
-from onnx_tucker.factor.sight import Sight
+from onnx_tucker.factor.sight import GRID, Curve, Sight
 
 RNG = np.random.default_rng(0)
 SIGHTS = [Sight(0.0), Sight(0.0, 1.0), Sight(-0.5, math.inf, (2, 3)), Sight(-0.5, 0.7, (6,)), Sight(window=(2, 3))]
-SIGHTS += [Sight(sigmoid=True), Sight(-0.5, 0.7, (2, 3), sigmoid=True)]
+SIGMOID, SWISH = Curve(scipy.special.expit(GRID)), Curve(GRID * scipy.special.expit(GRID))
+SIGHTS += [
+    Sight(curve=SIGMOID),
+    Sight(-0.5, 0.7, (2, 3), SIGMOID),
+    Sight(curve=SWISH),
+    Sight(0.0, window=(6,), curve=SWISH),
+]
 
 
 @pytest.mark.parametrize("sight", SIGHTS, ids=str)
@@ -32,3 +39,26 @@ def test_windows_of_one_value_are_no_other_case() -> None:
     twice = np.concatenate([outputs, outputs - 1], axis=-2)
     sight = Sight(-0.5, 0.5)
     assert np.array_equal(sight.derivative(twice, change)[..., :1, :], sight.derivative(outputs, change))
+
+
+def test_a_curve_is_the_function_and_goes_on_straight() -> None:
+    values = np.linspace(-3, 3, 1001)
+    assert SIGMOID.of(values) == pytest.approx(scipy.special.expit(values), abs=1e-5)
+    assert SWISH.of(np.array([-90.0, 90.0])) == pytest.approx([0, 90], abs=1e-9)
+    assert SWISH.of(values.astype(np.float32)).dtype == np.float32
+    assert (SIGMOID.rising, SWISH.rising) == (True, False)
+    assert SIGMOID.steepest == pytest.approx(0.25, rel=1e-4)
+
+
+def test_what_is_straight_is_seen_whole() -> None:
+    assert Sight(curve=Curve(3 - 2 * GRID)).whole
+    assert not Sight(curve=SIGMOID).whole
+    assert not Sight(0.0, curve=Curve(3 - 2 * GRID)).whole
+
+
+def test_values_that_are_squeezed_are_shown_less() -> None:
+    outputs = np.array([-9.0, -1.0, 2.0, 30.0]).reshape(4, 1, 1)
+    assert Sight(0.0).shown(outputs) == 2
+    assert Sight(0.0, 9.0).shown(outputs) == 1
+    assert 1 < Sight(curve=SWISH).shown(outputs) < 3
+    assert Sight(window=(2,)).shown(outputs.reshape(2, 2, 1)) == 2

@@ -1,0 +1,76 @@
+"""Activations, as exporters write them, told as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+import pytest
+import scipy
+from onnx import helper
+
+from onnx_tucker.factor.sight import Sight
+from onnx_tucker.graph.behind import sight
+from onnx_tucker.job import prepare
+from onnx_tucker.settings import Settings
+from tests.helpers import Array, model, view_of
+
+
+def swish(y: Array) -> Array:
+    return np.asarray(y * scipy.special.expit(y))
+
+
+def gelu(y: Array) -> Array:
+    return np.asarray(y * scipy.special.ndtr(y))
+
+
+NUMBERS = {"root": 2**0.5, "one": 1.0, "half": 0.5, "three": 3.0, "six": 6.0, "zero": 0.0}
+ACTIVATIONS: dict[str, tuple[list[str], Callable[[Array], Array]]] = {
+    "tanh": (["Tanh v0 = y"], np.tanh),
+    "sigmoid": (["Sigmoid v0 = y"], scipy.special.expit),
+    "leaky": (["LeakyRelu v0 = y"], lambda y: np.where(y > 0, y, 0.01 * y)),
+    "swish": (["Sigmoid v0 = s", "Mul v0 s = y"], swish),
+    "gelu": (["Div v0 root = d", "Erf d = e", "Add e one = a", "Mul v0 a = m", "Mul m half = y"], gelu),
+    "hard swish": (
+        ["Add v0 three = a", "Clip a zero six = c", "Mul c v0 = m", "Div m six = y"],
+        lambda y: y * np.clip(y + 3, 0, 6) / 6,
+    ),
+    "scaled": (["Mul half v0 = m", "Sub m one = b", "Sigmoid b = s", "Mul s b = y"], lambda y: swish(y / 2 - 1)),
+    "twice": (["Sigmoid v0 = s", "Mul v0 s = m", "Relu m = y"], lambda y: np.maximum(swish(y), 0)),
+}
+
+
+def activated(steps: Sequence[str], *further: onnx.NodeProto, output: str = "y", also: str = "") -> Sight | None:
+    """What is seen of a convolution's output by nodes that are written as "operator inputs = output"."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["v0"], "conv")]
+    for step in steps:
+        op, *inputs, _, made = step.split()
+        nodes.append(helper.make_node(op, inputs, [made], made))
+    tensors = {"w": np.ones((2, 2, 1, 1), np.float32)} | {n: np.array(v, np.float32) for n, v in NUMBERS.items()}
+    outputs = {output: 4} | ({also: 4} if also else {})
+    job = prepare(model([*nodes, *further], tensors, {"x": [1, 2, 8, 8]}, outputs), Settings(), lambda *_: None)
+    return sight(view_of(job), "v0")
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_a_curve_however_it_is_written(name: str) -> None:
+    steps, function = ACTIVATIONS[name]
+    found, values = activated(steps), np.linspace(-40, 40, 4001)
+    assert found is not None
+    assert found.curve is not None
+    assert found == Sight(curve=found.curve)
+    assert found.of(values[:, None, None]).ravel() == pytest.approx(function(values), abs=1e-4)
+
+
+def test_a_curve_that_rises_is_pooled_and_no_other() -> None:
+    pooled = helper.make_node("MaxPool", ["y"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    rising, other = (activated(ACTIVATIONS[name][0], pooled, output="p") for name in ("tanh", "swish"))
+    assert rising is not None
+    assert other is not None
+    assert (rising.window, other.window) == ((2, 2), ())
+
+
+def test_an_activation_of_which_a_part_goes_elsewhere_is_seen_whole() -> None:
+    assert activated(ACTIVATIONS["swish"][0], also="s") is None
+    assert activated(["Sigmoid v0 = s", "Neg s = n", "Mul v0 s = m", "MatMul m n = y"]) is None
