@@ -92,7 +92,7 @@ class _Loss:
         self._shapes = [part.shape for part in parts]
         self._units = np.concatenate([np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)])
         self.start: Array = np.concatenate([part.ravel() for part in parts]) / self._units
-        wanted = self._windows(rows.wanted)
+        wanted = self._windows(rows.wanted if sight.affine is None else sight.affine.of(rows.wanted))
         self._wanted = sight.of(wanted)
         self._energy = _energy(self._wanted - self._wanted.mean(1, keepdims=True)) or 1.0
         self._pull = PULL * self.start.size / (max(sight.shown(wanted), 1.0) * sight.size)
@@ -110,6 +110,7 @@ class _Loss:
             moved = outputs - self._first[:, part]
             lost += _energy(missed) + self._pull * _energy(moved)
             change = sight.derivative(windows, missed).reshape(outputs.shape) + self._pull * moved
+            change = change if sight.affine is None else sight.affine.scaled(change)
             bias += change.sum(1, dtype=np.float64)
             spread = change.reshape(*seen.shape[:2], -1).swapaxes(1, 2) @ seen
             weight += patches.gathered(self._rows.stage, spread, self._reach)
@@ -127,11 +128,12 @@ class _Loss:
         return Chain(self._chain.stages, tuple(parts), bias)
 
     def _outputs(self, chain: Chain) -> Iterator[tuple[slice, Array, Array]]:
-        """Which rows, what they see, and what a chain and what is added give there, (groups, rows, out)."""
+        """Which rows, what they see, and what a chain and what is added give there, (groups, rows, out); normalised."""
+        affine = self._task.sight.affine
         for part, seen, outputs in self._rows.outputs(reconstruct(chain)):
             if chain.bias is not None:
                 outputs += chain.bias.reshape(len(outputs), 1, -1).astype(outputs.dtype)
-            yield part, seen, outputs
+            yield part, seen, outputs if affine is None else affine.of(outputs)
 
     def _by_group(self, chain: Chain) -> Iterator[tuple[Array, ...]]:
         groups = self._task.site.stage.groups

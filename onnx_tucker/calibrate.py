@@ -101,7 +101,9 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         return ["weights", "outputs"]
     view, summed = _view(job), _sums(job)
     behind_ = any(
-        behind.sight(view, value) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}
+        behind.sight(view, value, channels_last=not f.site.stage.window.kernel)
+        for f in chains
+        for value in {f.output, summed.get(f.output, (f.output,))[0]}
     )
     return ["weights", "outputs", "activations"] if behind_ else ["weights", "outputs"]
 
@@ -222,7 +224,7 @@ class Fitting:
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
         total, _ = self._sum(found.output)
-        sight = behind.sight(self._view, total)
+        sight = behind.sight(self._view, total, channels_last=not found.site.stage.window.kernel)
         if sight is None:
             return chain
         rows = self._rows(found, sight.window, statistics.ROWS)

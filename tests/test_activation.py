@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_tucker import compress
 from onnx_tucker.graph import behind
@@ -33,6 +33,17 @@ def behind_conv(weight: Array, size: int, *steps: tuple[str, dict[str, Any]], **
     return model(nodes, {"w": weight, "b": bias}, {"x": shape}, {f"v{len(steps)}": axes + 2})
 
 
+def normalised() -> onnx.ModelProto:
+    """A convolution without a bias, and a normalisation before the rectifier."""
+    made = behind_conv(noise(12, 10, 3, 3), 8, ("Relu", {}))
+    tensors = {"s": noise(12), "t": noise(12) - 1, "m": noise(12), "v": np.square(noise(12)) + np.float32(0.1)}
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
+    made.graph.node.insert(1, helper.make_node("BatchNormalization", ["v0", *tensors], ["n"], "norm"))
+    made.graph.node[2].input[0] = "n"
+    del made.graph.node[0].input[2:]
+    return made
+
+
 def plan(made: onnx.ModelProto, method: str, *ranks: int) -> Plan:
     shape = tuple(made.graph.initializer[0].dims)
     return Plan((Choice("conv", "Conv", shape, "factorized", "", method, "direct", ranks),))
@@ -47,6 +58,7 @@ CASES = {
     "groups": (behind_conv(noise(12, 5, 3), 12, RELU, group=2), noise(80, 10, 12), ("tucker1_out", 3)),
     "swish": (behind_conv(noise(12, 10, 3, 3), 8, ("HardSwish", {})), noise(80, 10, 8, 8), ("tucker2", 4, 4)),
     "leaky": (behind_conv(noise(12, 10, 3), 12, ("LeakyRelu", {})), noise(80, 10, 12), ("tucker2", 4, 4)),
+    "normalised": (normalised(), noise(80, 10, 8, 8), ("tucker2", 4, 4)),
     "few rows": (behind_conv(noise(12, 40, 3), 3, RELU), noise(80, 40, 3), ("tucker1_out", 4)),
 }
 
@@ -61,7 +73,7 @@ def error(made: onnx.ModelProto, x: Array, **options: Any) -> float:
 def test_less_is_missed_of_what_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, x, chosen = CASES[name]
     with_sight = error(made, x, plan=plan(made, *chosen))
-    monkeypatch.setattr(behind, "sight", lambda *_: None)
+    monkeypatch.setattr(behind, "sight", lambda *_, **__: None)
     without = error(made, x, plan=plan(made, *chosen))
     assert with_sight < (without if name != "few rows" else without * 1.02)
 
@@ -87,5 +99,5 @@ def test_an_addition_in_between_is_taken_into_account(monkeypatch: pytest.Monkey
     made = model(nodes, {"w": weight, "b": noise(10) - 9}, {"x": ["n", 10, 8, 8]}, {"y": 4})
     x = 3 * noise(80, 10, 8, 8)
     with_sight = error(made, x, plan=plan(made, "tucker2", 4, 4))
-    monkeypatch.setattr(behind, "sight", lambda *_: None)
+    monkeypatch.setattr(behind, "sight", lambda *_, **__: None)
     assert with_sight < error(made, x, plan=plan(made, "tucker2", 4, 4))

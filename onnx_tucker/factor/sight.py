@@ -68,21 +68,48 @@ class Curve:
         return np.asarray(np.clip(places, 0, CELLS - 1).astype(np.int32))
 
 
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """What a normalisation makes of each channel.
+
+    Attributes:
+        scale: by which it is multiplied, (groups * out,).
+        shift: what is added then.
+    """
+
+    scale: Array
+    shift: Array
+
+    def of(self, outputs: Array) -> Array:
+        """The same of outputs (groups, rows, out)."""
+        return self.scaled(outputs) + self._by_group(self.shift, outputs)
+
+    def scaled(self, outputs: Array) -> Array:
+        """Outputs, or what a function changes with them, multiplied."""
+        return outputs * self._by_group(self.scale, outputs)
+
+    @staticmethod
+    def _by_group(channels: Array, outputs: Array) -> Array:
+        return channels.reshape(len(outputs), 1, -1).astype(outputs.dtype, copy=False)
+
+
 @dataclass(frozen=True)
 class Sight:
-    """Bounds, the largest of a window, and a curve.
+    """Bounds, the largest of a window, and a curve, of outputs that are normalised before.
 
     Attributes:
         low: values below are seen as this.
         high: values above are seen as this.
         window: the lengths of windows side by side of which the largest value is seen; empty where each value is.
         curve: what becomes of the value that is left; None for itself.
+        affine: how outputs are normalised; None for not at all. All methods are of what it gives.
     """
 
     low: float = -math.inf
     high: float = math.inf
     window: tuple[int, ...] = ()
     curve: Curve | None = None
+    affine: Affine | None = None
 
     @property
     def size(self) -> int:

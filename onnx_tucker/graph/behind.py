@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import onnx
 
-from onnx_tucker.factor.sight import Sight
+from onnx_tucker.factor.sight import Affine, Sight
 from onnx_tucker.graph.elementwise import View, activation
 from onnx_tucker.graph.nodes import STANDARD, attributes
 
@@ -25,19 +26,23 @@ Scores = Literal["classes", "events", "perhaps"]
 """What scores are of: classes of which there is one at a time, events of which each may be, or perhaps classes."""
 
 
-def sight(view: View, value: str) -> Sight | None:
+def sight(view: View, value: str, *, channels_last: bool = False) -> Sight | None:
     """What is seen of a value of the main graph; None where that is all of it.
 
     Args:
         view: the graph.
         value: the name of the value.
+        channels_last: whether its channels lie along its last axis, as those of a product do.
     """
     found, outputs = Sight(), view.outputs
     while value not in outputs:
         taking = view.users.get(value, ())
-        bounded = _bounded(view, taking[0], found) if len(taking) == 1 else None
-        if bounded is not None:
-            found, value = bounded, taking[0].output[0]
+        further = _bounded(view, taking[0], found) if len(taking) == 1 else None
+        if further is None and found == Sight() and len(taking) == 1:
+            along = not channels_last or len(view.context.shapes.get(value, ())) == 2
+            further = _normalised(view, taking[0]) if along else None
+        if further is not None:
+            found, value = further, taking[0].output[0]
             continue
         curved = activation(view, value, found.curve)
         if curved is None or found.blind(curved[0]):
@@ -76,6 +81,19 @@ def scores(view: View, value: str, classes: int) -> Scores | None:
             if node.op_type not in DECISIONS:
                 values.append(node.output[0])
     return told
+
+
+def _normalised(view: View, node: onnx.NodeProto) -> Sight | None:
+    """What is seen from behind a normalisation by constants of the channels along the second axis; None for others."""
+    if node.op_type != "BatchNormalization" or node.domain not in STANDARD:
+        return None
+    given, constants = attributes(node), [view.context.constants.find(name, view.scope) for name in node.input[1:5]]
+    if given.get("training_mode") or len(node.output) > 1 or None in constants:
+        return None
+    scale, shift, mean, variance = (constant.read().astype(np.float64) for constant in constants if constant)
+    scale = scale / np.sqrt(variance + given.get("epsilon", 1e-5))
+    affine = Affine(scale, shift - mean * scale)
+    return Sight(affine=affine) if np.isfinite([affine.scale, affine.shift]).all() else None
 
 
 def _bounded(view: View, node: onnx.NodeProto, found: Sight) -> Sight | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy
 
-from onnx_tucker.factor.sight import GRID, Curve, Sight
+from onnx_tucker.factor.sight import GRID, Affine, Curve, Sight
 
 RNG = np.random.default_rng(0)
 SIGHTS = [Sight(0.0), Sight(0.0, 1.0), Sight(-0.5, math.inf, (2, 3)), Sight(-0.5, 0.7, (6,)), Sight(window=(2, 3))]
@@ -48,6 +48,13 @@ def test_a_curve_is_the_function_and_goes_on_straight() -> None:
     assert SWISH.of(values.astype(np.float32)).dtype == np.float32
     assert (SIGMOID.rising, SWISH.rising) == (True, False)
     assert SIGMOID.steepest == pytest.approx(0.25, rel=1e-4)
+
+
+def test_a_normalisation_is_of_each_channel_by_its_group() -> None:
+    affine = Affine(np.arange(1.0, 7.0), np.full(6, 0.5))
+    outputs = np.ones((2, 4, 3))
+    assert np.array_equal(affine.of(outputs)[:, 0], [[1.5, 2.5, 3.5], [4.5, 5.5, 6.5]])
+    assert np.array_equal(affine.scaled(outputs)[:, 3], [[1, 2, 3], [4, 5, 6]])
 
 
 def test_what_is_straight_is_seen_whole() -> None:

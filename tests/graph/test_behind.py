@@ -14,6 +14,7 @@ from onnx_tucker.job import prepare
 from onnx_tucker.settings import Settings
 from tests.helpers import model, view_of
 
+RNG = np.random.default_rng(0)
 LOW, HIGH = np.array(-1, np.float32), np.array(6, np.float32)
 
 
@@ -65,6 +66,26 @@ def test_rectifiers_clips_and_pools_are_seen_through() -> None:
 )
 def test_what_else_there_is_sees_everything(steps: list[tuple[str, list[str], dict[str, Any]]]) -> None:
     assert seen(*steps) is None
+
+
+def test_a_normalisation_is_seen_through_where_it_is_of_the_channels() -> None:
+    tensors = {name: RNG.random(2).astype(np.float32) for name in "stmu"}
+    for op, axes, through in (("Conv", 3, True), ("MatMul", 2, True), ("MatMul", 3, False)):
+        weight = np.ones((2, 2, 1) if op == "Conv" else (2, 2), np.float32)
+        nodes = [
+            helper.make_node(op, ["x", "w"], ["v0"], "node"),
+            helper.make_node("BatchNormalization", ["v0", *"stmu"], ["n"], "norm"),
+            helper.make_node("Relu", ["n"], ["y"], "relu"),
+        ]
+        made = model(nodes, {"w": weight, **tensors}, {"x": [1, 2, 2][:axes]}, {"y": axes})
+        found = sight(view_of(prepare(made, Settings(), lambda *_: None)), "v0", channels_last=op == "MatMul")
+        assert (found is not None) is through
+        if found is not None:
+            assert found.affine is not None
+            assert found == Sight(0.0, affine=found.affine)
+            scale = tensors["s"] / np.sqrt(tensors["u"] + 1e-5)
+            assert found.affine.scale == pytest.approx(scale, rel=1e-5)
+            assert found.affine.shift == pytest.approx(tensors["t"] - tensors["m"] * scale, rel=1e-4, abs=1e-6)
 
 
 def test_everything_is_seen_where_something_else_takes_the_value() -> None:
