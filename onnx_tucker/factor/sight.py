@@ -19,8 +19,8 @@ REACH, CELLS = 32.0, 8192
 """How far on both sides of zero a curve is known, and in how many pieces."""
 GRID = np.linspace(-REACH, REACH, CELLS + 1)
 """The places at which a curve is known."""
-STRAIGHT = 1e-2
-"""By what share of the steepest slope those of a straight line may differ, which rounding is part of."""
+LEVEL = 1e-2
+"""Share of the steepest slope that is rounding, where slopes of a straight line differ or a rising curve falls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,12 @@ class Curve:
     @property
     def rising(self) -> bool:
         """Whether larger values never give smaller ones."""
-        return bool((self.slopes >= 0).all())
+        return float(self.slopes.min()) >= -LEVEL * self.steepest
 
     @property
     def straight(self) -> bool:
         """Whether it is one straight line."""
-        return float(np.ptp(self.slopes)) <= STRAIGHT * self.steepest
+        return float(np.ptp(self.slopes)) <= LEVEL * self.steepest
 
     def of(self, values: Array) -> Array:
         """The function of each value."""
