@@ -22,8 +22,6 @@ from onnx_tucker.factor.moments import RIDGES, Statistics, agreement
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.lower.layout import is_main
-from onnx_tucker.graph.nodes import Scope
 from onnx_tucker.graph.segment import between, sums, users
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
@@ -88,7 +86,7 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
             continue
         means = found.reading.added is not None and known.rows >= 2 * trust.SPREAD
         chain = trust.fitted(found.site, candidate, Trust(RIDGES[0], None, means).goals(found.site, known), ROUNDS)
-        bias = own_bias(job, found) if means else None
+        bias = own_bias(found) if means else None
         yield chain if bias is None else replace(chain, bias=bias + known.bias(reconstruct(chain)))
 
 
@@ -99,18 +97,11 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         return ["weights"]
     if trust.scarce(job):
         return ["weights", "outputs"]
-    view, summed = _view(job), _sums(job)
+    view, summed = View(job.model, job.context, users(job.model.graph.node)), _sums(job)
     behind_ = any(
-        behind.sight(view, value, channels_last=not f.site.stage.window.kernel)
-        for f in chains
-        for value in {f.output, summed.get(f.output, (f.output,))[0]}
+        behind.sight(view, value, f.axis) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}
     )
     return ["weights", "outputs", "activations"] if behind_ else ["weights", "outputs"]
-
-
-def _view(job: Job) -> View:
-    main = next((place.scope for place in job.context.places if is_main(place)), Scope(job.model.graph))
-    return View(job.model, job.context, users(job.model.graph.node), main)
 
 
 def _sums(job: Job) -> dict[str, tuple[str, str]]:
@@ -143,7 +134,7 @@ class Fitting:
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
-        self._view, self._sums = _view(job), _sums(job)
+        self._view, self._sums = View(job.model, job.context, users(job.model.graph.node)), _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
     def chain(self, found: Found) -> Chain | None:
@@ -224,13 +215,13 @@ class Fitting:
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
         total, _ = self._sum(found.output)
-        sight = behind.sight(self._view, total, channels_last=not found.site.stage.window.kernel)
+        sight = behind.sight(self._view, total, found.axis)
         if sight is None:
             return chain
         rows = self._rows(found, sight.window, statistics.ROWS)
         if rows is None:
             return chain
-        own = own_bias(self._job, found)
+        own = own_bias(found)
         chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
         return activation.refitted(activation.Task(found.site, candidate, sight), chain, rows)
 
@@ -250,14 +241,12 @@ class Fitting:
         """How far the data of a node is trusted; if that takes long to find out, as far as by the first rough pass."""
         if not self._thrifty(found):
             return trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
-        key = self._whole.key("trust", found.place.label, candidate.method is None)
-        recalled = self._whole.memory.recall(key)
-        if (
-            recalled is not None
-            and isinstance(recalled.value, list | tuple)
-            and len(recalled.value) == len(Trust._fields)
-        ):
-            return Trust(*recalled.value)
+        asked = self._whole.settings
+        about = (asked.budgets, asked.max_error, asked.max_drop)  # they decide what the first pass is of
+        key = self._whole.key("trust", found.place.label, candidate.method is None, *about)
+        recalled = Trust.restored(self._whole.memory.recall(key))
+        if recalled is not None:
+            return recalled
         fresh = trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
         self._whole.memory.remember(key, fresh)
         return fresh
@@ -265,6 +254,6 @@ class Fitting:
 
 def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
     """The bias that makes up for what a weight has changed in the mean, as far as both halves of the samples agree."""
-    own = own_bias(job, found)
+    own = own_bias(found)
     assert own is not None
     return np.asarray(own + agreement(*(half.bias(weight) for half in halves)) * known.bias(weight))

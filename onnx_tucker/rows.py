@@ -188,7 +188,7 @@ def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], m
 
 
 def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:
-    halves, left_out, own = list[Statistics](), 0, own_bias(job, found)
+    halves, left_out, own = list[Statistics](), 0, own_bias(found)
     for drawn in _drawn(job, found, source, most):
         stage, rows = drawn.stage, drawn.positions.ravel()
         halves = halves or [drawn.kind.none(stage) for _ in range(2)]
@@ -248,7 +248,7 @@ def _chunks(stage: Stage, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]
     return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
-def own_bias(job: Job, found: Found) -> Array | None:
+def own_bias(found: Found) -> Array | None:
     """What a node without obstacles adds to its output, (groups * out,), in float64; None where it adds nothing."""
     added, stage = found.reading.added, found.site.stage
     if added is None:

@@ -14,6 +14,7 @@ from onnx_tucker.factor.moments import RIDGES, Statistics, best, ridge
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
+from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.types import Candidate, Chain, Site
 
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
@@ -55,6 +56,15 @@ class Trust(NamedTuple):
     ridge: float
     shrink: float | None
     means: bool
+
+    @classmethod
+    def restored(cls, recalled: Recalled | None) -> Trust | None:
+        """One that is remembered; None where there is none, or something else."""
+        value = recalled.value if recalled is not None else None
+        if not isinstance(value, list | tuple) or len(value) != len(cls._fields):
+            return None
+        known = value[0] in RIDGES and value[1] in SHRINKS and value[2] in (True, False)
+        return cls(*value) if known else None
 
     def goals(self, site: Site, known: Statistics) -> list[Goal]:
         """What the weight of each group should be, by what is known of its rows."""

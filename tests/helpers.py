@@ -108,8 +108,8 @@ def look(made: onnx.ModelProto, folder: Path | None = None, **options: bool) -> 
 
 
 def view_of(job: Job) -> View:
-    """The main graph of a run, in which its first node is."""
-    return View(job.model, job.context, users(job.model.graph.node), job.found[0].place.scope)
+    """The main graph of a run."""
+    return View(job.model, job.context, users(job.model.graph.node))
 
 
 def reasons(made: onnx.ModelProto, **options: bool) -> dict[str, str]:

@@ -358,6 +358,19 @@ def test_the_bias_of_a_sum_is_all_that_changes_besides_the_products() -> None:
     assert not {"b0", "b1", "w0", "w1"} & tensors.keys()
 
 
+def test_what_a_bias_was_made_from_goes_with_it() -> None:
+    x = noise(128, 12) + 2
+    nodes = [
+        helper.make_node("Identity", ["b0"], ["b"]),
+        helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
+        helper.make_node("Add", ["p", "b"], ["y"], "sum"),
+    ]
+    made = model(nodes, {"w": noise(12, 16), "b0": noise(16)}, {"x": ["n", 12]}, {"y": 2})
+    result = slim(made, x, "3")
+    assert not {"w", "b0"} & {tensor.name for tensor in result.graph.initializer}
+    assert [node.op_type for node in result.graph.node] == ["MatMul", "MatMul", "Add"]
+
+
 def test_a_constant_that_is_no_bias_stays() -> None:
     """Of the product itself, of each position, or of the product where that is an output too."""
     x, w = noise(128, 4, 12) + 2, noise(12, 16)

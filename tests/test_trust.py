@@ -10,6 +10,7 @@ from onnx_tucker import trust
 from onnx_tucker.factor.moments import RIDGES, Moments
 from onnx_tucker.job import Job, prepare
 from onnx_tucker.pipeline import silent
+from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Stage, Window
 from tests.helpers import Array, look, model
@@ -48,6 +49,14 @@ def test_the_run_is_lighter_only_where_the_model_is_heavy(monkeypatch: pytest.Mo
     assert light is not None
     assert 100 <= light.fit.samples < 200
     assert not trust.few(trust.lighter(job))
+
+
+def test_what_is_remembered_is_checked() -> None:
+    whole = trust.Trust(RIDGES[2], 0.3, True)
+    assert trust.Trust.restored(Recalled(list(whole), True)) == whole
+    for value in (None, 3, ["a", "b", "c"], [1e4, None], [2.0, None, True], [RIDGES[0], 0.5, True]):
+        assert trust.Trust.restored(Recalled(value, True)) is None
+    assert trust.Trust.restored(None) is None
 
 
 def statistics(rows: int, weight: Array, noise: float) -> Moments:

@@ -65,7 +65,9 @@ class Curve:
 
     def _cells(self, values: Array) -> Array:
         places = (values + REACH) * (CELLS / (2 * REACH))
-        return np.asarray(np.clip(places, 0, CELLS - 1).astype(np.int32))
+        return np.asarray(
+            np.fmax(np.fmin(places, CELLS - 1), 0).astype(np.int32)
+        )  # of NaN the first, which is not used
 
 
 @dataclass(frozen=True, eq=False)

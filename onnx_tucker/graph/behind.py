@@ -26,24 +26,24 @@ Scores = Literal["classes", "events", "perhaps"]
 """What scores are of: classes of which there is one at a time, events of which each may be, or perhaps classes."""
 
 
-def sight(view: View, value: str, *, channels_last: bool = False) -> Sight | None:
+def sight(view: View, value: str, axis: int = 1) -> Sight | None:
     """What is seen of a value of the main graph; None where that is all of it.
 
     Args:
         view: the graph.
         value: the name of the value.
-        channels_last: whether its channels lie along its last axis, as those of a product do.
+        axis: along which its channels lie; that of a product from the end, whose vectors are not pooled.
     """
-    found, outputs = Sight(), view.outputs
+    found, outputs = Sight(), view.outputs()
     while value not in outputs:
         taking = view.users.get(value, ())
-        further = _bounded(view, taking[0], found) if len(taking) == 1 else None
-        if further is None and found == Sight() and len(taking) == 1:
-            along = not channels_last or len(view.context.shapes.get(value, ())) == 2
-            further = _normalised(view, taking[0]) if along else None
-        if further is not None:
-            found, value = further, taking[0].output[0]
-            continue
+        if len(taking) == 1 and taking[0].domain in STANDARD:
+            further = _bounded(view, taking[0], found) or _pooled(taking[0], found, axis)
+            if further is None and found == Sight():
+                further = _normalised(view, taking[0], axis)
+            if further is not None:
+                found, value = further, taking[0].output[0]
+                continue
         curved = activation(view, value, found.curve)
         if curved is None or found.blind(curved[0]):
             break
@@ -83,23 +83,23 @@ def scores(view: View, value: str, classes: int) -> Scores | None:
     return told
 
 
-def _normalised(view: View, node: onnx.NodeProto) -> Sight | None:
-    """What is seen from behind a normalisation by constants of the channels along the second axis; None for others."""
-    if node.op_type != "BatchNormalization" or node.domain not in STANDARD:
+def _normalised(view: View, node: onnx.NodeProto, axis: int) -> Sight | None:
+    """What is seen from behind a normalisation of the channels by constants; None for anything else."""
+    if node.op_type != "BatchNormalization":
         return None
-    given, constants = attributes(node), [view.context.constants.find(name, view.scope) for name in node.input[1:5]]
-    if given.get("training_mode") or len(node.output) > 1 or None in constants:
+    given, shape = attributes(node), view.context.shapes.get(node.input[0], ())
+    arrays = [view.constant(name) for name in node.input[1:5]]
+    alone = not given.get("training_mode") and len(node.output) == 1 and axis % max(len(shape), 1) == 1
+    if not alone or any(array is None or array.shape != shape[1:2] for array in arrays):
         return None
-    scale, shift, mean, variance = (constant.read().astype(np.float64) for constant in constants if constant)
+    scale, shift, mean, variance = (array.astype(np.float64) for array in arrays if array is not None)
     scale = scale / np.sqrt(variance + given.get("epsilon", 1e-5))
     affine = Affine(scale, shift - mean * scale)
     return Sight(affine=affine) if np.isfinite([affine.scale, affine.shift]).all() else None
 
 
 def _bounded(view: View, node: onnx.NodeProto, found: Sight) -> Sight | None:
-    """What is seen from behind a bound or a pool too; None where a node is neither, or bounds what a curve gives."""
-    if node.domain not in STANDARD:
-        return None
+    """What is seen from behind a bound too; None where a node is none, or bounds what a curve gives."""
     if node.op_type == "Relu" and found.curve is None:
         return replace(found, low=max(found.low, 0.0)) if found.high > 0 else None
     if node.op_type == "Clip" and found.curve is None:
@@ -107,8 +107,13 @@ def _bounded(view: View, node: onnx.NodeProto, found: Sight) -> Sight | None:
         if low is None or high is None or not max(low, found.low) < min(high, found.high):
             return None
         return replace(found, low=max(low, found.low), high=min(high, found.high))
+    return None
+
+
+def _pooled(node: onnx.NodeProto, found: Sight, axis: int) -> Sight | None:
+    """What is seen from behind a pool of windows side by side too; None where a node is none, or not the first."""
     rising = found.curve is None or found.curve.rising  # then the largest stays the largest
-    if node.op_type == "MaxPool" and rising and not found.window and len(node.output) == 1:
+    if node.op_type == "MaxPool" and rising and axis > 0 and not found.window and len(node.output) == 1:
         values = attributes(node)
         window = values["kernel_shape"]
         plain = not any(values.get("pads", ())) and values.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
@@ -124,5 +129,5 @@ def _bound(view: View, node: onnx.NodeProto, index: int) -> float | None:
     name = node.input[index] if index < len(node.input) else ""
     if not name:
         return float(attributes(node).get("max" if index == 2 else "min", sign * math.inf))
-    number = view.number(name)
+    number = view.constant(name, 1)
     return None if number is None else float(number.item())

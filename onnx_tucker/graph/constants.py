@@ -120,7 +120,11 @@ class Constant:
 
 
 class Constants:
-    """All values of a model by scope, and how often each is used."""
+    """All values of a model by scope, and how often each is used.
+
+    Attributes:
+        main: the scope of the main graph.
+    """
 
     def __init__(self, model: onnx.ModelProto, places: Sequence[Place], folder: Path, *, overridable: bool) -> None:
         """Looks the model over.
@@ -133,8 +137,8 @@ class Constants:
         """
         self._model, self._folder = model, folder
         main = (place.scope for place in places if place.scope.outer is None and not place.scope.function)
-        self._main = next(main, Scope(model.graph))
-        scopes = dict.fromkeys([self._main, *(place.scope for place in places)])
+        self.main = next(main, Scope(model.graph))
+        scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
         self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
         self._users = {value: place for place in places for value in self._used(place)}
@@ -148,7 +152,7 @@ class Constants:
             names = [name for binding in bindings for name in (binding.key, binding.value)]
             for graph in (training.initialization, training.algorithm):
                 names += [name for node in graph.node for name in node.input]
-            self._uses.update(self._values(self._main, names))
+            self._uses.update(self._values(self.main, names))
 
     def uses(self, value: Value) -> int:
         """How many node inputs, graph outputs and quantization annotations, in all scopes, need the value."""
@@ -163,7 +167,7 @@ class Constants:
     def overridable(self, constant: Constant) -> bool:
         """Whether callers may give the value, or something it is computed from, themselves."""
         origins = (constant.origin, *(parameter.origin for parameter in constant.parameters))
-        return any(origin.scope is self._main and origin.name in self._inputs for origin in origins)
+        return any(origin.scope is self.main and origin.name in self._inputs for origin in origins)
 
     def find(self, name: str, scope: Scope) -> Constant | None:
         """The constant that `name` is in `scope`; None where it is computed or given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,19 +12,23 @@ from numpy.typing import NDArray
 
 from onnx_tucker.factor.sight import GRID, REACH, Curve
 from onnx_tucker.graph.fold import evaluate
-from onnx_tucker.graph.nodes import STANDARD, Scope
+from onnx_tucker.graph.nodes import STANDARD
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.graph.segment import Users
 
 OPERATORS = frozenset(
-    "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Max Min Mish Mul Neg Pow Relu "
-    "Selu Sigmoid Softplus Softsign Sqrt Sub Swish Tanh ThresholdedRelu".split()
+    "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow "
+    "Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Sub Swish Tanh ThresholdedRelu".split()
 )
 """Those that activations are made of, which take every value by itself."""
 LONGEST = 16
 """Nodes of an activation at most."""
-FAR, CLOSE = np.array([-2 * REACH, 2 * REACH]), 1e-2
-"""Where an activation has to be about as straight as it is at the end of the grid, and how far off it may be."""
+FAR = REACH * np.array([-16.0, -4.0, -2.0, 2.0, 4.0, 16.0])
+"""Places beyond the grid where an activation has to go on straight."""
+BETWEEN = (GRID[1:] + GRID[:-1]) / 2
+"""Places between those of the grid, where it has to be about straight too."""
+CLOSE = 1e-2
+"""How far off it may be there, relative to how far its values lie apart."""
 
 
 class View(NamedTuple):
@@ -34,27 +38,32 @@ class View(NamedTuple):
         model: the model.
         context: what is known of it.
         users: the nodes that take each value.
-        scope: the main graph.
     """
 
     model: onnx.ModelProto
     context: Context
     users: Users
-    scope: Scope
 
-    @property
     def outputs(self) -> set[str]:
         """Names of the model's outputs."""
         return {output.name for output in self.model.graph.output}
 
-    def number(self, name: str) -> NDArray[Any] | None:
-        """The constant of one element that a value is; None for anything else."""
-        constant = self.context.constants.find(name, self.scope)
-        return constant.read() if constant is not None and math.prod(constant.shape) == 1 else None
+    def constant(self, name: str, most: int | None = None) -> NDArray[Any] | None:
+        """The constant that a value is, if callers cannot give another; None for anything else.
+
+        Args:
+            name: of the value.
+            most: elements of the constant at most.
+        """
+        constants = self.context.constants
+        constant = constants.find(name, constants.main)
+        if constant is None or constants.overridable(constant):
+            return None
+        return constant.read() if most is None or math.prod(constant.shape) <= most else None
 
 
 def activation(view: View, value: str, before: Curve | None) -> tuple[Curve, str] | None:
-    """What the nodes next to a value make of each element by itself, as far as its first single result.
+    """What the nodes next to a value make of each element by itself, as far as the first result that is a curve.
 
     Args:
         view: the graph.
@@ -62,46 +71,47 @@ def activation(view: View, value: str, before: Curve | None) -> tuple[Curve, str
         before: what the elements have become already; None for themselves.
 
     Returns:
-        The curve, and the name of the result; None where something else takes a part of it, or it is no curve.
+        The curve, and the name of the result; None where there is none, as something else takes a part of the values.
     """
-    nodes, end = _next(view, value)
-    curve = _curve(view, nodes, value, end, before) if nodes else None
-    return None if curve is None else (curve, end)
+    for nodes, end in _results(view, value):
+        curve = _curve(view, nodes, value, end, before)
+        if curve is not None:
+            return curve, end
+    return None
 
 
-def _next(view: View, value: str) -> tuple[list[onnx.NodeProto], str]:
-    """The nodes up to the first value through which all goes, and its name; no nodes where there is none."""
+def _results(view: View, value: str) -> Iterator[tuple[list[onnx.NodeProto], str]]:
+    """The values through which all goes that is made of a value, one after another, each with the nodes before it."""
     nodes: list[onnx.NodeProto] = []
-    made, outputs = {value: None}, view.outputs
+    made, outputs = {value: None}, view.outputs()
     while len(nodes) < LONGEST:
         taken = {id(node) for node in nodes}
         left = {name: [node for node in view.users.get(name, ()) if id(node) not in taken] for name in made}
         open_ = [name for name, waiting in left.items() if waiting or name in outputs]
         if nodes and len(open_) == 1 and open_ != [value]:
-            return nodes, open_[0]
+            yield list(nodes), open_[0]
         ready = (node for waiting in left.values() for node in waiting if _follows(view, node, made))
         following = next(ready, None)
         if following is None:
-            break
+            return
         nodes.append(following)
         made[following.output[0]] = None
-    return [], value
 
 
 def _follows(view: View, node: onnx.NodeProto, made: Collection[str]) -> bool:
     """Whether a node makes something of the values and of numbers alone."""
     if node.op_type not in OPERATORS or node.domain not in STANDARD:
         return False
-    return all(not name or name in made or view.number(name) is not None for name in node.input)
+    return all(not name or name in made or view.constant(name, 1) is not None for name in node.input)
 
 
 def _curve(view: View, nodes: Sequence[onnx.NodeProto], value: str, end: str, before: Curve | None) -> Curve | None:
-    """What nodes make of a value; None where that cannot be computed, or does not go on straight."""
-    places = np.concatenate([FAR[:1], GRID, FAR[1:]])
-    values: dict[str, NDArray[Any]] = {value: (places if before is None else before.of(places)).astype(np.float32)}
+    """What nodes make of a value; None where that cannot be computed, or is not straight where it has to be."""
+    places = np.concatenate([GRID, BETWEEN, FAR])
+    values: dict[str, NDArray[Any]] = {value: places if before is None else before.of(places)}
     for node in nodes:
-        numbers = {name: view.number(name) for name in node.input if name and name not in values}
-        values |= {name: number for name, number in numbers.items() if number is not None}
+        numbers = {name: view.constant(name, 1) for name in node.input if name and name not in values}
+        values |= {name: _wide(number) for name, number in numbers.items() if number is not None}
         made = evaluate(node, {name: values[name] for name in node.input if name}, view.model)
         if made is None:
             return None
@@ -109,5 +119,12 @@ def _curve(view: View, nodes: Sequence[onnx.NodeProto], value: str, end: str, be
     result = values[end].ravel().astype(np.float64)
     if result.shape != places.shape or not np.isfinite(result).all():
         return None
-    curve = Curve(result[1:-1])
-    return curve if np.allclose(curve.of(FAR), result[[0, -1]], rtol=CLOSE, atol=CLOSE * REACH) else None
+    on, off = np.split(result, [len(GRID)])
+    curve = Curve(on)
+    close = np.abs(curve.of(places[len(GRID) :]) - off) <= CLOSE * np.ptp(on)
+    return curve if close.all() else None
+
+
+def _wide(number: NDArray[Any]) -> NDArray[Any]:
+    """A number in double precision, as the places are, unless it is a whole one."""
+    return number if number.dtype.kind in "biu" else number.astype(np.float64)

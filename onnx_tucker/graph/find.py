@@ -59,6 +59,13 @@ class Found:
         added = self.reading.added
         return str((added.place if added else self.place).node.output[0])
 
+    @property
+    def axis(self) -> int:
+        """The axis of the output along which its channels lie; from the end where the node is a product."""
+        if self.site.stage.window.kernel:
+            return 1
+        return -1 if self.seat.index > self.seat.data else -2
+
     def own(self, candidate: Candidate) -> Candidate:
         """What a node with the same weight could become, with the strides, dilations and pads of this one."""
         stages: tuple[Stage, ...] = (self.site.stage,)

@@ -7,6 +7,7 @@ factorised stays as it is, field by field.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -315,9 +316,16 @@ def _dead(replaced: Iterable[Found], rebiased: Iterable[Found], context: Context
     for node, weight in steps.values():
         origins = {p.value.name: p.origin for p in weight.parameters}
         parameters += [origins[name] for name in node.input[1:] if name]
-    biases = [f.reading.added.constant.value for f in rebiased if f.reading.added]
-    used = [*parameters, *biases]
-    return dead | {value for value in used if context.constants.uses(value) == used.count(value)}
+    biases = [f.reading.added.constant for f in rebiased if f.reading.added]
+    used = [*parameters, *(bias.value for bias in biases)]
+    for bias in {bias.value: bias for bias in biases}.values():
+        for value, before in pairwise(bias.chain[::-1]):
+            if context.constants.uses(value) > used.count(value):
+                break
+            used.append(before)
+        else:
+            used += [parameter.origin for parameter in bias.parameters]
+    return dead | {value for value in used if context.constants.uses(value) <= used.count(value)}
 
 
 def _remove(graph: onnx.GraphProto | onnx.FunctionProto, names: set[str]) -> None:

@@ -57,6 +57,12 @@ def test_a_normalisation_is_of_each_channel_by_its_group() -> None:
     assert np.array_equal(affine.scaled(outputs)[:, 3], [[1, 2, 3], [4, 5, 6]])
 
 
+def test_what_is_no_number_stays_none() -> None:
+    assert np.isnan(SWISH.of(np.array([np.nan]))).all()
+    assert SWISH.of(np.array([np.inf])) == np.inf
+    assert np.isfinite(SWISH.slope(np.array([np.nan, -np.inf]))).all()
+
+
 def test_what_is_straight_is_seen_whole() -> None:
     assert Sight(curve=Curve(3 - 2 * GRID)).whole
     assert not Sight(curve=SIGMOID).whole

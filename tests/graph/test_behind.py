@@ -70,7 +70,12 @@ def test_what_else_there_is_sees_everything(steps: list[tuple[str, list[str], di
 
 def test_a_normalisation_is_seen_through_where_it_is_of_the_channels() -> None:
     tensors = {name: RNG.random(2).astype(np.float32) for name in "stmu"}
-    for op, axes, through in (("Conv", 3, True), ("MatMul", 2, True), ("MatMul", 3, False)):
+    for op, axes, axis, through in (
+        ("Conv", 3, 1, True),
+        ("MatMul", 2, -1, True),
+        ("MatMul", 2, -2, False),
+        ("MatMul", 3, -1, False),
+    ):
         weight = np.ones((2, 2, 1) if op == "Conv" else (2, 2), np.float32)
         nodes = [
             helper.make_node(op, ["x", "w"], ["v0"], "node"),
@@ -78,7 +83,7 @@ def test_a_normalisation_is_seen_through_where_it_is_of_the_channels() -> None:
             helper.make_node("Relu", ["n"], ["y"], "relu"),
         ]
         made = model(nodes, {"w": weight, **tensors}, {"x": [1, 2, 2][:axes]}, {"y": axes})
-        found = sight(view_of(prepare(made, Settings(), lambda *_: None)), "v0", channels_last=op == "MatMul")
+        found = sight(view_of(prepare(made, Settings(), lambda *_: None)), "v0", axis)
         assert (found is not None) is through
         if found is not None:
             assert found.affine is not None
@@ -86,6 +91,23 @@ def test_a_normalisation_is_seen_through_where_it_is_of_the_channels() -> None:
             scale = tensors["s"] / np.sqrt(tensors["u"] + 1e-5)
             assert found.affine.scale == pytest.approx(scale, rel=1e-5)
             assert found.affine.shift == pytest.approx(tensors["t"] - tensors["m"] * scale, rel=1e-4, abs=1e-6)
+
+
+def test_a_normalisation_of_every_element_is_none_of_channels() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["v0"], "node"),
+        helper.make_node("BatchNormalization", ["v0", *"stmu"], ["y"], "norm", spatial=0),
+    ]
+    tensors = {"w": np.ones((2, 2, 1), np.float32)} | {name: np.ones((2, 2), np.float32) for name in "stmu"}
+    made = model(nodes, tensors, {"x": [1, 2, 2]}, {"y": 3}, opset=7)
+    assert sight(view_of(prepare(made, Settings(), lambda *_: None)), "v0") is None
+
+
+def test_vectors_of_a_product_are_not_pooled() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["v0"], "node"), helper.make_node("Relu", ["v0"], ["r"], "relu")]
+    nodes.append(helper.make_node("MaxPool", ["r"], ["y"], "pool", kernel_shape=[2], strides=[2]))
+    made = model(nodes, {"w": np.ones((4, 4), np.float32)}, {"x": [1, 2, 4]}, {"y": 3})
+    assert sight(view_of(prepare(made, Settings(), lambda *_: None)), "v0", -1) == Sight(0.0)
 
 
 def test_everything_is_seen_where_something_else_takes_the_value() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +26,20 @@ def gelu(y: Array) -> Array:
     return np.asarray(y * scipy.special.ndtr(y))
 
 
-NUMBERS = {"root": 2**0.5, "one": 1.0, "half": 0.5, "three": 3.0, "six": 6.0, "zero": 0.0}
+def softplus(y: Array) -> Array:
+    return np.logaddexp(0, y)
+
+
+NUMBERS = {
+    "hundred": 100.0,
+    "thousand": 1000.0,
+    "root": 2**0.5,
+    "one": 1.0,
+    "half": 0.5,
+    "three": 3.0,
+    "six": 6.0,
+    "zero": 0.0,
+}
 ACTIVATIONS: dict[str, tuple[list[str], Callable[[Array], Array]]] = {
     "tanh": (["Tanh v0 = y"], np.tanh),
     "sigmoid": (["Sigmoid v0 = y"], scipy.special.expit),
@@ -37,20 +51,32 @@ ACTIVATIONS: dict[str, tuple[list[str], Callable[[Array], Array]]] = {
         lambda y: y * np.clip(y + 3, 0, 6) / 6,
     ),
     "scaled": (["Mul half v0 = m", "Sub m one = b", "Sigmoid b = s", "Mul s b = y"], lambda y: swish(y / 2 - 1)),
+    "spelt out": (["Neg v0 = n", "Exp n = e", "Add e one = a", "Reciprocal a = y"], scipy.special.expit),
+    "softplus": (["Exp v0 = e", "Add one e = a", "Log a = y"], softplus),
     "twice": (["Sigmoid v0 = s", "Mul v0 s = m", "Relu m = y"], lambda y: np.maximum(swish(y), 0)),
 }
 
 
-def activated(steps: Sequence[str], *further: onnx.NodeProto, output: str = "y", also: str = "") -> Sight | None:
+def activated(
+    steps: Sequence[str],
+    *further: onnx.NodeProto,
+    output: str = "y",
+    also: str = "",
+    dtype: type[np.floating[Any]] = np.float32,
+    given: str = "",
+) -> Sight | None:
     """What is seen of a convolution's output by nodes that are written as "operator inputs = output"."""
     nodes = [helper.make_node("Conv", ["x", "w"], ["v0"], "conv")]
     for step in steps:
         op, *inputs, _, made = step.split()
         nodes.append(helper.make_node(op, inputs, [made], made))
-    tensors = {"w": np.ones((2, 2, 1, 1), np.float32)} | {n: np.array(v, np.float32) for n, v in NUMBERS.items()}
-    outputs = {output: 4} | ({also: 4} if also else {})
-    job = prepare(model([*nodes, *further], tensors, {"x": [1, 2, 8, 8]}, outputs), Settings(), lambda *_: None)
-    return sight(view_of(job), "v0")
+    tensors = {"w": np.ones((2, 2, 1, 1), dtype)} | {n: np.array(v, dtype) for n, v in NUMBERS.items()}
+    made = model([*nodes, *further], tensors, {"x": [1, 2, 8, 8]}, {output: 4} | ({also: 4} if also else {}))
+    for value in (*made.graph.input, *made.graph.output):
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    if given:  # by callers, who may leave it at what it is
+        made.graph.input.append(helper.make_tensor_value_info(given, onnx.TensorProto.FLOAT, []))
+    return sight(view_of(prepare(made, Settings(), lambda *_: None)), "v0")
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -61,6 +87,33 @@ def test_an_activation_is_a_curve_however_it_is_written(name: str) -> None:
     assert found.curve is not None
     assert found == Sight(curve=found.curve)
     assert found.of(values[:, None, None]).ravel() == pytest.approx(function(values), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_types_have_the_same_activations(dtype: type[np.floating[Any]]) -> None:
+    found, values = activated(ACTIVATIONS["gelu"][0], dtype=dtype), np.linspace(-9, 9, 101)
+    assert found is not None
+    assert found.of(values[:, None, None]).ravel() == pytest.approx(gelu(values), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["Div v0 hundred = d", "Tanh d = y"],
+        ["Div v0 hundred = d", "Clip d zero one = y"],
+        ["Mul v0 thousand = d", "Sigmoid d = y"],
+        ["Mul v0 v0 = y"],
+    ],
+    ids=str,
+)
+def test_what_bends_elsewhere_is_no_curve(steps: list[str]) -> None:
+    assert activated(steps) is None
+
+
+def test_a_number_that_callers_may_replace_is_none() -> None:
+    steps = ["Add v0 three = a", "Relu a = y"]
+    assert activated(steps) is not None
+    assert activated(steps, given="three") is None
 
 
 def test_a_curve_that_rises_is_pooled_and_no_other() -> None:

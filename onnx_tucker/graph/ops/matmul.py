@@ -21,6 +21,8 @@ from onnx_tucker.types import Array, Stage, Window
 
 LEFT, RIGHT = 0, 1
 TRANSPOSED = ("transA", "transB")
+BROADCASTS = 7
+"""The first opset in which an Add broadcasts as in NumPy."""
 
 
 def read(place: Place, context: Context) -> Reading:
@@ -59,7 +61,7 @@ def read(place: Place, context: Context) -> Reading:
 def _added(place: Place, context: Context, out: int) -> Added | None:
     """The constant vector that an Add behind the node adds: exporters write linear layers so."""
     user = context.constants.only_user(place)
-    if user is None or user.node.op_type != "Add" or user.node.domain not in STANDARD:
+    if context.opset < BROADCASTS or user is None or user.node.op_type != "Add" or user.node.domain not in STANDARD:
         return None
     index = 1 - list(user.node.input).index(place.node.output[0])
     constant = context.constant(user, index)
