@@ -17,7 +17,7 @@ import numpy as np
 
 from onnx_tucker import activation, classes, statistics, trust
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import ROUNDS, Goal
+from onnx_tucker.factor.fit import ROUNDS, Goal, step_work
 from onnx_tucker.factor.moments import RIDGES, Statistics, agreement
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.elementwise import View
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES = 10_000, 4, RIDGES[::2]
 """The positions in a rough pass, how often its factors are refitted, and the pulls of trained weights that it tries."""
-WIDE, WIDE_ROUNDS = 2048, 1
-"""Values that a position sees from which on a rough pass takes what the first one found out, and its rounds."""
+HEAVY, HEAVY_ROUNDS = 1.2e9, 1
+"""Multiplications of a step of a fit from which on a rough pass takes what the first one found out, and its rounds."""
 
 
 def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -193,7 +193,7 @@ class Fitting:
         scores = self._scores(found) if trusted.means and not self._few else None
         if candidate.method is None and trusted.ridge == RIDGES[0] and scores is None:
             return None
-        rounds = WIDE_ROUNDS if self._thrifty(found) else self._rounds
+        rounds = HEAVY_ROUNDS if self._thrifty(found) else self._rounds
         chain = trust.fitted(site, candidate, trusted.goals(site, known), rounds)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trusted[:2])
         if trusted.means:
@@ -235,7 +235,8 @@ class Fitting:
 
     def _thrifty(self, found: Found) -> bool:
         """Whether a fit takes long and need not be good."""
-        return self._rough and found.site.stage.inp * found.site.stage.window.volume >= WIDE
+        stage = found.site.stage
+        return self._rough and stage.groups * step_work((stage.out, stage.inp * stage.window.volume)) >= HEAVY
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """How far the data of a node is trusted; if that takes long to find out, as far as by the first rough pass."""

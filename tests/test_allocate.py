@@ -65,7 +65,7 @@ def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
     assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.05
 
 
-def test_wide_nodes_are_looked_into_by_the_first_rough_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heavy_nodes_are_looked_into_by_the_first_rough_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     trusted = trust.trusted
 
@@ -79,7 +79,7 @@ def test_wide_nodes_are_looked_into_by_the_first_rough_pass_only(monkeypatch: py
     compress(made, **options)
     often = looked.count("first")
     looked.clear()
-    monkeypatch.setattr(calibrate, "WIDE", 1)
+    monkeypatch.setattr(calibrate, "HEAVY", 1)
     result = compress(made, **options)
     assert looked.count("first") == looked.count("second") == 2 < often  # roughly once, and to stay
     assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.3
