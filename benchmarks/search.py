@@ -306,17 +306,17 @@ def _tables(rows: Sequence[Row]) -> list[str]:
                 lines.append(f"{known} {found['score']:.4f} | {found['flops']:.3f} | {speed} | {best} |")
     lines += [
         "",
-        "| model | FLOPs | fall shown | fall hidden | ours | int8 of original | int8 of ours | score of int8 |",
+        "| model | FLOPs | fall shown | fall hidden | ours | int8 of original | int8 of ours | their scores | |",
     ]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in (row for row in rows if row.score):
         falls = [before - after for before, after in (row.score["shown"], row.score["hidden"])]
         speeds = [row.score["speedups"].get(name) for name in ("ours", "int8 of original", "int8 of ours")]
         cells = [f"{factor(s[0])} ({s[1]:.2f} to {s[2]:.2f})" if s else "–" for s in speeds]
-        int8 = row.score["int8"]
+        scores = [row.score.get(name) for name in ("int8", "int8_ours")]
+        cells += ["–" if score is None else f"{score:.4f}" for score in scores]
         lines.append(
-            f"| {row.name} | {row.score['flops']:.3f} | {falls[0]:.4f} | {falls[1]:.4f} | {' | '.join(cells)} | "
-            f"{'–' if int8 is None else f'{int8:.4f}'} |"
+            f"| {row.name} | {row.score['flops']:.3f} | {falls[0]:.4f} | {falls[1]:.4f} | {' | '.join(cells)} |"
         )
     return lines
 
