@@ -21,21 +21,27 @@ from tests.helpers import Array, model
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _same_for_every_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 def noise(*shape: int) -> Array:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
 def network(*, rectified: bool) -> onnx.ModelProto:
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv"),
-        helper.make_node("Relu" if rectified else "Sin", ["c"], ["y"]),
-    ]
+    behind = helper.make_node("Relu", ["c"], ["y"])
+    if not rectified:
+        behind = helper.make_node("AveragePool", ["c"], ["y"], kernel_shape=[2, 2])
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv"), behind]
     tensors = {"w": noise(12, 10, 3, 3), "b": noise(12) - np.float32(5)}
     return model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
 
 
 def job_of(made: onnx.ModelProto, samples: int) -> Job:
-    data = {"data": {"x": noise(samples, 10, 8, 8)}} if samples else {}
+    mixing = noise(10, 10) @ np.diag(np.logspace(0, -1, 10)).astype(np.float32)  # channels depend on each other
+    data = {"data": {"x": np.einsum("nihw,io->nohw", noise(samples, 10, 8, 8), mixing)}} if samples else {}
     return prepare(made, Settings(**data), silent)
 
 
