@@ -92,7 +92,7 @@ class _Loss:
         self._shapes = [part.shape for part in parts]
         self._units = np.concatenate([np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)])
         self.start: Array = np.concatenate([part.ravel() for part in parts]) / self._units
-        wanted = self._windows(rows.wanted if sight.affine is None else sight.affine.of(rows.wanted))
+        wanted = self._windows(sight.normalised(rows.wanted))
         self._wanted = sight.of(wanted)
         self._energy = _energy(self._wanted - self._wanted.mean(1, keepdims=True)) or 1.0
         self._pull = PULL * self.start.size / (max(sight.shown(wanted), 1.0) * sight.size)
@@ -129,11 +129,10 @@ class _Loss:
 
     def _outputs(self, chain: Chain) -> Iterator[tuple[slice, Array, Array]]:
         """Which rows, what they see, and what a chain and what is added give there, (groups, rows, out); normalised."""
-        affine = self._task.sight.affine
         for part, seen, outputs in self._rows.outputs(reconstruct(chain)):
             if chain.bias is not None:
                 outputs += chain.bias.reshape(len(outputs), 1, -1).astype(outputs.dtype)
-            yield part, seen, outputs if affine is None else affine.of(outputs)
+            yield part, seen, self._task.sight.normalised(outputs)
 
     def _by_group(self, chain: Chain) -> Iterator[tuple[Array, ...]]:
         groups = self._task.site.stage.groups

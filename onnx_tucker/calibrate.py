@@ -22,7 +22,7 @@ from onnx_tucker.factor.moments import RIDGES, Statistics, agreement
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.segment import between, sums, users
+from onnx_tucker.graph.segment import between, sums
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
@@ -65,10 +65,13 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         DataError: see `statistics.of_model`.
     """
     for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
+        if known is None:
+            yield None
+            continue
         stage = found.site.stage
         weights = np.split(found.site.read().astype(np.float64), stage.groups)  # which give what the original gives
         targets = [weight.reshape(stage.out, stage.inp, -1) for weight in weights]
-        yield None if known is None else known.goals(targets, bias=found.reading.added is not None)
+        yield known.goals(targets, bias=found.reading.added is not None)
 
 
 def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterator[Chain]:
@@ -97,7 +100,7 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         return ["weights"]
     if trust.scarce(job):
         return ["weights", "outputs"]
-    view, summed = View(job.model, job.context, users(job.model.graph.node)), _sums(job)
+    view, summed = View.of(job.model, job.context), _sums(job)
     behind_ = any(
         behind.sight(view, value, f.axis) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}
     )
@@ -134,7 +137,7 @@ class Fitting:
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
-        self._view, self._sums = View(job.model, job.context, users(job.model.graph.node)), _sums(job)
+        self._view, self._sums = View.of(job.model, job.context), _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
 
     def chain(self, found: Found) -> Chain | None:

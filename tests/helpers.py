@@ -17,7 +17,6 @@ from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.nodes import Names, tensors
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.segment import users
 from onnx_tucker.graph.shapes import declared, infer
 from onnx_tucker.graph.splice import splice, store
 from onnx_tucker.job import Job
@@ -109,7 +108,7 @@ def look(made: onnx.ModelProto, folder: Path | None = None, **options: bool) -> 
 
 def view_of(job: Job) -> View:
     """The main graph of a run."""
-    return View(job.model, job.context, users(job.model.graph.node))
+    return View.of(job.model, job.context)
 
 
 def reasons(made: onnx.ModelProto, **options: bool) -> dict[str, str]:

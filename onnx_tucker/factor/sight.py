@@ -124,6 +124,10 @@ class Sight:
         bounded = math.isfinite(self.low) or math.isfinite(self.high) or bool(self.window)
         return not bounded and (self.curve is None or self.curve.straight)
 
+    def normalised(self, outputs: Array) -> Array:
+        """Outputs (groups, rows, out) as all else here takes them."""
+        return outputs if self.affine is None else self.affine.of(outputs)
+
     def blind(self, curve: Curve) -> bool:
         """Whether a curve gives the same for all values within the bounds."""
         inside = (GRID[1:] > self.low) & (GRID[:-1] < self.high)

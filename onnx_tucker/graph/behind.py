@@ -73,10 +73,8 @@ def scores(view: View, value: str, classes: int) -> Scores | None:
             if node.op_type == "Sigmoid":
                 told = "events"
             elif node.op_type in CHOICES:
-                axis, shape = (
-                    int(attributes(node).get("axis", CHOICES[node.op_type])),
-                    view.context.shapes.get(value, ()),
-                )
+                axis = int(attributes(node).get("axis", CHOICES[node.op_type]))
+                shape = view.context.shapes.get(value, ())
                 told = "classes" if told and shape[axis : axis + 1 or None] == (classes,) else told
             if node.op_type not in DECISIONS:
                 values.append(node.output[0])
@@ -88,11 +86,11 @@ def _normalised(view: View, node: onnx.NodeProto, axis: int) -> Sight | None:
     if node.op_type != "BatchNormalization":
         return None
     given, shape = attributes(node), view.context.shapes.get(node.input[0], ())
-    arrays = [view.constant(name) for name in node.input[1:5]]
+    constants = [view.constant(name) for name in node.input[1:5]]
     alone = not given.get("training_mode") and len(node.output) == 1 and axis % max(len(shape), 1) == 1
-    if not alone or any(array is None or array.shape != shape[1:2] for array in arrays):
+    if not alone or any(one is None or one.shape != shape[1:2] for one in constants):
         return None
-    scale, shift, mean, variance = (array.astype(np.float64) for array in arrays if array is not None)
+    scale, shift, mean, variance = (one.read().astype(np.float64) for one in constants if one is not None)
     scale = scale / np.sqrt(variance + given.get("epsilon", 1e-5))
     affine = Affine(scale, shift - mean * scale)
     return Sight(affine=affine) if np.isfinite([affine.scale, affine.shift]).all() else None
@@ -129,5 +127,5 @@ def _bound(view: View, node: onnx.NodeProto, index: int) -> float | None:
     name = node.input[index] if index < len(node.input) else ""
     if not name:
         return float(attributes(node).get("max" if index == 2 else "min", sign * math.inf))
-    number = view.constant(name, 1)
+    number = view.number(name)
     return None if number is None else float(number.item())

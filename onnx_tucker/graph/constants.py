@@ -141,8 +141,9 @@ class Constants:
         scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
         self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
-        self._users = {value: place for place in places for value in self._used(place)}
-        self._uses = Counter(value for place in places for value in self._used(place))
+        used = [(value, place) for place in places for value in self._used(place)]
+        self._users = dict(used)
+        self._uses = Counter(value for value, _ in used)
         for scope in scopes:
             if isinstance(scope.graph, onnx.GraphProto):
                 scales = [p.value for a in scope.graph.quantization_annotation for p in a.quant_parameter_tensor_names]

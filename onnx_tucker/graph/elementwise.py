@@ -11,10 +11,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.sight import GRID, REACH, Curve
+from onnx_tucker.graph.constants import Constant
 from onnx_tucker.graph.fold import evaluate
 from onnx_tucker.graph.nodes import STANDARD
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.segment import Users
+from onnx_tucker.graph.segment import Users, users
 
 OPERATORS = frozenset(
     "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow "
@@ -44,22 +45,25 @@ class View(NamedTuple):
     context: Context
     users: Users
 
+    @classmethod
+    def of(cls, model: onnx.ModelProto, context: Context) -> View:
+        """The main graph of a model."""
+        return cls(model, context, users(model.graph.node))
+
     def outputs(self) -> set[str]:
         """Names of the model's outputs."""
         return {output.name for output in self.model.graph.output}
 
-    def constant(self, name: str, most: int | None = None) -> NDArray[Any] | None:
-        """The constant that a value is, if callers cannot give another; None for anything else.
-
-        Args:
-            name: of the value.
-            most: elements of the constant at most.
-        """
+    def constant(self, name: str) -> Constant | None:
+        """The constant that a value is, if callers cannot give another; None for anything else."""
         constants = self.context.constants
         constant = constants.find(name, constants.main)
-        if constant is None or constants.overridable(constant):
-            return None
-        return constant.read() if most is None or math.prod(constant.shape) <= most else None
+        return None if constant is None or constants.overridable(constant) else constant
+
+    def number(self, name: str) -> NDArray[Any] | None:
+        """The same of a constant of one element, as an array."""
+        constant = self.constant(name)
+        return constant.read() if constant is not None and math.prod(constant.shape) == 1 else None
 
 
 def activation(view: View, value: str, before: Curve | None) -> tuple[Curve, str] | None:
@@ -102,7 +106,7 @@ def _follows(view: View, node: onnx.NodeProto, made: Collection[str]) -> bool:
     """Whether a node makes something of the values and of numbers alone."""
     if node.op_type not in OPERATORS or node.domain not in STANDARD:
         return False
-    return all(not name or name in made or view.constant(name, 1) is not None for name in node.input)
+    return all(not name or name in made or view.number(name) is not None for name in node.input)
 
 
 def _curve(view: View, nodes: Sequence[onnx.NodeProto], value: str, end: str, before: Curve | None) -> Curve | None:
@@ -110,7 +114,7 @@ def _curve(view: View, nodes: Sequence[onnx.NodeProto], value: str, end: str, be
     places = np.concatenate([GRID, BETWEEN, FAR])
     values: dict[str, NDArray[Any]] = {value: places if before is None else before.of(places)}
     for node in nodes:
-        numbers = {name: view.constant(name, 1) for name in node.input if name and name not in values}
+        numbers = {name: view.number(name) for name in node.input if name and name not in values}
         values |= {name: _wide(number) for name, number in numbers.items() if number is not None}
         made = evaluate(node, {name: values[name] for name in node.input if name}, view.model)
         if made is None:

@@ -12,11 +12,21 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Emission, Op, Reading, Seat, has_bias, refuse, settle
+from onnx_tucker.graph.ops.op import (
+    BROADCASTS,
+    COMPUTED,
+    MISFIT,
+    Context,
+    Emission,
+    Op,
+    Reading,
+    Seat,
+    has_bias,
+    refuse,
+    settle,
+)
 from onnx_tucker.types import Array, Stage, Window
 
-BROADCASTS = 7
-"""The first opset in which C is broadcast as in NumPy."""
 OPTIONAL_C = 11
 """The first opset in which C may be left out."""
 

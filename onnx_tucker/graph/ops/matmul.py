@@ -16,13 +16,11 @@ import onnx_graphsurgeon as gs
 
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.nodes import STANDARD, Place, attributes
-from onnx_tucker.graph.ops.op import Added, Context, Emission, Op, Reading, Seat, refuse, settle
+from onnx_tucker.graph.ops.op import BROADCASTS, Added, Context, Emission, Op, Reading, Seat, refuse, settle
 from onnx_tucker.types import Array, Stage, Window
 
 LEFT, RIGHT = 0, 1
 TRANSPOSED = ("transA", "transB")
-BROADCASTS = 7
-"""The first opset in which an Add broadcasts as in NumPy."""
 
 
 def read(place: Place, context: Context) -> Reading:

@@ -196,6 +196,8 @@ class Op:
     emit: Callable[[Emission], list[gs.Node]]
 
 
+BROADCASTS = 7
+"""The first opset in which what is added is broadcast as in NumPy."""
 COMPUTED = "its second input, the weight, is computed in the graph"
 MISFIT = "its attributes do not fit its weight and input"
 
