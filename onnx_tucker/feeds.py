@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError, UsageError
 from onnx_tucker.graph import shapes
-from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.find import Found, macs
 from onnx_tucker.runtime import data_files, inputs, noise
 from onnx_tucker.runtime.batches import Inputs, shapes_of
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line, memory, run_within
@@ -113,11 +113,7 @@ def value_bytes(model: onnx.ModelProto, known: shapes.Shapes, sample: shapes.Sha
 
 def _patience(found: list[Found]) -> float:
     """Seconds after which a model that runs on noise is taken never to end; no machine is that slow."""
-    return min(PATIENCE + _macs(found) / SLOWEST, LONGEST)
-
-
-def _macs(found: list[Found]) -> int:
-    return sum(f.reading.layer.macs for f in found if f.reading.layer)
+    return min(PATIENCE + macs(found) / SLOWEST, LONGEST)
 
 
 def runnable(
@@ -134,7 +130,7 @@ def runnable(
         )
         return None
     try:
-        made = noise.drawn(session, known, seed, RANDOM_FEEDS if _macs(found) < HEAVY else 1)
+        made = noise.drawn(session, known, seed, RANDOM_FEEDS if macs(found) < HEAVY else 1)
         run_within(session, made.fit.feeds[0], _patience(found))
     except UsageError as error:
         logger.warning("Outputs are not compared and the model is not timed. %s", error)

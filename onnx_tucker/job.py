@@ -21,7 +21,7 @@ from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, weight_bytes
-from onnx_tucker.graph.find import Found, context_of, find
+from onnx_tucker.graph.find import Found, context_of, find, macs
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.runtime import batches, inputs
 from onnx_tucker.runtime.batches import Inputs
@@ -121,7 +121,7 @@ class Job:
     @cached_property
     def sample_macs(self) -> int:
         """Multiplications of all nodes for a sample, as far as they are known."""
-        return sum(found.reading.layer.macs for found in self.found if found.reading.layer) // self.counted_samples
+        return macs(self.found) // self.counted_samples
 
     @cached_property
     def counted_samples(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_tucker.errors import PlanError
-from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.find import Found, macs
 from onnx_tucker.job import Job
 from onnx_tucker.rank import Rule, Rules, search
 from onnx_tucker.settings import Settings
@@ -99,7 +99,7 @@ def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
         raise PlanError(f"The ranks file names {unused[0]!r}, but the model has no such linear node.")
     _check_globs(job)
     made = []
-    groups = sorted(sharing(job).values(), key=_macs, reverse=True)  # if time runs out, on the small ones
+    groups = sorted(sharing(job).values(), key=macs, reverse=True)  # if time runs out, on the small ones
     for i, group in enumerate(groups):
         job.progress("timing layers", i, len(groups))
         made.append(_menu(job, tuner, group, rules))
@@ -118,10 +118,6 @@ def sharing(job: Job) -> dict[str, list[Found]]:
 def members(job: Job, found: Found) -> list[str]:
     """Labels of the nodes that have a node's weight, itself among them."""
     return [f.place.label for f in job.found if f.group == found.group]
-
-
-def _macs(group: Sequence[Found]) -> int:
-    return sum(found.reading.layer.macs for found in group if found.reading.layer)
 
 
 def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -72,6 +72,11 @@ class Found:
         if candidate.method is not None:
             stages = METHODS[candidate.method].stages(self.site.stage, candidate.ranks or ())
         return replace(candidate, stages=stages)
+
+
+def macs(nodes: Iterable[Found]) -> int:
+    """Multiplications of nodes, as far as they are known."""
+    return sum(found.reading.layer.macs for found in nodes if found.reading.layer)
 
 
 def context_of(
