@@ -32,7 +32,8 @@ from onnx_tucker import calibrate
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.metric import Root
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.graph.piece import store
+from onnx_tucker.graph.splice import splice
 from onnx_tucker.job import prepare
 from onnx_tucker.runtime.session import Machine, environment
 from onnx_tucker.settings import Settings

@@ -18,7 +18,8 @@ import numpy as np
 from onnx_tucker import activation, classes, statistics, trust
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import ROUNDS, Goal, step_work
-from onnx_tucker.factor.moments import RIDGES, Statistics, agreement
+from onnx_tucker.factor.regression import Statistics
+from onnx_tucker.factor.ridge import RIDGES, agreement
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found

@@ -17,7 +17,7 @@ import numpy as np
 import scipy
 
 from onnx_tucker.factor import reconstruct
-from onnx_tucker.factor.moments import agreement
+from onnx_tucker.factor.ridge import agreement
 from onnx_tucker.graph.behind import Scores
 from onnx_tucker.rows import Rows
 from onnx_tucker.types import Array, Chain

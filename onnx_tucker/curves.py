@@ -25,7 +25,8 @@ from onnx_tucker.factor.weighted import Weighted
 from onnx_tucker.graph.external import byte_size
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.graph.piece import store
+from onnx_tucker.graph.splice import splice
 from onnx_tucker.job import Job
 from onnx_tucker.menu import excluded, members
 from onnx_tucker.rank.policy import rounded_up

@@ -13,7 +13,8 @@ from onnx_tucker import calibrate, trust
 from onnx_tucker.factor import weight_error
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.graph.piece import store
+from onnx_tucker.graph.splice import splice
 from onnx_tucker.job import Job
 from onnx_tucker.menu import members
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage

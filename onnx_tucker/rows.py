@@ -11,8 +11,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_tucker.factor.moments import Moments, Samples, Statistics
+from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, spread
+from onnx_tucker.factor.regression import Statistics
+from onnx_tucker.factor.samples import Samples
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.job import Job

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError
-from onnx_tucker.factor.moments import Statistics, restored
+from onnx_tucker.factor.moments import Moments
+from onnx_tucker.factor.regression import Statistics
+from onnx_tucker.factor.samples import Samples
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import sharing
 from onnx_tucker.rows import Flow, known_rows
-from onnx_tucker.types import Site
+from onnx_tucker.types import Array, Site, Stage
 from onnx_tucker.walk import Walk
 
 ROWS = 40_000
@@ -151,7 +153,7 @@ class _Stored:
             return None
         names = [name for name in self._content.files if name.startswith(f"{number}/")]
         try:
-            return restored(found.site.stage, {name.partition("/")[2]: self._array(name) for name in names})
+            return _restored(found.site.stage, {name.partition("/")[2]: self._array(name) for name in names})
         except (KeyError, ValueError) as error:
             raise self._unreadable(error) from error
 
@@ -163,3 +165,28 @@ class _Stored:
 
     def _unreadable(self, why: object) -> DataError:
         return DataError(f"The statistics {self._path} cannot be read, collect them anew: {' '.join(str(why).split())}")
+
+
+def _restored(stage: Stage, arrays: Mapping[str, NDArray[Any]]) -> Statistics:
+    """What is known of a site's rows, from its arrays.
+
+    Raises:
+        KeyError: some are missing.
+        ValueError: they are none of the site: of other shapes, or not finite.
+    """
+    if "patches" in arrays:
+        few, rows = Samples.none(stage), arrays["patches"].shape[1:2]
+        patches, outputs = ((groups, *rows, width) for groups, _, width in (few.patches.shape, few.outputs.shape))
+        return few + Samples(_checked(arrays["patches"], patches), _checked(arrays["outputs"], outputs))
+    none, count = Moments.none(stage), arrays["rows"]
+    if count.shape or count.dtype.kind not in "iu":
+        raise ValueError("the number of rows is none")
+    names = ("patch", "output", "squared", "crossed")
+    return none + Moments(int(count), *(_checked(arrays[name], getattr(none, name).shape) for name in names))
+
+
+def _checked(array: NDArray[Any], shape: tuple[int, ...]) -> Array:
+    """An array that was kept, if it is of a shape, and of finite numbers."""
+    if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError("an array is of another shape or type, or not finite")
+    return array

@@ -10,7 +10,8 @@ import numpy as np
 
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import Goal, fit
-from onnx_tucker.factor.moments import RIDGES, Statistics, best, ridge
+from onnx_tucker.factor.regression import Statistics
+from onnx_tucker.factor.ridge import RIDGES, best, ridge
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible

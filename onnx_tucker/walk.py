@@ -19,8 +19,8 @@ from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.layer import WHOLE, piece_of
 from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.segment import between, model_of, uses
-from onnx_tucker.graph.splice import store
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
 from onnx_tucker.tuning import promising, untouched

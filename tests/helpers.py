@@ -17,8 +17,9 @@ from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.nodes import Names, tensors
 from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.shapes import declared, infer
-from onnx_tucker.graph.splice import splice, store
+from onnx_tucker.graph.splice import splice
 from onnx_tucker.job import Job
 from onnx_tucker.types import Candidate, Chain, Skip
 

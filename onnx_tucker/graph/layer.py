@@ -23,7 +23,7 @@ from onnx_tucker.graph.lower.layout import frames_of
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import Names, opset_of
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.splice import Ends, Piece, build, store
+from onnx_tucker.graph.piece import Ends, Piece, build, store
 from onnx_tucker.types import Array, Candidate, Chain, Stage
 
 INPUT, OUTPUT, FRAMES = "x", "y", "frames"

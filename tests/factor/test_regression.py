@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from onnx_tucker.factor.metric import Product
-from onnx_tucker.factor.moments import RIDGES, Moments, Samples, Statistics, ridge
+from onnx_tucker.factor.moments import Moments
+from onnx_tucker.factor.regression import Statistics
+from onnx_tucker.factor.samples import Samples
 from onnx_tucker.types import Array, Stage, Window
 
 STAGE = Stage(4, 3, Window((2,), (1,), (1,), (0, 0)), groups=2)
@@ -60,13 +62,6 @@ def test_rows_that_are_not_finite_are_left_out() -> None:
     made = Moments.none(STAGE)
     assert made.add(p, y) == 3
     assert np.allclose(made.squared, expected.squared)
-
-
-def test_the_ridge_is_weak_where_rows_are_many_and_strong_where_they_mislead() -> None:
-    many = [moments(*rows(400, 1.5 * WEIGHT)) for _ in range(2)]
-    few = [moments(*rows(4, WEIGHT, noise=1.0)) for _ in range(2)]
-    assert ridge(*many, WEIGHT, bias=True) == RIDGES[-1]
-    assert ridge(*few, WEIGHT, bias=True) > 0.01
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,104 @@
+"""The rows of a layer themselves, where they are fewer than the inputs of a position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_tucker.factor.fit import Goal
+from onnx_tucker.factor.metric import Sampled, centred, solved
+from onnx_tucker.factor.regression import diagonal, finite, shrinkage
+from onnx_tucker.types import Array, Stage
+
+
+@dataclass(eq=False)
+class Samples:
+    """The rows themselves, for layers with more inputs than there are rows.
+
+    Attributes:
+        patches: (groups, rows, in * volume).
+        outputs: (groups, rows, out).
+    """
+
+    patches: Array
+    outputs: Array
+    _known: list[Array] = field(default_factory=list, init=False, repr=False)
+
+    @classmethod
+    def none(cls, stage: Stage) -> Samples:
+        """Those of no rows at a site."""
+        return cls(*(np.zeros((stage.groups, 0, n)) for n in (stage.inp * stage.window.volume, stage.out)))
+
+    @property
+    def rows(self) -> int:
+        """See `regression.Statistics`."""
+        return int(self.patches.shape[1])
+
+    def add(self, patches: Array, outputs: Array) -> int:
+        """See `regression.Statistics`."""
+        p, y = finite(patches, outputs)
+        self.patches, self.outputs = np.concatenate([self.patches, p], 1), np.concatenate([self.outputs, y], 1)
+        return len(patches) - int(p.shape[1])
+
+    def __add__(self, other: Samples) -> Samples:
+        """See `regression.Statistics`; inner products that are known on either side are not made again."""
+        both = Samples(*(np.concatenate(pair, 1) for pair in zip(self._both(), other._both(), strict=True)))
+        if self._is_known and other._is_known and both.rows:
+            for p, q, one, two in zip(self.patches, other.patches, self._known, other._known, strict=True):
+                across = p @ q.T
+                both._known.append(np.block([[one * self.rows, across], [across.T, two * other.rows]]) / both.rows)
+        return both
+
+    def _both(self) -> tuple[Array, Array]:
+        return self.patches, self.outputs
+
+    @property
+    def _is_known(self) -> bool:
+        return len(self._known) == len(self.patches) and len(self._known[0]) == self.rows
+
+    def targets(self, weight: Array, ridge: float, *, bias: bool) -> list[Array]:
+        """See `regression.Statistics`; the equation of `regression` in the space of the rows (Woodbury)."""
+        groups, count, out = self.outputs.shape
+        shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
+        for p, y, (gram, mean), own in zip(self.patches, self.outputs, self._grams(bias), shaped, strict=True):
+            missed = solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
+            target = own + centred(missed, bias).T @ p / count
+            found.append(target.reshape(out, weight.shape[1], -1))
+        return found
+
+    def goals(self, targets: Sequence[Array], *, bias: bool, shrink: float | None = None) -> list[Goal]:
+        """See `regression.Statistics`."""
+        found = []
+        for p, (gram, mean), target in zip(self.patches, self._grams(bias), targets, strict=True):
+            shrunk = shrink or shrinkage(mean, float(np.square(gram).sum()), p.shape[1], self.rows)
+            found.append(Goal(target, Sampled(p, shrunk * mean, 1 - shrunk, bias)))
+        return found
+
+    def _grams(self, bias: bool) -> list[tuple[Array, float]]:
+        """The inner products of all rows with one another, over their number, for every group, and their `diagonal`."""
+        if not self._is_known:
+            self._known = [p @ p.T / len(p) for p in self.patches]
+        about = [centred(centred(gram, bias).T, bias) for gram in self._known]
+        width = self.patches.shape[2]
+        return [
+            (one, diagonal(one, width, float(np.trace(whole)))) for one, whole in zip(about, self._known, strict=True)
+        ]
+
+    def bias(self, weight: Array) -> Array:
+        """See `regression.Statistics`."""
+        shaped = weight.reshape(len(self.outputs), -1, self.patches.shape[2])
+        return np.asarray((self.outputs - self.patches @ shaped.swapaxes(1, 2)).mean(axis=1).ravel())
+
+    def loss(self, targets: Sequence[Array], *, bias: bool) -> float:
+        """See `regression.Statistics`."""
+        shaped = (target.reshape(len(target), -1) for target in targets)
+        missed = (y - p @ t.T for p, y, t in zip(self.patches, self.outputs, shaped, strict=True))
+        return sum(float(np.square(centred(part, bias)).sum()) for part in missed) / max(self.rows, 1)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See `regression.Statistics`."""
+        return {"patches": self.patches, "outputs": self.outputs}

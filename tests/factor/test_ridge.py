@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_tucker.factor.moments import Moments
+from onnx_tucker.factor.ridge import RIDGES, agreement, best, ridge
+from onnx_tucker.types import Array, Stage, Window
+
+STAGE = Stage(4, 6, Window((), (), (), ()))
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.standard_normal(STAGE.shape)
+
+
+def halves(count: int, weight: Array, noise: float = 0.0) -> list[Moments]:
+    """What is known of so many rows, twice, whose outputs are those of a weight."""
+    made = [Moments.none(STAGE), Moments.none(STAGE)]
+    for half in made:
+        p = RNG.standard_normal((count, 1, 6)) + 1
+        half.add(p, p @ weight.T + noise * RNG.standard_normal((count, 1, 4)))
+    return made
+
+
+def test_it_is_weak_where_rows_are_many_and_strong_where_they_mislead() -> None:
+    assert ridge(*halves(400, 1.5 * WEIGHT), WEIGHT, bias=True) == RIDGES[-1]
+    assert ridge(*halves(4, WEIGHT, noise=1.0), WEIGHT, bias=True) > 0.01
+
+
+def test_halves_that_agree_are_taken_whole_and_others_not_at_all() -> None:
+    one = RNG.standard_normal(9)
+    assert agreement(one, one) == 1
+    assert agreement(one, -one) == agreement(0 * one, 0 * one) == 0
+    assert 0 < agreement(one, one + 2 * RNG.standard_normal(9)) < 1
+
+
+def test_the_best_is_looked_for_up_to_the_first_that_is_worse() -> None:
+    loss = {1: 3.0, 2: 2.0, 3: 2.0, 4: 2.5, 5: 0.0}
+    assert best(list(loss), loss.__getitem__) == 2
+    assert best([1, 2], {1: 1.0, 2: float("nan")}.__getitem__) == 1
