@@ -261,10 +261,11 @@ def own_bias(found: Found) -> Array | None:
 def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[Moments] | type[Samples], int]:
     """What is kept of the rows of windows, and of how many windows."""
     width, size = stage.inp * stage.window.volume, math.prod(window)
-    if min(available * size, int(VALUES / (stage.groups * width))) < width:
-        rows = min(WIDE_ROWS, available * size, int(WIDE_VALUES / (stage.groups * width)))
-        return Samples, rows // size
-    return Moments, min(available, int((SEEN_VALUES if window else VALUES) / (stage.groups * width * size)))
+    rows = min(available * size, int(VALUES / (stage.groups * width)))
+    if rows < width:
+        return Samples, min(rows, WIDE_ROWS, int(WIDE_VALUES / (stage.groups * width))) // size
+    most = (SEEN_VALUES if window else VALUES) / (stage.groups * width * size)
+    return Samples if rows < 2 * width else Moments, min(available, int(most))
 
 
 def obstacle(job: Job, found: Found) -> str:

@@ -4,8 +4,7 @@
 
 as three layers: 1x1 (in -> a), the kernel (a -> b), 1x1 (b -> out). Kim et al., "Compression of Deep Convolutional
 Neural Networks for Fast and Low Power Mobile Applications", ICLR 2016, equations (3) to (6). On a matrix it is the
-thesis's three-factor form with ranks (R_B, R_A). The bases come from higher-order orthogonal iteration (HOOI,
-De Lathauwer et al. 2000) started from the HOSVD.
+thesis's three-factor form with ranks (R_B, R_A).
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnx_tucker.factor.hooi import bases
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import IN, OUT, Spectra, leading_basis, lost_share, unfold
+from onnx_tucker.factor.unfold import IN, OUT, Spectra, lost_share
 from onnx_tucker.types import Array, Ranks, Stage
 
 
@@ -29,18 +29,10 @@ def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
 
 def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     """Bases and core that minimise the Frobenius error, up to HOOI's local optimum."""
-    from tensorly.decomposition import partial_tucker  # slow to import
-
     r_in, r_out = ranks
     out, inp, *kernel = weight.shape
     tensor = weight.reshape(out, inp, -1)
-    u, v = leading_basis(unfold(tensor, OUT), r_out), leading_basis(unfold(tensor, IN), r_in)
-    # The HOSVD is already the optimum of a matrix and of a tensor with one free basis; iterating needs ranks that the
-    # projected unfoldings can have.
-    volume = tensor.shape[2]
-    if volume > 1 and r_in < inp and r_out < out and r_in <= r_out * volume and r_out <= r_in * volume and tensor.any():
-        start = (_core(tensor, u, v), [u, v])
-        (_, (u, v)), _ = partial_tucker(tensor, [r_out, r_in], [OUT, IN], init=start, random_state=0)
+    u, v = bases(tensor, (OUT, IN), (r_out, r_in))
     ones = (1,) * len(kernel)
     return (
         np.ascontiguousarray(v.T).reshape(r_in, inp, *ones),

@@ -3,8 +3,7 @@
     W[o, i, k] ~ sum_ac G[o, a, c] V[i, a] Q[k, c]
 
 as three layers: 1x1 (in -> a), c kernels for each of the a channels by themselves (a groups), 1x1 (a * c -> out). It is
-the Tucker decomposition with the kernel elements as one mode (Kolda and Bader 2009, section 4), bases by higher-order
-orthogonal iteration.
+the Tucker decomposition with the kernel elements as one mode (Kolda and Bader 2009, section 4).
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ import math
 
 import numpy as np
 
+from onnx_tucker.factor.hooi import bases
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import IN, Spectra, leading_basis, lost_share, taps, unfold
+from onnx_tucker.factor.unfold import IN, Spectra, lost_share
 from onnx_tucker.types import Array, Ranks, Stage
 
 KERNEL = 2
@@ -32,18 +32,12 @@ def stages(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
 
 def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     """Bases and core that minimise the Frobenius error, up to the iteration's local optimum."""
-    from tensorly.decomposition import partial_tucker  # slow to import
-
     a, c = ranks
     out, inp, *kernel = weight.shape
     tensor = weight.reshape(out, inp, -1)
-    v, q = leading_basis(unfold(tensor, IN), a), leading_basis(taps(tensor), c)
-    volume = tensor.shape[KERNEL]
-    if a < inp and c < volume and a <= out * c and c <= out * a and tensor.any():
-        start = (_core(tensor, v, q), [v, q])
-        (_, (v, q)), _ = partial_tucker(tensor, [a, c], [IN, KERNEL], init=start, random_state=0)
+    v, q = bases(tensor, (IN, KERNEL), ranks)
     ones = (1,) * len(kernel)
-    kernels = np.broadcast_to(q.T, (a, c, volume)).reshape(a * c, 1, *kernel)
+    kernels = np.broadcast_to(q.T, (a, *q.T.shape)).reshape(a * c, 1, *kernel)
     return (
         np.ascontiguousarray(v.T).reshape(a, inp, *ones),
         np.ascontiguousarray(kernels),
