@@ -159,6 +159,23 @@ class Constants:
         """How many node inputs, graph outputs and quantization annotations, in all scopes, need the value."""
         return self._uses[value]
 
+    def freed(self, lost: Sequence[Value]) -> set[Value]:
+        """What nothing needs any more once constants have lost uses, and what they were made from.
+
+        Args:
+            lost: the constants, each as often as it has lost a use.
+        """
+        left, dead, queue = self._uses.copy(), set[Value](), list(lost)
+        while queue:
+            value = queue.pop()
+            left[value] -= 1
+            if left[value] <= 0 and value not in dead:
+                dead.add(value)
+                definition = self._defined[value.scope][value.name]
+                if isinstance(definition, onnx.NodeProto):
+                    queue += self._values(value.scope, definition.input)
+        return dead
+
     def only_user(self, place: Place) -> Place | None:
         """The node of the same graph that takes the first output of a node, if nothing else does."""
         value = Value(place.scope, place.node.output[0])

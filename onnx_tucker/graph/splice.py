@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import onnx
 
 from onnx_tucker.forms import DIRECT, FORMS
 from onnx_tucker.graph import provenance
-from onnx_tucker.graph.constants import Value
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower import frames
 from onnx_tucker.graph.lower.layout import Layout, lay_out
@@ -62,7 +60,8 @@ def splice(
         _replace(twins[scope].graph, here)
     _add_weights(result, Scope(result.graph), constants)
     rebiased = [f for f in replaced if len(weights[f.place.label]) > len(planned[f.place.label].stages)]
-    dead = _dead(replaced, rebiased, context)
+    biases = [f.reading.added.constant.value for f in rebiased if f.reading.added]
+    dead = context.constants.freed([*(f.seat.weight.value for f in replaced), *biases])
     for scope in dict.fromkeys(value.scope for value in dead):
         _remove(twins[scope].graph, {value.name for value in dead if value.scope is scope})
     gone = layout.made.keys() - layout.left
@@ -136,27 +135,6 @@ def _replace(graph: onnx.GraphProto | onnx.FunctionProto, chains: Mapping[str, S
             del graph.node[index]
             for node in reversed(chains[output]):
                 graph.node.insert(index, node)
-
-
-def _dead(replaced: Iterable[Found], rebiased: Iterable[Found], context: Context) -> set[Value]:
-    """Values that nothing needs once nodes are replaced, some with a new bias, and what those were made from."""
-    weights = list({f.seat.weight.value: f.seat.weight for f in replaced}.values())
-    dead = {value for weight in weights for value in weight.chain}
-    steps = {value: (node, weight) for weight in weights for value, node in zip(weight.path, weight.steps, strict=True)}
-    parameters = []  # of every step once, though several weights may have it on their way
-    for node, weight in steps.values():
-        origins = {p.value.name: p.origin for p in weight.parameters}
-        parameters += [origins[name] for name in node.input[1:] if name]
-    biases = [f.reading.added.constant for f in rebiased if f.reading.added]
-    used = [*parameters, *(bias.value for bias in biases)]
-    for bias in {bias.value: bias for bias in biases}.values():
-        for value, before in pairwise(bias.chain[::-1]):
-            if context.constants.uses(value) > used.count(value):
-                break
-            used.append(before)
-        else:
-            used += [parameter.origin for parameter in bias.parameters]
-    return dead | {value for value in used if context.constants.uses(value) <= used.count(value)}
 
 
 def _remove(graph: onnx.GraphProto | onnx.FunctionProto, names: set[str]) -> None:
