@@ -3,7 +3,8 @@
     python benchmarks/search.py [--real FOLDER] [--only NAME]... [--part budgets|policies|score]...
                                 [--budget time:0.5]... [--threads N] [--rows build/search.json] [--out build/search.md]
 
-- *budgets*: score and measured time at half and a quarter of the FLOPs and at half of the time.
+- *budgets*: score and measured time at half and a quarter of the FLOPs and at half of the time, and how long each
+  search took, its measurements of time among it.
 - *policies*: the best score that `energy:E`, `ratio:R` or `vbmf:W` reach within the same budgets with the same data.
   Each has ten values. Of FLOPs, the two that come closest to the budget from below are made and scored; of time, those
   that halving in on it passes by, as more FLOPs take more time.
@@ -25,6 +26,7 @@ import importlib.util
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -191,8 +193,10 @@ def _budgets(subject: Subject, budgets: Sequence[str], threads: int) -> dict[str
     found = {}
     for budget in budgets:
         try:
+            began = time.perf_counter()
             result = onnx_tucker.compress(subject.path, ranks="auto", budget=budget, **options_of(subject, threads))
-            found[budget] = _found(subject, result, threads)
+            seconds = time.perf_counter() - began
+            found[budget] = {**_found(subject, result, threads), "seconds": seconds}
         except PromiseError as error:
             found[budget] = {"broken": str(error)}
     return found
@@ -290,8 +294,8 @@ PARTS: dict[str, Callable[[Subject, Sequence[str], int], dict[str, Any]]] = {
 
 
 def _tables(rows: Sequence[Row]) -> list[str]:
-    lines = ["| model | original | budget | score | FLOPs | time | best uniform policy | its score |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines = ["| model | original | budget | score | FLOPs | time | search s | best uniform policy | its score |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         for budget, found in row.budgets.items():
             rival = row.policies.get(budget)
@@ -300,10 +304,11 @@ def _tables(rows: Sequence[Row]) -> list[str]:
             )
             known = f"| {row.name} | {row.original:.4f} | {budget} |"
             if "broken" in found:
-                lines.append(f"{known} {found['broken']} | | | {best} |")
+                lines.append(f"{known} {found['broken']} | | | | {best} |")
             else:
                 speed = factor(found["speedup"]) if found["speedup"] else "–"
-                lines.append(f"{known} {found['score']:.4f} | {found['flops']:.3f} | {speed} | {best} |")
+                seconds = f"{found['seconds']:.0f}" if "seconds" in found else "–"
+                lines.append(f"{known} {found['score']:.4f} | {found['flops']:.3f} | {speed} | {seconds} | {best} |")
     lines += [
         "",
         "| model | FLOPs | fall shown | fall hidden | ours | int8 of original | int8 of ours | their scores | |",

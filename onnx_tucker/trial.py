@@ -19,32 +19,35 @@ from onnx_tucker.types import Basis, Candidate
 logger = logging.getLogger(__name__)
 
 SAMPLES = 64
-"""Samples that a model is tried on at least, as far as there are; those that are kept for checks come first."""
+"""Samples that a model is tried on at least, as far as there are; those that are kept for checks come first.
 
+More where that takes no time: of allocations for a quarter of a CIFAR network, 64 images took the second best for the
+worse one and stopped there, at .457 of the outputs; all 512, though most are fitted to, led to .434.
+"""
 
 WORTHWHILE = 1.05
 """How much closer chains have to be that take longer to make."""
 
 
-def error(job: Job, model: onnx.ModelProto, samples: int = SAMPLES) -> float:
+def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float:
     """The mean of the relative errors of a model's outputs; infinite where it does not run.
 
     Args:
         job: the run, with data.
         model: one with chains in it.
-        samples: how many of them it is tried on at least.
+        samples: how many of them it is tried on at least; as many as that takes no time by unless given.
     """
     assert job.session is not None
     assert job.reference is not None
     assert job.inputs is not None
     names, comparison = [value.name for value in job.session.get_outputs()], Comparison()
-    tried = 0
+    tried, most = 0, samples or max(SAMPLES, trust.light_samples(job))
     try:
         session = job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
         for i, feed in enumerate(job.inputs.feeds):
             comparison.add(names, job.reference.outputs(i), session.run(names, dict(feed)))
             tried += job.inputs.check.batch(feed)
-            if tried >= samples:
+            if tried >= most:
                 break
     except FAILURES as reason:
         logger.info("a model cannot be tried: %s", first_line(reason))

@@ -41,8 +41,8 @@ A direction in which all outputs are alike is left to it: 8 clouds of trees, who
 lost one that tells kinds apart, made .958 of accuracy .77 to .90, and now .955.
 """
 
-ROUGH_MACS, ROUGH_SAMPLES = 2.5e10, 4
-"""Multiplications that running the model on what a rough fit takes may need, and samples of that at least."""
+LIGHT_MACS, ROUGH_SAMPLES = 2.5e10, 4
+"""Multiplications that running the model on samples takes no time by, and samples of a rough fit at least."""
 
 
 class Trust(NamedTuple):
@@ -92,8 +92,13 @@ def lighter(job: Job) -> Job:
     """The run with fewer samples to fit to, if those suffice and running the model on all of them takes long."""
     assert job.inputs is not None
     enough = -(-FEW // max(1, _positions(job) // ALIKE))
-    fit = job.inputs.fit.first(max(enough, ROUGH_SAMPLES, int(ROUGH_MACS / max(job.sample_macs, 1))))
+    fit = job.inputs.fit.first(max(enough, ROUGH_SAMPLES, light_samples(job)))
     return replace(job, inputs=replace(job.inputs, fit=fit))
+
+
+def light_samples(job: Job) -> int:
+    """Samples that the model may be run on time and again."""
+    return int(LIGHT_MACS / max(job.sample_macs, 1))
 
 
 def _fewer(job: Job, samples: int) -> bool:

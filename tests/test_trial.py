@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate
+from onnx_tucker import calibrate, trust
 from onnx_tucker.factorise import factorise
 from onnx_tucker.job import Job, prepare
 from onnx_tucker.pipeline import silent
@@ -69,6 +69,15 @@ def test_the_way_that_changes_the_outputs_least_is_taken(rectified: bool, sample
     assert made.basis == min(errors, key=errors.__getitem__)
     assert error(job, made.model) == errors[made.basis]
     assert made.changed == ["conv"]
+
+
+def test_it_is_tried_on_as_many_samples_as_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(network(rectified=True), 200)
+    made = factorise(job, planned(job), "outputs").model
+    few, all_ = error(job, made, 64), error(job, made, 200)
+    assert error(job, made) == all_ != few
+    monkeypatch.setattr(trust, "LIGHT_MACS", job.sample_macs)
+    assert error(job, made) == few
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -45,7 +45,7 @@ def test_the_run_is_lighter_only_where_the_model_is_heavy(monkeypatch: pytest.Mo
     job = job_of(500)
     assert job.inputs is not None
     assert trust.lighter(job).inputs == job.inputs
-    monkeypatch.setattr(trust, "ROUGH_MACS", job.sample_macs * 100)
+    monkeypatch.setattr(trust, "LIGHT_MACS", job.sample_macs * 100)
     light = trust.lighter(job).inputs
     assert light is not None
     assert 100 <= light.fit.samples < 200
