@@ -48,6 +48,9 @@ CLEARLY = 1.01
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
 
+WHOLE = "as it is, it is worth more than what chains of it would save"
+"""Why a node is kept that could be factorised."""
+
 FINER = (1, 4, 16)
 """How many limits are tried for each allocation that is wanted, until there are enough."""
 
@@ -283,7 +286,7 @@ def rules_of(allocation: Allocation) -> Rules:
     """The rules that an allocation stands for."""
     rules: dict[str, Rule] = {}
     for curve, point in allocation:
-        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full())
+        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full(WHOLE))
         rules |= {one.place.label: rule for one in curve.group}
     return Rules(rules)
 

@@ -17,7 +17,6 @@ from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
-from onnx_tucker.types import Closeness
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +34,11 @@ STEPS = 32
 NEAR, FURTHER = 4, (1, 2, 4)
 """How far off in these allocations are alike, and which are tried besides, beyond the first that broke a promise."""
 
-Outcome = tuple[Made, list[Closeness] | None]
+Outcome = tuple[Made, Verdict | None]
 
 
 def search(job: Job, promises: Promises) -> Outcome:
-    """The model, and the closeness of its outputs; with `--dry-run` only the plan for it.
+    """The model, and what it is found to be; with `--dry-run` only the plan for it.
 
     Raises:
         PromiseError: nothing that was found holds all budgets and promises.
@@ -140,7 +139,7 @@ def _fastest(job: Job, promises: Promises) -> Outcome:
         made = make(job, decide(job, rules_of(ways[above])))
         verdict = promises.verify(made.result)
         if not verdict.broken and not lucky(above, verdict):
-            return made, verdict.closeness
+            return made, verdict
     while low > 0 and not firm(low):
         low -= 1
     job.progress("holding promises", 1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
-from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.runtime.timing import NOISY, Timing
 from onnx_tucker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = "onnx-tucker/bench/1"
 
@@ -85,7 +88,10 @@ def bench(models: Sequence[str | Path], progress: Progress, seconds: float = 10.
     progress("timing", 0, 1)
     timings = job.stopwatch.race([(job.content, job.folder), *others], job.timed_feed, seconds)
     progress("timing", 1, 1)
-    return Bench(tuple(map(str, models)), tuple(timings), environment(job.stopwatch.machine))
+    measured = Bench(tuple(map(str, models)), tuple(timings), environment(job.stopwatch.machine))
+    if measured.noisy:
+        logger.warning("The machine is busy: times of a model differ by more than %.0f %%.", 100 * NOISY)
+    return measured
 
 
 def check_seconds(seconds: float) -> None:

@@ -88,8 +88,6 @@ def _run(given: list[str], err: Console) -> int:
     if given[:1] == ["bench"]:
         args = parsers.bench().parse_intermixed_args(given[1:])
         measured = _watched(args, err, lambda progress: bench(args.models, progress, **_options(args)))
-        if measured.noisy:
-            _say(err, "the machine is busy: times of one model differ by more than usual")
         _print(
             args,
             err,
@@ -126,6 +124,8 @@ def _run(given: list[str], err: Console) -> int:
     else:
         args = parsers.compress().parse_intermixed_args(given)
         meant = difflib.get_close_matches(args.model, COMMANDS, 1)
+        if args.model in COMMANDS and not Path(args.model).exists():
+            raise UsageError(f"{args.model} is a command, which comes first: onnx-tucker {args.model} ...")
         if meant and not Path(args.model).exists():
             raise UsageError(f"There is no file {args.model}; the command is {meant[0]}.")
         if args.output is None and not args.dry_run:

@@ -13,7 +13,7 @@ from onnx_tucker.job import Progress, prepare
 from onnx_tucker.promises import too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
 from onnx_tucker.report.schema import Change, Fidelity
-from onnx_tucker.report.table import machine
+from onnx_tucker.report.table import machine, samples
 from onnx_tucker.runtime.fidelity import Comparison
 from onnx_tucker.runtime.session import FAILURES, environment, first_line
 from onnx_tucker.runtime.timing import Timing
@@ -50,15 +50,15 @@ class Compared:
     @property
     def notes(self) -> list[str]:
         """Of the inputs, the files and the times, in sentences."""
-        inputs = "samples of the data" if self.kind == "data" else "of seeded noise, which says little of real inputs"
+        inputs = samples(self.kind, self.samples)
         files = f"Files {count(self.file_bytes.before)} and {count(self.file_bytes.after)} bytes"
         if not self.timings:
-            return [f"{self.samples} {inputs}.", f"{files}."]
+            return [f"On {inputs}.", f"{files}."]
         first, last = self.timings
         low, high = last.speedup_ci
         times = f"times {milliseconds(first.ms)} and {milliseconds(last.ms)} ms, {factor(last.speedup)}"
         return [
-            f"{self.samples} {inputs}.",
+            f"On {inputs}.",
             f"{files}; {times} (95 % interval {low:.2f} to {high:.2f}).",
             machine(self.environment),
         ]

@@ -72,7 +72,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
     return Front(
         quantity=job.cost,
         original_score=promises.original_score,
-        spots=list(best.values()),
+        points=list(best.values()),
         environment=environment(job.stopwatch.machine),
         settings=job.settings.as_dict(),
     )
@@ -83,7 +83,7 @@ def _spot(job: Job, promises: Promises, made: Made) -> Spot:
     size = file_bytes(made.result.model, apart=job.apart) if made.result.weights else job.size
     none: Change[dict[str, float]] = Change()
     outcome = Outcome(
-        made.decision, made.result.errors, {}, none, made.timings, verdict.closeness, Change(job.size, size)
+        made.decision, made.result.errors, {}, none, made.timings, verdict.closeness, Change(job.size, size), Change()
     )
     totals = report(job, outcome).totals
     changes = {"flops": totals.flops, "params": totals.params, "bytes": totals.file_bytes}

@@ -17,12 +17,12 @@ from onnx_tucker.graph.nodes import graphs
 from onnx_tucker.job import Job
 from onnx_tucker.measure import in_situ
 from onnx_tucker.pricing import Decision, choice_of
-from onnx_tucker.promises import Promises
+from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import give_back, planned_candidate, replay
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import NOISY, Timing
 from onnx_tucker.trial import closest
-from onnx_tucker.types import Basis, Candidate, Closeness, Plan, Site
+from onnx_tucker.types import Basis, Candidate, Plan, Site
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     return Made(decision, Factorised(model, candidates, weights, {}))
 
 
-def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, list[Closeness] | None]:
+def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
     """Gives chains back until the promises on the outputs hold.
 
     Those come first that cost most of the outputs for the time that they save; as many as it takes, and more where the
@@ -122,7 +122,7 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, list[Closeness
     """
     verdict = promises.verify(made.result)
     if not verdict.broken:
-        return made, verdict.closeness
+        return made, verdict
     if job.settings.plan is not None:
         raise PromiseError(verdict.broken)
     order = _costliest(job, made, promises)
@@ -154,7 +154,7 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, list[Closeness
         verdict = promises.verify(final.result)
     if verdict.broken:
         raise PromiseError(verdict.broken)
-    return final, verdict.closeness
+    return final, verdict
 
 
 def _costliest(job: Job, made: Made, promises: Promises) -> list[str]:

@@ -48,6 +48,7 @@ class Outcome:
         timings: of the whole model before and after, or None.
         closeness: of the outputs, or None.
         file_bytes: size of the model before, and after unless nothing was made.
+        score: the user's, before and after, if it was asked for.
     """
 
     decision: Decision
@@ -57,6 +58,7 @@ class Outcome:
     timings: Sequence[Timing] | None
     closeness: Sequence[Closeness] | None
     file_bytes: Change[int]
+    score: Change[float]
 
 
 def report(job: Job, outcome: Outcome) -> Report:
@@ -77,6 +79,7 @@ def report(job: Job, outcome: Outcome) -> Report:
         time_spread_ms=Change(before.spread_ms if before else None, after.spread_ms if after else None),
         speedup=after.speedup if after else None,
         speedup_ci=after.speedup_ci if after else None,
+        score=outcome.score,
     )
     return Report(
         nodes=nodes,
@@ -124,14 +127,18 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         flops=Change(before.flops, after.flops),
         time_ms=_time(first, last, "ms"),
         time_spread_ms=_time(first, last, "spread_ms"),
-        in_situ_ms=Change(
-            *((times or {}).get(choice.name) for times in (outcome.in_situ.before, outcome.in_situ.after))
-        ),
+        in_situ_ms=_within(choice, outcome, made=not job.settings.dry_run),
         speedup=last.speedup if last else None,
         speedup_ci=last.speedup_ci if last else None,
         time_share=first.ms / whole if first and whole else None,
         error=NodeError(outcome.weight_errors.get(choice.name), outcome.output_errors.get(choice.name)),
     )
+
+
+def _within(choice: Choice, outcome: Outcome, *, made: bool) -> Time:
+    """Before and after within the whole model; after is not known of chains that were not made."""
+    before, after = ((times or {}).get(choice.name) for times in (outcome.in_situ.before, outcome.in_situ.after))
+    return Change(before, after if made or choice.form is None else None)
 
 
 def _reason(choice: Choice, outcome: Outcome) -> str:

@@ -56,7 +56,6 @@ def compress() -> argparse.ArgumentParser:
     what.add_argument(
         "--finetune-epochs", metavar="N", type=int, default=0, help="then train the result on the data (default: 0)"
     )
-    _add_labels(what)
     promises = _add_promises(parser)
     promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised or lowered")
     speed = parser.add_argument_group("speed")
@@ -133,7 +132,6 @@ def finetune() -> argparse.ArgumentParser:
     )
     parser.add_argument("--loss", choices=LOSSES, help="what to learn (default: both if there are --labels)")
     parser.add_argument("--blocks", action="store_true", help="train block by block, which takes less memory")
-    _add_labels(parser)
     _add_promises(parser)
     _add_weights(parser.add_argument_group("what was factorised, as it was said then"))
     _add_common(parser)
@@ -205,10 +203,6 @@ def _add_promises(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
-def _add_labels(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--labels", metavar="KEY", help="array of the data with labels, which fine-tuning learns too")
-
-
 def _add_sites(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--include", metavar="GLOB", action="append", default=[], help="only these nodes; repeatable")
     group.add_argument("--exclude", metavar="GLOB", action="append", default=[], help="not these nodes; repeatable")
@@ -269,6 +263,9 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         help=".npz (input names as keys), .npy or folder; repeatable",
+    )
+    group.add_argument(
+        "--labels", metavar="KEY", help="array of the data with labels, no input, which fine-tuning learns too"
     )
     group.add_argument(
         "--input-shape", metavar="x:1,3,8,8", type=_shape, action="append", default=[], help="of an input; repeatable"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import decide, rules_of
-from onnx_tucker.promises import Promises, require_budget
+from onnx_tucker.promises import Promises, Verdict, require_budget
 from onnx_tucker.rank import Rules
 from onnx_tucker.replay import replay
 from onnx_tucker.report import writer
@@ -31,7 +31,7 @@ from onnx_tucker.runtime.evaluate import load_function
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import Course, Settings
 from onnx_tucker.tune import course_of, loss_of, student, trained
-from onnx_tucker.types import Closeness, Plan
+from onnx_tucker.types import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ def compress(
     if course is not None:  # before all the work
         require_known(job)
     promises = Promises(job, evaluate)
-    made, closeness = _made(job, plan, rules, promises, course)
-    outcome = _outcome(job, made, closeness)
+    made, verdict = _made(job, plan, rules, promises, course)
+    outcome = _outcome(job, made, verdict, promises)
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
     with io.Staging(settings.overwrite) as staging:
         if target is not None and not settings.dry_run:
@@ -155,12 +155,12 @@ def sweep(
     with io.Staging(settings.overwrite) as staging:
         for path, render in zip(reports, writers, strict=True):
             staging.write(path, outputs.text_bytes(render(found)))
-        for path, spot in zip(planned, found.spots, strict=False):
+        for path, spot in zip(planned, found.points, strict=False):
             staging.write(path, outputs.text_bytes(spot.plan.to_json()))
         staging.commit(None, job.data_files)
     if plans is not None and settings.overwrite:  # those of a sweep before, that found more
         rest = takewhile(Path.is_file, (_plan_path(plans, i) for i in count(points)))
-        for path in (*filter(Path.is_file, planned[len(found.spots) :]), *rest):
+        for path in (*filter(Path.is_file, planned[len(found.points) :]), *rest):
             path.unlink(missing_ok=True)
     return found
 
@@ -236,16 +236,19 @@ def finetune(
     if loaded.data_files:  # weights in a file of their own stay in one
         job = replace(job, settings=replace(settings, save_as_external_data=True))
     outputs.protect(read, written)
-    made, verdict = trained(job, restored(job, loaded.model), course, Promises(job, evaluate))
+    promises = Promises(job, evaluate)
+    made, verdict = trained(job, restored(job, loaded.model), course, promises)
     if verdict.broken:
         raise PromiseError(verdict.broken)
     made = replace(made, timings=time(job, made.result))
-    outcome = _outcome(job, made, verdict.closeness)
+    outcome = _outcome(job, made, verdict, promises)
     with io.Staging(settings.overwrite) as staging:
         if target is not None:
             _, size = outputs.stage_model(job, other, made.result.model, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
-        result = Result(made.result.model, report(job, outcome), made.decision.plan)
+        found = report(job, outcome)
+        found = replace(found, settings={**found.settings, **asdict(course)})
+        result = Result(made.result.model, found, made.decision.plan)
         outputs.stage_sides(job, result.report, result.plan, staging)
         staging.commit(target, read)
     return result
@@ -269,7 +272,7 @@ def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent,
 
 def _made(
     job: Job, plan: Plan | None, rules: Rules | None, promises: Promises, course: Course | None
-) -> tuple[Made, list[Closeness] | None]:
+) -> tuple[Made, Verdict | None]:
     """The model by a plan, by rules, or where there is neither by search; on a dry run only what would be made.
 
     If it is to be trained, it is before its promises are checked, and where they do not hold, what is left when they
@@ -277,7 +280,7 @@ def _made(
     """
     decision = replay(job, plan) if plan is not None else decide(job, rules) if rules is not None else None
     if decision is None:
-        made, closeness = search(job, promises)
+        made, verdict = search(job, promises)
     else:
         if job.settings.dry_run:
             return planned_only(job, decision), None
@@ -285,12 +288,11 @@ def _made(
         if course is not None and made.result.weights:
             tuned, verdict = trained(job, made, course, promises)
             if not verdict.broken:
-                return tuned, verdict.closeness
-        made, closeness = hold(job, made, promises)
+                return tuned, verdict
+        made, verdict = hold(job, made, promises)
     if course is None or not made.result.weights or job.settings.dry_run:
-        return made, closeness
-    made, verdict = trained(job, made, course, promises)
-    return made, verdict.closeness
+        return made, verdict
+    return trained(job, made, course, promises)
 
 
 def _given_plan(settings: Settings) -> Plan | None:
@@ -304,8 +306,8 @@ def _given_plan(settings: Settings) -> Plan | None:
         raise PlanError(f"The plan {settings.plan} cannot be read: {getattr(error, 'strerror', error)}.") from error
 
 
-def _outcome(job: Job, made: Made, closeness: list[Closeness] | None) -> Outcome:
-    result = made.result
+def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:
+    result, closeness = made.result, verdict.closeness if verdict else None
     for output in closeness or [] if job.inputs is not None and job.inputs.kind == "data" else []:
         if output.relative_l2 is None and output.max_abs is None:
             logger.warning(
@@ -324,4 +326,5 @@ def _outcome(job: Job, made: Made, closeness: list[Closeness] | None) -> Outcome
     profiled = Change(before, in_situ(job, result.model) if result.weights else before)
     size = io.file_bytes(result.model, apart=job.apart) if result.weights else job.size
     sizes = Change(job.size, None if job.settings.dry_run else size)
-    return Outcome(made.decision, result.errors, measured, profiled, made.timings, closeness, sizes)
+    scores = Change(promises.original_score, verdict.score if verdict else None)
+    return Outcome(made.decision, result.errors, measured, profiled, made.timings, closeness, sizes, scores)

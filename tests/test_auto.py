@@ -12,6 +12,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import Result, compress, sweep
+from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.runtime.timing import Stopwatch, Timing
@@ -142,6 +143,12 @@ def test_a_dry_run_says_what_would_be_made(smooth: tuple[onnx.ModelProto, Array]
     result = compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}], benchmark=False, dry_run=True)
     assert result.model == made
     assert {choice.status for choice in result.plan.choices} == {"factorized"}
+
+
+def test_a_node_that_is_worth_what_it_costs_says_so(smooth: tuple[onnx.ModelProto, Array]) -> None:
+    made, x = smooth
+    plan = compress(made, ranks="auto", budget="flops:0.95", data=[{"x": x}], benchmark=False, dry_run=True).plan
+    assert WHOLE in {choice.reason for choice in plan.choices}
 
 
 def test_time_that_other_forms_save_without_loss_is_all_that_is_taken() -> None:

@@ -203,6 +203,8 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_command_that_is_mistyped_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("insepct in.onnx --no-benchmark".split()) == 2
     assert "There is no file insepct; the command is inspect." in capsys.readouterr().err
+    assert main("--ranks 8 inspect in.onnx --no-benchmark".split()) == 2
+    assert "inspect is a command, which comes first: onnx-tucker inspect ..." in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said_before_what_is_in_the_way(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,11 @@ def test_a_model_is_as_close_to_itself_as_can_be(folder: Path) -> None:
     assert not found.timings
 
 
+def test_data_may_hold_labels(folder: Path) -> None:
+    np.savez("both.npz", x=np.load("x.npz")["x"], kind=np.arange(7))
+    assert main("compare a.onnx a.onnx --data both.npz --labels kind --no-benchmark".split()) == 0
+
+
 def test_the_command_prints_a_table_or_json_and_holds_a_promise(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

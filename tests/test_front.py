@@ -32,12 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_point_loses_less_than_all_that_cost_less_and_its_plan_makes_it_again(folder: Path) -> None:
     source, data = folder / "in.onnx", folder / "data.npz"
     front = onnx_tucker.sweep(source, data=data, benchmark=False, points=8)
-    assert len(front.spots) == 8
+    assert len(front.points) == 8
     assert front.quantity == "flops"
-    costs, errors = [s.shares["flops"] for s in front.spots], [s.error for s in front.spots]
+    costs, errors = [s.shares["flops"] for s in front.points], [s.error for s in front.points]
     assert costs == sorted(set(costs), reverse=True)
     assert errors == sorted(set(errors))
-    for spot in front.spots:
+    for spot in front.points:
         again = compress(source, plan=spot.plan, data=data, benchmark=False)
         assert again.report.fidelity is not None
         assert again.report.fidelity.outputs[0].relative_l2 == spot.outputs[0].relative_l2
@@ -70,7 +70,7 @@ def test_the_command_line_writes_reports_and_plans(folder: Path, tmp_path: Path)
 def test_times_are_the_cost_where_they_are_measured(folder: Path) -> None:
     front = onnx_tucker.sweep(folder / "in.onnx", data=folder / "data.npz", points=3)
     assert front.quantity == "time"
-    for spot in front.spots:
+    for spot in front.points:
         assert spot.speedup is not None
         assert spot.shares["time"] == pytest.approx(1 / spot.speedup)
 
@@ -85,7 +85,7 @@ def test_a_score_is_that_of_each_model(folder: Path) -> None:
 
     front = onnx_tucker.sweep(made, data={"x": x}, eval=closeness, benchmark=False, points=4)
     assert front.original_score == 0.0
-    scores = [spot.score for spot in front.spots]
+    scores = [spot.score for spot in front.points]
     assert scores[-1] is not None
     assert scores[-1] < 0
 

@@ -12,7 +12,7 @@ from onnx import helper
 
 from onnx_tucker import compress, inspect
 from onnx_tucker.errors import PlanError
-from onnx_tucker.graph import provenance
+from onnx_tucker.graph import find, provenance
 from onnx_tucker.runtime.timing import Step, Stopwatch, Timing
 from onnx_tucker.types import Plan
 from tests.helpers import Array, model, relative, run
@@ -155,6 +155,7 @@ def test_transforms_are_no_weights() -> None:
     assert report.totals.params.before == weights == 16 * 8 * 75 + 32 * 16 * 27
     again = compress(once, ranks="ratio:0.1", refactorize=True, keep_slower=True)
     assert again.model == once
+    assert {n.reason for n in again.report.nodes} == {find.LOWERED}
 
 
 def test_a_weight_that_several_convolutions_come_from_counts_once() -> None:

@@ -299,8 +299,12 @@ def test_promises(source: Path, tmp_path: Path) -> None:
     with pytest.raises(PromiseError, match="--fail-if-unchanged"):
         compress(source, target, ranks="full", benchmark=False, fail_if_unchanged=True)
     assert [p.name for p in tmp_path.iterdir()] == ["in.onnx"]
-    compress(source, target, ranks="1", benchmark=False, eval=_agreement, max_drop=1e9)
+    report = compress(source, target, ranks="1", benchmark=False, eval=_agreement, max_drop=1e9).report
     assert target.exists()
+    score = report.totals.score
+    assert score.before is not None
+    assert score.after is not None
+    assert score.after < score.before
 
 
 def _agreement(run_: object) -> float:
@@ -477,6 +481,11 @@ def test_every_type_is_factorised_whether_onnxruntime_runs_it_or_not(op_type: st
     runs = result.report.fidelity is not None
     assert runs == (report.time_ms.before is not None) == (report.error.output is not None)
     assert runs or dtype not in (np.float32, np.float16)
+
+
+def test_of_chains_that_are_not_made_no_time_within_the_model_is_told() -> None:
+    nodes = compress(two_layers(), ranks="6", dry_run=True, keep_slower=True, threads=1).report.nodes
+    assert all(n.form and n.in_situ_ms.before and n.in_situ_ms.after is None for n in nodes)
 
 
 def test_chains_of_an_earlier_run_are_timed_too() -> None:

@@ -22,6 +22,7 @@ from onnx_tucker.graph.shapes import Shapes, Size
 from onnx_tucker.types import Candidate, Site, Skip, Stage
 
 OWN_CHAIN = "it is in a chain that onnx-tucker made; see --refactorize"
+LOWERED = "it is in a chain in another form, or in a node in one, that onnx-tucker made"
 SHARED = "the weight is used in several places, and not everywhere in a way that can be factorised alike"
 
 
@@ -113,7 +114,8 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
     """
     noted = chains(model)
     own = noted.only_lowered() if refactorize else noted
-    readings = [(place, _read(place, context, own)) for place in context.places]
+    why = LOWERED if refactorize else OWN_CHAIN
+    readings = [(place, _read(place, context, own, why)) for place in context.places]
     known = [(place, reading, _key(reading)) for place, reading in readings if reading is not None]
     seats: dict[Hashable, list[Seat]] = {}
     for _, reading, key in known:
@@ -150,7 +152,7 @@ def _sharable(seats: Sequence[Seat], context: Context) -> bool:
     return all(context.constants.uses(value) == count for value, count in needed.items())
 
 
-def _read(place: Place, context: Context, own: Chains) -> Reading | None:
+def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | None:
     op = _op(place)
     if own.transforms(place) and place.node.op_type == "MatMul":
         return None  # what it multiplies by is a transform
@@ -173,7 +175,7 @@ def _read(place: Place, context: Context, own: Chains) -> Reading | None:
         if held:
             reading = replace(reading, params=math.prod(held.shape), origins=frozenset([held.origin]))
     if own.hold(place) and (isinstance(reading.found, Site) or own.transforms(place)):
-        return replace(reading, found=Skip(place.label, place.node.op_type, OWN_CHAIN))
+        return replace(reading, found=Skip(place.label, place.node.op_type, why))
     return reading
 
 

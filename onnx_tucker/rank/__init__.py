@@ -99,7 +99,7 @@ def parse_ranks(text: str) -> Rules:
         raise UsageError(f"--ranks {text}: {error}.") from error
 
 
-def _policy(text: str, last: str = "or IN,OUT") -> Policy:
+def _policy(text: str, last: str = "IN,OUT, or keep") -> Policy:
     """A policy from its text; ValueError with the reason where it is none, which ends in the last of what it may be."""
     name, colon, argument = text.partition(":")
     if name in POLICIES:

@@ -36,11 +36,17 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Full:
-    """No truncation."""
+    """No truncation.
+
+    Attributes:
+        reason: why there is none.
+    """
+
+    reason: str = "full rank, nothing to truncate"
 
     def ranks(self, spectra: Spectra, stage: Stage, method: Method) -> Ranks | str:
         """See `policy.Policy`."""
-        return method.dimensions(stage)
+        return self.reason
 
     def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
         """See `policy.Policy`; ranks that are given are meant."""

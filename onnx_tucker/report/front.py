@@ -49,22 +49,21 @@ class Front:
     Attributes:
         quantity: what they cost: "time", or where nothing is timed "flops".
         original_score: that of `--eval` of the original.
-        spots: the models.
+        points: the models.
         environment: what the times depend on.
         settings: the options of the run.
     """
 
     quantity: str
     original_score: float | None
-    spots: Sequence[Spot]
+    points: Sequence[Spot]
     environment: Mapping[str, Any]
     settings: Mapping[str, Any]
 
     def to_json(self) -> str:
         """The front as a JSON document; each plan in it is one for `--plan`."""
-        spots = [{**asdict(spot), "plan": spot.plan.to_dict()} for spot in self.spots]
-        document = {"schema": SCHEMA, **asdict(self), "points": spots}
-        del document["spots"]
+        points = [{**asdict(point), "plan": point.plan.to_dict()} for point in self.points]
+        document = {"schema": SCHEMA, **asdict(self), "points": points}
         return json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
@@ -83,13 +82,13 @@ class Front:
                 small(spot.error),
                 "" if spot.score is None else f"{spot.score:.4g}",
             )
-            for i, spot in enumerate(self.spots)
+            for i, spot in enumerate(self.points)
         ]
 
     def to_svg(self) -> str:
         """The front as a plot of the score, or where there is none of the error, over the cost."""
-        scored = all(spot.score is not None for spot in self.spots)
-        found = [(spot.shares.get(self.quantity, 1.0), spot.score if scored else spot.error) for spot in self.spots]
+        scored = all(spot.score is not None for spot in self.points)
+        found = [(spot.shares.get(self.quantity, 1.0), spot.score if scored else spot.error) for spot in self.points]
         known = [(x, float(y)) for x, y in found if y is not None]
         low = min([0.0, *(y for _, y in known)])
         high = max([low + 1e-12, *(y for _, y in known), *([self.original_score or 0.0] if scored else [])])

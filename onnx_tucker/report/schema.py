@@ -92,7 +92,11 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class Totals:
-    """The whole model: counts are sums over the weight-bearing nodes, None where one of them is not known."""
+    """The whole model: counts are sums over the weight-bearing nodes, None where one of them is not known.
+
+    Attributes:
+        score: that of `--eval`.
+    """
 
     params: Count
     bias_params: Count
@@ -103,6 +107,7 @@ class Totals:
     time_spread_ms: Time
     speedup: float | None
     speedup_ci: tuple[float, float] | None
+    score: Change[float]
 
 
 @dataclass(frozen=True)

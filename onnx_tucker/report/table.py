@@ -113,6 +113,8 @@ def _notes(report: Report) -> list[str]:
         notes.append(line + ".")
     if report.fidelity is not None:
         notes += [_fidelity(report, i) for i in range(len(report.fidelity.outputs))]
+    if totals.score.before is not None and totals.score.after is not None:
+        notes.append(f"Score {totals.score.before:.6g} → {totals.score.after:.6g}.")
     notes.append(
         f"{machine(report.environment)} Node times are of the node alone, in situ within the whole model."
         + (" Times are of an earlier run; --no-cache measures anew." if report.environment["remembered_times"] else "")
@@ -132,14 +134,17 @@ def _fidelity(report: Report, index: int) -> str:
     fidelity = report.fidelity
     assert fidelity is not None
     output = fidelity.outputs[index]
-    if fidelity.inputs == "data":
-        where = f"{fidelity.samples} samples of the data"
-    else:
-        where = f"{fidelity.samples} samples of random noise (no --data), which says little about real inputs"
     agree = (
         "" if output.argmax_agreement is None else f", largest value in the same place {output.argmax_agreement:.1%}"
     )
+    where = samples(fidelity.inputs, fidelity.samples)
     return f"Output {output.name}: relative error {small(output.relative_l2)}{agree}, on {where}."
+
+
+def samples(kind: str, number: int) -> str:
+    """So many inputs, "data" or "random", in words."""
+    what = "the data" if kind == "data" else "random noise (no --data), which says little about real inputs"
+    return f"{number} sample{'s' if number > 1 else ''} of {what}"
 
 
 def _ratio(change: Change[int]) -> float | None:

@@ -64,7 +64,8 @@ class Machine:
     """How sessions run.
 
     Attributes:
-        threads: threads of one operator; 0 leaves it to onnxruntime (one for each core).
+        threads: threads of one operator; 0 for one a core, of those that this process may use. onnxruntime, to which
+            it is left where that is all of them, would count the others too.
         custom_op_lib: a shared library with custom operators.
     """
 
@@ -112,7 +113,7 @@ class Machine:
             FAILURES: onnxruntime cannot run the model.
         """
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = self.threads or (cores() if cores() < (os.cpu_count() or 1) else 0)
         options.log_severity_level = 4
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -79,6 +79,7 @@ REPORT = Report(
         time_spread_ms=Change(0.1, 0.1),
         speedup=2.0,
         speedup_ci=(1.9, 2.1),
+        score=Change(0.9, 0.875),
     ),
     fidelity=Fidelity("random", 4, (Closeness("y", 0.03, 0.5, 0.99, 30.4, None),)),
     environment={

@@ -26,6 +26,15 @@ def test_failures_are_told_in_a_line() -> None:
     )
 
 
+def test_threads_are_those_of_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = two_layers().SerializeToString()
+    for allowed, wanted in ((8, 0), (3, 3)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=allowed: set(range(n)), raising=False)
+        monkeypatch.setattr("os.cpu_count", lambda: 8)
+        made = [Machine(threads).session(content).get_session_options() for threads in (0, 2)]
+        assert [options.intra_op_num_threads for options in made] == [wanted, 2]
+
+
 def test_a_model_that_never_ends_is_ended() -> None:
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Neg", ["v"], ["w"])],
