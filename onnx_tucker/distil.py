@@ -156,7 +156,10 @@ def _finite(inputs: Inputs, fixed: bool) -> Inputs:
         return inputs
     where = "them or in their batch" if fixed else "them"
     logger.warning(
-        "%.3g of the data is not trained on, as there are numbers in %s that are not finite.", 1 - after / before, where
+        "%d of %d samples are left out of the training, as there are numbers in %s that are not finite.",
+        before - after,
+        before,
+        where,
     )
     if not fit.samples:
         raise DataError(f"No samples are left to train on: there are numbers in {where} that are not finite.")

@@ -141,7 +141,8 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     if high >= len(order):
-        raise PromiseError(verdict.broken)
+        less = " That does not hold with fewer chains either; allow more, or raise the ranks or the budget."
+        raise PromiseError(f"{verdict.broken}{less if order else ''}")
     firm = (
         number
         for number in range(high, len(order))

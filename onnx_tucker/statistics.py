@@ -160,7 +160,9 @@ class _Stored:
     def _array(self, name: str) -> NDArray[Any]:
         try:
             return np.asarray(self._content[name])
-        except (KeyError, OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        except KeyError as error:
+            raise self._unreadable(f"it has no array {name!r}") from error
+        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, why: object) -> DataError:

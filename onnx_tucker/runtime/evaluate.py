@@ -60,7 +60,7 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
         with _aside():
             found = evaluate(partial(run_named, session))
     except (Exception, SystemExit) as error:  # whatever the user's function raises
-        raise DataError(f"The function of --eval fails: {error!r}{_where(error)}.") from error
+        raise DataError(f"The function of --eval fails: {error!r}{_where(error, evaluate)}.") from error
     try:
         return float(found)
     except (TypeError, ValueError) as error:
@@ -78,7 +78,9 @@ def _aside() -> Iterator[None]:
         os.chdir(folder)
 
 
-def _where(error: BaseException) -> str:
-    """The line that raised an error, of the user's function or of what it calls."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+def _where(error: BaseException, evaluate: Evaluate) -> str:
+    """The line of the user's file that led to an error; the last line of all where none is of that file."""
+    lines = traceback.extract_tb(error.__traceback__)
+    own = getattr(getattr(evaluate, "__code__", None), "co_filename", None)
+    last = next((line for line in reversed(lines) if line.filename == own), lines[-1])
     return f", in line {last.lineno} of {last.filename}"

@@ -17,6 +17,8 @@ def words(run):
     return "good"
 def broken(run):
     raise KeyError("label")
+def refused(run):
+    return run({"z": numpy.ones(1)})
 def away(run):
     import os
     os.chdir(os.path.dirname(__file__))
@@ -60,7 +62,10 @@ def test_files_that_are_not_there_or_fail(tmp_path: Path) -> None:
         load_function(f"{tmp_path}/bad.py:f")
 
 
-@pytest.mark.parametrize(("name", "words"), [("words", "is no number"), ("broken", "--eval fails.*in line")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("words", "is no number"), ("broken", "--eval fails.*in line"), ("refused", r"in line 10 of .*score\.py")],
+)
 def test_functions_that_fail(file: Path, name: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         score(load_function(f"{file}:{name}"), session(two_layers()))
