@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 VALUES, SEEN_VALUES = 5e7, 5e8
 """The values that the rows of a node may see together, and of windows, which overlap in what they see."""
 WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
-"""The most rows, and their values, where they are kept, being fewer than the values that one of them sees."""
+"""The most rows, and their values, where they are fewer than the values that one of them sees."""
 CHUNK = 2**20
 """Values of the input that are held or multiplied at the same time; few enough for a cache."""
 
@@ -259,7 +259,7 @@ def own_bias(found: Found) -> Array | None:
 
 
 def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[Moments] | type[Samples], int]:
-    """What is kept of the rows of windows, and of how many windows."""
+    """What is kept of rows (the rows, where half of them are fewer than the values of one), and of how many windows."""
     width, size = stage.inp * stage.window.volume, math.prod(window)
     rows = min(available * size, int(VALUES / (stage.groups * width)))
     if rows < width:

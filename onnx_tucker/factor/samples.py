@@ -1,9 +1,8 @@
-"""The rows of a layer themselves, where they are fewer than the inputs of a position."""
+"""The rows of a layer themselves, where half of them are fewer than the inputs of a position."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,16 @@ from onnx_tucker.factor.regression import diagonal, finite, shrinkage
 from onnx_tucker.types import Array, Stage
 
 
-@dataclass(eq=False)
 class Samples:
-    """The rows themselves, for layers with more inputs than there are rows.
+    """The rows themselves.
 
-    Attributes:
+    Args:
         patches: (groups, rows, in * volume).
         outputs: (groups, rows, out).
     """
 
-    patches: Array
-    outputs: Array
-    _known: list[Array] = field(default_factory=list, init=False, repr=False)
+    def __init__(self, patches: Array, outputs: Array) -> None:
+        self._parts, self._known = [(patches, outputs)], list[Array]()
 
     @classmethod
     def none(cls, stage: Stage) -> Samples:
@@ -36,13 +33,12 @@ class Samples:
     @property
     def rows(self) -> int:
         """See `regression.Statistics`."""
-        return int(self.patches.shape[1])
+        return sum(int(patches.shape[1]) for patches, _ in self._parts)
 
     def add(self, patches: Array, outputs: Array) -> int:
         """See `regression.Statistics`."""
-        p, y = finite(patches, outputs)
-        self.patches, self.outputs = np.concatenate([self.patches, p], 1), np.concatenate([self.outputs, y], 1)
-        return len(patches) - int(p.shape[1])
+        self._parts.append(finite(patches, outputs))
+        return len(patches) - int(self._parts[-1][0].shape[1])
 
     def __add__(self, other: Samples) -> Samples:
         """See `regression.Statistics`; inner products that are known on either side are not made again."""
@@ -53,8 +49,21 @@ class Samples:
                 both._known.append(np.block([[one * self.rows, across], [across.T, two * other.rows]]) / both.rows)
         return both
 
+    @property
+    def patches(self) -> Array:
+        """What they see, (groups, rows, in * volume)."""
+        return self._both()[0]
+
+    @property
+    def outputs(self) -> Array:
+        """What is wanted, (groups, rows, out)."""
+        return self._both()[1]
+
     def _both(self) -> tuple[Array, Array]:
-        return self.patches, self.outputs
+        if len(self._parts) > 1:
+            patches, outputs = (np.concatenate(arrays, 1) for arrays in zip(*self._parts, strict=True))
+            self._parts = [(patches, outputs)]
+        return self._parts[0]
 
     @property
     def _is_known(self) -> bool:
