@@ -104,7 +104,7 @@ def _notes(report: Report) -> list[str]:
         f"params are weights; biases ({count(bias.before)}) are not counted among them. "
         f"FLOPs by the convention {report.settings['flops']!r}, totals over the nodes listed."
     )
-    if totals.params.after:
+    if totals.params.after and any(node.form for node in report.nodes):
         promised = _ratio(totals.flops)
         line = f"Weights {factor(_ratio(totals.params))}, FLOPs {factor(promised)}"
         if totals.speedup is not None and totals.speedup_ci is not None:
