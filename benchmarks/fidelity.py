@@ -4,7 +4,7 @@
                                   [--rows build/fidelity.json] [--out build/fidelity.md] [--plot build/fidelity.svg]
 
 Every variant of a model has at most the given share of its FLOPs. The textbook has Tucker-2 of every kernel and SVD of
-every matrix (tensorly, by the weights alone), all at the same share of their ranks; the second has the same ranks, and
+every matrix, by the weights alone, all at the same share of their ranks; the second has the same ranks, and
 weights whose input channels are whitened first by their second moment on the calibration inputs, each layer by itself;
 ours is `--ranks auto --budget flops:S` with the same inputs. FOLDER holds further models, each in a folder of its own:
 `model.onnx` and `calib.npz`, and beside them `score.py`, which `python score.py NAME MODEL` prints a score as JSON.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
 from joblib import Parallel, delayed
 
-from onnx_tucker import calibrate, trust
+from onnx_tucker import calibrate
 from onnx_tucker.factor import weight_error
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
@@ -18,8 +17,6 @@ from onnx_tucker.graph.splice import splice
 from onnx_tucker.job import Job
 from onnx_tucker.menu import members
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +64,6 @@ def factorise(
         basis: what their chains are made from; one of `calibrate.bases`.
         rough: see `calibrate.Fitting`.
     """
-    if any(candidate.method for candidate in planned.values()) and not trust.usable(job):
-        known = "each node's statistics" if job.settings.statistics else "the weights"
-        logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()

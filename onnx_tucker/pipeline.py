@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnx_tucker import outputs, statistics
+from onnx_tucker import outputs, statistics, trust
 from onnx_tucker.auto import search
 from onnx_tucker.distil import require_known, require_torch
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
@@ -103,6 +104,8 @@ def compress(
     made, verdict = _made(job, plan, rules, promises, course)
     outcome = _outcome(job, made, verdict, promises)
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
+    if not settings.dry_run:
+        _warn_unguarded(job, [plan])
     with io.Staging(settings.overwrite) as staging:
         if target is not None and not settings.dry_run:
             final, size = outputs.stage_model(job, source, final, target, staging)
@@ -152,6 +155,7 @@ def sweep(
     outputs.protect(job.data_files, [*reports, *planned])
     statistics.check(job)
     found = front(job, Promises(job, evaluate), points)
+    _warn_unguarded(job, [point.plan for point in found.points])
     with io.Staging(settings.overwrite) as staging:
         for path, render in zip(reports, writers, strict=True):
             staging.write(path, outputs.text_bytes(render(found)))
@@ -304,6 +308,13 @@ def _given_plan(settings: Settings) -> Plan | None:
         raise PlanError(f"{settings.plan}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"The plan {settings.plan} cannot be read: {getattr(error, 'strerror', error)}.") from error
+
+
+def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
+    """Says so where factors are made without data."""
+    if not trust.usable(job) and any(choice.method for plan in plans for choice in plan.choices):
+        known = "each node's statistics" if job.settings.statistics else "the weights"
+        logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
 
 
 def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:

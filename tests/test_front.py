@@ -44,6 +44,13 @@ def test_each_point_loses_less_than_all_that_cost_less_and_its_plan_makes_it_aga
         assert again.report.totals.flops.after == pytest.approx(spot.shares["flops"] * again.report.totals.flops.before)
 
 
+def test_without_data_it_is_said_once_that_accuracy_is_unguarded(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert len(onnx_tucker.sweep(folder / "in.onnx", benchmark=False, points=3).points) == 3
+    assert caplog.text.count("nothing guards the accuracy") == 1
+
+
 def test_the_command_line_writes_reports_and_plans(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text("def score(run):\n    return 1.0\n")
     (tmp_path / "plans").mkdir()
