@@ -49,7 +49,7 @@ def test_the_budget_is_held_and_data_makes_it_count(quantity: str, share: float)
 def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(trust, "ROUGH_MACS", 0)
+    monkeypatch.setattr(trust, "LIGHT_MACS", 0)
     monkeypatch.setattr(curves, "PROBE_MACS", 0)
     made, _ = uneven()
     x = (RNG.standard_normal((600, 4)) @ RNG.standard_normal((4, 32))).astype(np.float32)
