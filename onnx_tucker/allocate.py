@@ -286,7 +286,8 @@ def rules_of(allocation: Allocation) -> Rules:
     """The rules that an allocation stands for."""
     rules: dict[str, Rule] = {}
     for curve, point in allocation:
-        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full(WHOLE))
+        kept = Full(WHOLE) if any(other.ranks for other in curve.points) else Full()
+        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(kept)
         rules |= {one.place.label: rule for one in curve.group}
     return Rules(rules)
 

@@ -141,8 +141,8 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     if high >= len(order):
-        less = " That does not hold with fewer chains either; allow more, or raise the ranks or the budget."
-        raise PromiseError(f"{verdict.broken}{less if order else ''}")
+        less = " It is so as long as a chain is left; allow more, or raise the ranks or the budget."
+        raise PromiseError(f"{verdict.broken}{less if order and job.session is not None else ''}")
     firm = (
         number
         for number in range(high, len(order))

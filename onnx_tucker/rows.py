@@ -28,6 +28,8 @@ VALUES, SEEN_VALUES = 5e7, 5e8
 """The values that the rows of a node may see together, and of windows, which overlap in what they see."""
 WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
 """The most rows, and their values, where they are fewer than the values that one of them sees."""
+FEWER = 1.5
+"""Rows for each of the values of one up to which they are kept: halves of them are then solved for sooner."""
 CHUNK = 2**20
 """Values of the input that are held or multiplied at the same time; few enough for a cache."""
 
@@ -259,13 +261,13 @@ def own_bias(found: Found) -> Array | None:
 
 
 def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[Moments] | type[Samples], int]:
-    """What is kept of rows (the rows, where half of them are fewer than the values of one), and of how many windows."""
+    """What is kept of rows (they themselves, where that is the faster way), and of how many windows."""
     width, size = stage.inp * stage.window.volume, math.prod(window)
     rows = min(available * size, int(VALUES / (stage.groups * width)))
     if rows < width:
         return Samples, min(rows, WIDE_ROWS, int(WIDE_VALUES / (stage.groups * width))) // size
     most = (SEEN_VALUES if window else VALUES) / (stage.groups * width * size)
-    return Samples if rows < 2 * width else Moments, min(available, int(most))
+    return Samples if rows < FEWER * width else Moments, min(available, int(most))
 
 
 def obstacle(job: Job, found: Found) -> str:

@@ -1,7 +1,7 @@
 """What is known of the inputs of all nodes, and the file that keeps it, so that later runs need no data.
 
 The file is an `.npz`: the model's fingerprint, the labels of the nodes, and for each the arrays of its `Moments`, or of
-its `Samples` where it sees more values than half of the rows are.
+its `Samples` where there are few rows for the values that one sees.
 """
 
 from __future__ import annotations

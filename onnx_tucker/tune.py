@@ -85,7 +85,7 @@ def trained(job: Job, before: Made, course: Course, promises: Promises) -> tuple
         if verdict.broken and (untrained.broken and closer):
             return made, verdict
         why = verdict.broken or "Fine-tuning brings the outputs no closer to the original's."
-        logger.warning("%s The weights stay as they were before it.", why)
+        logger.warning("%s The weights stay as they were before fine-tuning.", why)
         return before, untrained
     logger.warning("Fine-tuning makes the model no better on the samples kept apart, so its weights stay as they were.")
     return before, promises.verify(old)

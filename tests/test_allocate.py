@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_tucker import calibrate, compress, curves, trust
+from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError, UsageError
 from onnx_tucker.graph.find import Found
 from tests.helpers import Array, model, relative, run, two_layers
@@ -100,6 +101,16 @@ def test_a_model_that_takes_no_part_of_a_batch_is_tried_on_a_whole_one(
 
 def test_a_budget_of_everything_changes_nothing() -> None:
     assert compress(two_layers(), ranks="auto", budget="flops:1", benchmark=False).model == two_layers()
+
+
+def test_what_has_no_chains_is_not_said_to_be_worth_more_than_those() -> None:
+    made = two_layers()
+    made.graph.node[-1].output[0] = "h"
+    made.graph.node.append(helper.make_node("MatMul", ["h", "last"], ["y"], "last"))
+    made.graph.initializer.append(numpy_helper.from_array(np.ones((48, 1), np.float32), "last"))
+    plan = compress(made, ranks="auto", budget="flops:1", benchmark=False).plan
+    reasons = {choice.name: choice.reason for choice in plan.choices}
+    assert reasons == {"conv": WHOLE, "fc": WHOLE, "last": "full rank, nothing to truncate"}
 
 
 def test_a_budget_that_cannot_be_reached_breaks_the_promise() -> None:

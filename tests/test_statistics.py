@@ -50,6 +50,21 @@ def test_both_kinds_are_kept(kept: Path) -> None:
         assert content["1/patches"].shape == (1, 72, 1024)
 
 
+@pytest.mark.parametrize(("rows", "kind"), [(295, "patches"), (305, "squared")])
+def test_rows_are_kept_where_they_are_few(rows: int, kind: str, tmp_path: Path) -> None:
+    """Of 200 values each, less one in five that is kept apart."""
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")],
+        {"w": RNG.random((200, 8), np.float32)},
+        {"x": ["n", 200]},
+        {"y": 2},
+    )
+    x = RNG.random((rows * 5 // 4, 200), np.float32)
+    compress(made, dry_run=True, benchmark=False, data={"x": x}, statistics_out=tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as content:
+        assert f"0/{kind}" in content
+
+
 @pytest.mark.parametrize("node", ["first", "second"])
 def test_a_node_is_closer_with_statistics_than_without(kept: Path, node: str) -> None:
     options = {"ranks": "4", "benchmark": False, "include": node}

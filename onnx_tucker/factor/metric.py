@@ -1,6 +1,6 @@
 """How much a layer's outputs change with its weight: the second moment C of the patches that it sees.
 
-Formed as a matrix where there are more rows than inputs, and kept as the rows themselves where there are fewer.
+Formed as a matrix, or kept as the rows themselves where those are few.
 """
 
 from __future__ import annotations

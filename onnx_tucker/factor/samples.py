@@ -1,4 +1,4 @@
-"""The rows of a layer themselves, where half of them are fewer than the inputs of a position."""
+"""The rows of a layer themselves, where they are few for the values that one sees."""
 
 from __future__ import annotations
 

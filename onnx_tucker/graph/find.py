@@ -22,7 +22,7 @@ from onnx_tucker.graph.shapes import Shapes, Size
 from onnx_tucker.types import Candidate, Site, Skip, Stage
 
 OWN_CHAIN = "it is in a chain that onnx-tucker made; see --refactorize"
-LOWERED = "it is in a chain in another form, or in a node in one, that onnx-tucker made"
+LOWERED = "onnx-tucker made it in another form, which --refactorize does not read"
 SHARED = "the weight is used in several places, and not everywhere in a way that can be factorised alike"
 
 
