@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,8 @@ from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, prepare
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
-from onnx_tucker.runtime.timing import NOISY, Timing
+from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 SCHEMA = "onnx-tucker/bench/1"
 
@@ -88,10 +85,8 @@ def bench(models: Sequence[str | Path], progress: Progress, seconds: float = 10.
     progress("timing", 0, 1)
     timings = job.stopwatch.race([(job.content, job.folder), *others], job.timed_feed, seconds)
     progress("timing", 1, 1)
-    measured = Bench(tuple(map(str, models)), tuple(timings), environment(job.stopwatch.machine))
-    if measured.noisy:
-        logger.warning("The machine is busy: times of a model differ by more than %.0f %%.", 100 * NOISY)
-    return measured
+    warn_if_noisy(timings)
+    return Bench(tuple(map(str, models)), tuple(timings), environment(job.stopwatch.machine))
 
 
 def check_seconds(seconds: float) -> None:

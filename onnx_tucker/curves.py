@@ -264,7 +264,7 @@ def _probe(job: Job) -> Probe | None:
     if job.session is None:
         return None
     fit = job.inputs.fit
-    samples = max(PROBE_SAMPLES, int(PROBE_MACS / max(job.sample_macs, 1)))
+    samples = max(PROBE_SAMPLES, job.samples_for(PROBE_MACS))
     part = some(fit.feeds[0], fit.along, slice(samples))
     try:
         return Probe(part, job.session.run(None, dict(part)))

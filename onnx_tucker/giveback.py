@@ -20,7 +20,7 @@ from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import give_back, planned_candidate, replay
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.runtime.timing import NOISY, Timing
+from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.trial import closest
 from onnx_tucker.types import Basis, Candidate, Plan, Site
 
@@ -248,9 +248,7 @@ def time(job: Job, made: Factorised) -> list[Timing] | None:
         timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
     except FAILURES as error:
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
-    if any(timing.noisy for timing in timings):
-        when = "was busy when this was measured (--no-cache measures anew)" if timings[0].remembered else "is busy"
-        logger.warning("The machine %s: times of the whole model differ by more than %.0f %%.", when, 100 * NOISY)
+    warn_if_noisy(timings)
     job.progress("timing the whole model", 1, 1)
     unchanged = not made.weights and not job.settings.dry_run
     return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise

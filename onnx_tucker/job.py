@@ -123,6 +123,10 @@ class Job:
         """Multiplications of all nodes for a sample, as far as they are known."""
         return macs(self.found) // self.counted_samples
 
+    def samples_for(self, multiplications: float) -> int:
+        """Samples that running the model on takes no more than so many multiplications by, as far as they are known."""
+        return int(multiplications / max(self.sample_macs, 1))
+
     @cached_property
     def counted_samples(self) -> int:
         """Samples for which nodes are counted."""

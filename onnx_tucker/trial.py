@@ -41,7 +41,7 @@ def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float
     assert job.reference is not None
     assert job.inputs is not None
     names, comparison = [value.name for value in job.session.get_outputs()], Comparison()
-    tried, most = 0, samples or max(SAMPLES, trust.light_samples(job))
+    tried, most = 0, samples or max(SAMPLES, job.samples_for(trust.LIGHT_MACS))
     try:
         session = job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
         for i, feed in enumerate(job.inputs.feeds):

@@ -92,13 +92,8 @@ def lighter(job: Job) -> Job:
     """The run with fewer samples to fit to, if those suffice and running the model on all of them takes long."""
     assert job.inputs is not None
     enough = -(-FEW // max(1, _positions(job) // ALIKE))
-    fit = job.inputs.fit.first(max(enough, ROUGH_SAMPLES, light_samples(job)))
+    fit = job.inputs.fit.first(max(enough, ROUGH_SAMPLES, job.samples_for(LIGHT_MACS)))
     return replace(job, inputs=replace(job.inputs, fit=fit))
-
-
-def light_samples(job: Job) -> int:
-    """Samples that the model may be run on time and again."""
-    return int(LIGHT_MACS / max(job.sample_macs, 1))
 
 
 def _fewer(job: Job, samples: int) -> bool:

@@ -165,11 +165,11 @@ class Constants:
         Args:
             lost: the constants, each as often as it has lost a use.
         """
-        left, dead, queue = self._uses.copy(), set[Value](), list(lost)
+        gone, dead, queue = Counter[Value](), set[Value](), list(lost)
         while queue:
             value = queue.pop()
-            left[value] -= 1
-            if left[value] <= 0 and value not in dead:
+            gone[value] += 1
+            if gone[value] >= self.uses(value) and value not in dead:
                 dead.add(value)
                 definition = self._defined[value.scope][value.name]
                 if isinstance(definition, onnx.NodeProto):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import onnx
@@ -147,9 +145,8 @@ def _key(reading: Reading) -> Hashable:
 
 def _sharable(seats: Sequence[Seat], context: Context) -> bool:
     """Whether nothing but the nodes that share a factorisation needs their weight, and what it is made from."""
-    needed = Counter(seat.weight.value for seat in seats)
-    needed.update(before for before, _ in {step for seat in seats for step in pairwise(seat.weight.chain)})
-    return all(context.constants.uses(value) == count for value, count in needed.items())
+    freed = context.constants.freed([seat.weight.value for seat in seats])
+    return all(freed.issuperset(seat.weight.chain) for seat in seats)
 
 
 def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | None:

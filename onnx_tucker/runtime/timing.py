@@ -75,6 +75,13 @@ class Timing:
         return self.spread_ms > NOISY * self.ms
 
 
+def warn_if_noisy(timings: Sequence[Timing]) -> None:
+    """Says so where something else must have run on the machine while whole models were timed."""
+    if any(timing.noisy for timing in timings):
+        when = "was busy when this was measured (--no-cache measures anew)" if timings[0].remembered else "is busy"
+        logger.warning("The machine %s: times of the whole model differ by more than %.0f %%.", when, 100 * NOISY)
+
+
 class Step(NamedTuple):
     """One operator as onnxruntime ran it: its name there, its type, and the median of its times."""
 
