@@ -51,7 +51,7 @@ class Walk:
         self._start()
 
     def _start(self) -> None:
-        self._held: list[dict[str, NDArray[Any]]] = [dict(feed) for feed in self._feeds]
+        self._held: list[dict[str, NDArray[Any]]] = [{} for _ in self._feeds]
         self._made, self._mixed = set(self._feeds[0]), False
 
     def replace(self, found: Found, candidate: Candidate, chain: Chain) -> None:
@@ -93,35 +93,36 @@ class Walk:
         """
         if self._mixed:
             self._start()
-        nodes = between(self._nodes, self._held[0], names)
+        known = {**self._feeds[0], **self._held[0]}
+        nodes = between(self._nodes, known, names)
         needed = {*names, *(name for node in nodes for name in uses(node))}
-        if (needed & self._made) - self._held[0].keys():
+        if (needed & self._made) - known.keys():
             self._start()  # something was passed by and let go
-            nodes = between(self._nodes, self._held[0], names)
+            known = dict(self._feeds[0])
+            nodes = between(self._nodes, known, names)
         made = self._made | {output for node in nodes for output in node.output}
         later = {name for node in self._nodes if made.isdisjoint(node.output) for name in uses(node)}
         kept = [name for name in (*self._held[0], *sorted(made - self._made)) if name in later]
-        fresh = [name for name in kept if name not in self._held[0]]
-        wanted = [name for name in names if name not in self._held[0]]
-        session = self._session(nodes, [*wanted, *(name for name in fresh if name not in wanted)]) if nodes else None
+        wanted = [name for name in names if name not in known]
+        fresh = [name for name in kept if name not in known]
+        session = None
+        if nodes:
+            content = model_of(self._job.model, nodes, self._tensors, known, dict.fromkeys((*wanted, *fresh)))
+            session = self._job.stopwatch.machine.session(content, self._job.folder)
         holding, held = True, 0
-        for i, known in enumerate(self._held):
-            values = dict(known)
+        for i, feed in enumerate(self._feeds):
+            values = dict(self._held[i])
             if session is not None:
-                taken = {value.name: known[value.name] for value in session.get_inputs()}
+                taken = {v.name: values[v.name] if v.name in values else feed[v.name] for v in session.get_inputs()}
                 values |= self._run(session, taken, wanted, fresh if holding else [])
             holding &= all(name in values for name in kept)
             held += sum(values[name].nbytes for name in kept if holding)
             holding &= (held if i else held * len(self._held)) <= HELD
             if holding:
                 self._held[i], self._mixed = {name: values[name] for name in kept}, True
-            yield {name: values[name] for name in names}
+            yield {name: values[name] if name in values else feed[name] for name in names}
         if holding:
             self._made, self._mixed = made, False
-
-    def _session(self, nodes: Sequence[onnx.NodeProto], wanted: Sequence[str]) -> ort.InferenceSession:
-        content = model_of(self._job.model, nodes, self._tensors, self._held[0], wanted)
-        return self._job.stopwatch.machine.session(content, self._job.folder)
 
     @staticmethod
     def _run(

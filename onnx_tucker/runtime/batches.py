@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.runtime.session import Feed
+
+
+class Stack:
+    """Arrays as if they were one, along their first axis.
+
+    Args:
+        parts: of the same shape but for that axis.
+    """
+
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
+        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+        self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
+        self.nbytes = sum(part.nbytes for part in parts)
+
+    def __getitem__(self, which: NDArray[np.int64]) -> NDArray[Any]:
+        at = np.searchsorted(self._ends, which, side="right")
+        return np.stack([self._parts[i][number - self._ends[i]] for i, number in zip(at, which, strict=True)])
+
+
+Arrays = Mapping[str, NDArray[Any] | Stack]
+"""By input name."""
+
+
+class Cut(Mapping[str, NDArray[Any]]):
+    """Some samples of arrays, copied when they are asked for: what is in memory is there once, what is in a file not.
+
+    Args:
+        arrays: by input name.
+        along: those along whose first axis samples lie; others are the same for all.
+        which: the numbers of the samples.
+    """
+
+    def __init__(self, arrays: Arrays, along: Collection[str], which: NDArray[np.int64]) -> None:
+        self._arrays, self._along, self._which = arrays, along, which
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array = self._arrays[name]
+        return array[self._which] if name in self._along or isinstance(array, Stack) else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # other processes need none of the other samples
+
+    @property
+    def samples(self) -> int:
+        """How many they are."""
+        return len(self._which)
+
+    def some(self, which: NDArray[Any] | slice) -> Cut:
+        """Some of them."""
+        return Cut(self._arrays, self._along, self._which[which])
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all arrays, by name."""
+        return {
+            name: (self.samples, *array.shape[1:]) if name in self._along else array.shape
+            for name, array in self._arrays.items()
+        }
+
+    def beside(self, other: Feed) -> bool:
+        """Whether both are cut from the same arrays."""
+        return isinstance(other, Cut) and other._arrays is self._arrays
+
+    @classmethod
+    def joined(cls, cuts: Sequence[Cut]) -> Cut:
+        """Samples of the same arrays, together."""
+        return cls(cuts[0]._arrays, cuts[0]._along, np.concatenate([cut._which for cut in cuts]))
 
 
 @dataclass(frozen=True)
@@ -32,6 +104,8 @@ class Batches:
 
     def batch(self, feed: Feed) -> int:
         """How many samples one of the feeds holds."""
+        if isinstance(feed, Cut):
+            return feed.samples
         return next((len(array) for name, array in feed.items() if name in self.along), 1)
 
     def first(self, samples: int) -> Batches:
@@ -64,11 +138,14 @@ class Batches:
         return good
 
     @property
-    def joined(self) -> dict[str, NDArray[Any]] | None:
+    def joined(self) -> Feed | None:
         """All samples together, with what is the same for all of them; None where they are not of one shape."""
         first = self.feeds[0]
         if not self.along or len({shapes_of(feed, 1) for feed in self.feeds}) > 1:
             return None
+        cuts = [feed for feed in self.feeds if isinstance(feed, Cut) and feed.beside(first)]
+        if len(cuts) == len(self.feeds):
+            return Cut.joined(cuts)
         return {n: np.concatenate([f[n] for f in self.feeds]) if n in self.along else a for n, a in first.items()}
 
 
@@ -89,7 +166,7 @@ class Inputs:
     @cached_property
     def digest(self) -> str:
         """Of the values of all of them."""
-        return str(joblib.hash([[dict(feed) for feed in part.feeds] for part in (self.fit, self.check)]))
+        return str(joblib.hash([[joblib.hash(dict(feed)) for feed in part.feeds] for part in (self.fit, self.check)]))
 
     @classmethod
     def undivided(cls, kind: str, both: Batches) -> Inputs:
@@ -115,12 +192,11 @@ def aligned(arrays: Mapping[str, NDArray[Any]]) -> bool:
 
 def shapes_of(arrays: Feed, start: int) -> frozenset[tuple[str, tuple[int, ...]]]:
     """Shapes by name, from an axis on."""
-    return frozenset((name, array.shape[start:]) for name, array in arrays.items())
+    shapes = arrays.shapes() if isinstance(arrays, Cut) else {name: array.shape for name, array in arrays.items()}
+    return frozenset((name, shape[start:]) for name, shape in shapes.items())
 
 
-def feeds_of(
-    arrays: Mapping[str, NDArray[Any]], along: Collection[str], samples: NDArray[np.int64], size: int
-) -> list[Feed]:
+def feeds_of(arrays: Arrays, along: Collection[str], samples: NDArray[np.int64], size: int) -> list[Feed]:
     """Some of the samples in batches, with what is the same for all of them.
 
     Args:
@@ -130,7 +206,7 @@ def feeds_of(
         size: of a batch; the last may be smaller.
     """
     batches = [samples[i : i + size] for i in range(0, len(samples), size)]
-    return [some(arrays, along, batch) for batch in batches]
+    return [Cut(arrays, along, batch) for batch in batches]
 
 
 def some(arrays: Feed, along: Collection[str], which: NDArray[Any] | slice) -> Feed:
@@ -141,6 +217,8 @@ def some(arrays: Feed, along: Collection[str], which: NDArray[Any] | slice) -> F
         along: those along whose first axis samples lie.
         which: of the samples.
     """
+    if isinstance(arrays, Cut):
+        return arrays.some(which)
     return {name: array[which] if name in along else array for name, array in arrays.items()}
 
 
@@ -153,7 +231,7 @@ def folds(data: Inputs, count: int) -> list[Inputs]:
     """
     feeds, samples = data.fit.feeds, data.fit.samples
     if len(feeds) == 1 and samples > 1:
-        feeds = feeds_of(feeds[0], data.fit.along, np.arange(samples), 1)
+        feeds = [some(feeds[0], data.fit.along, slice(i, i + 1)) for i in range(samples)]
     made = []
     for fold in range(min(count, len(feeds)) if len(feeds) > 1 else 0):
         parts = ([f for i, f in enumerate(feeds) if (i % count == fold) == kept] for kept in (False, True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError
+
+LARGE = 2**26
+"""Bytes of a `.npy` file from which on samples are read from it when they are used."""
 
 
 def read(paths: Sequence[Path]) -> list[dict[str, NDArray[Any]]]:
@@ -43,6 +48,11 @@ def files(path: Path) -> list[Path]:
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
+            large = file.seek(0, io.SEEK_END) >= LARGE
+            file.seek(0)
+            if large and file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
+                return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+            file.seek(0)
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 return {"": content}

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError
-from onnx_tucker.runtime.batches import Batches, Inputs, aligned, feeds_of, shapes_of, some
+from onnx_tucker.runtime.batches import Batches, Inputs, Stack, aligned, feeds_of, shapes_of, some
 from onnx_tucker.runtime.session import TEXT, TYPES, Feed
 
 BATCH_BYTES = 64 * 2**20
@@ -53,12 +53,12 @@ def from_data(
     told = _labels(labels, [len(next(iter(part.values()))) if alike else None for part in moving])
     if not alike:
         return _one_by_one(fitted, told, apart=apart)
-    along = {n: a if len(moving) == 1 else np.concatenate([part[n] for part in moving]) for n, a in moving[0].items()}
+    along = {n: a if len(moving) == 1 else Stack([part[n] for part in moving]) for n, a in moving[0].items()}
     arrays = {**fitted[0], **along}
-    samples, whole = len(next(iter(along.values()))), np.concatenate(told) if told else None
+    samples, whole = next(iter(along.values())).shape[0], np.concatenate(told) if told else None
     fixed = fixed_sizes(inputs[name] for name in along)
     sample_bytes = sum(array.nbytes for array in along.values()) // samples
-    most = 1 if any(arrays[name].ndim for name in same) else max(1, min(64, BATCH_BYTES // max(sample_bytes, 1)))
+    most = 1 if any(arrays[name].shape for name in same) else max(1, min(64, BATCH_BYTES // max(sample_bytes, 1)))
     size = max(fixed, default=most)
     if fixed:
         samples -= samples % size  # a last batch that is not full cannot be run

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 
-from onnx_tucker.runtime.batches import Batches, Inputs, folds
+from onnx_tucker.runtime.batches import Batches, Cut, Inputs, Stack, feeds_of, folds, shapes_of, some
 
 
 def test_folds_hold_every_sample_apart_once() -> None:
@@ -48,3 +50,32 @@ def test_samples_with_numbers_that_are_not_finite_can_be_left_out() -> None:
     assert data.finite(whole=True).samples == 0
     single = Batches(2, [{"x": x[1]}, {"x": x[2]}], [np.array(1), np.array(2)])
     assert [feed["x"].tolist() for feed in single.finite(whole=True).feeds] == [[4, 5]]
+
+
+def test_samples_are_cut_when_they_are_asked_for() -> None:
+    x, s = np.arange(24, dtype=np.float32).reshape(12, 2), np.ones(3)
+    feeds = feeds_of({"x": x, "s": s}, {"x"}, np.array([0, 2, 4, 6, 8]), 2)
+    data = Batches(5, feeds, (), frozenset({"x"}))
+    x += 100  # nothing has been copied
+    assert [feed["x"][:, 0].tolist() for feed in feeds] == [[100, 104], [108, 112], [116]]
+    assert all(feed["s"] is s for feed in feeds)
+    assert [data.batch(feed) for feed in feeds] == [2, 2, 1]
+    assert shapes_of(feeds[2], 0) == {("x", (1, 2)), ("s", (3,))}
+    joined = data.joined
+    assert isinstance(joined, Cut)
+    assert some(joined, {"x"}, np.array([4, 0]))["x"][:, 0].tolist() == [116, 100]
+    assert some(joined, {"x"}, slice(1, 3))["x"][:, 0].tolist() == [104, 108]
+    assert pickle.loads(pickle.dumps(feeds[2]))["x"].tolist() == [[116, 117]]
+    other = feeds_of({"x": x.copy(), "s": s}, {"x"}, np.array([1]), 1)
+    mixed = Batches(6, [*feeds, *other], (), frozenset({"x"})).joined
+    assert mixed is not None
+    assert mixed["x"][:, 0].tolist() == [100, 104, 108, 112, 116, 102]
+
+
+def test_stacked_arrays_are_as_one() -> None:
+    parts = [np.arange(6).reshape(3, 2), np.arange(6, 8).reshape(1, 2), np.arange(8, 12).reshape(2, 2)]
+    stack, whole = Stack(parts), np.concatenate(parts)
+    assert stack.shape == whole.shape
+    assert stack.nbytes == whole.nbytes
+    which = np.array([5, 0, 3, 2, 4, 4])
+    assert np.array_equal(stack[which], whole[which])

@@ -33,3 +33,18 @@ def test_only_files_of_a_folder_that_are_not_hidden_count(tmp_path: Path) -> Non
     (tmp_path / "._A.npz").write_bytes(b"not ours")
     (tmp_path / "b.npy").mkdir()
     assert [path.name for path in data_files.files(tmp_path)] == ["A.NPZ"]
+
+
+def test_samples_of_large_files_are_read_when_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(6, 2)
+    np.save(tmp_path / "x.npy", x)
+    monkeypatch.setattr(data_files, "LARGE", 1)
+    [part] = data_files.read([tmp_path / "x.npy"])
+    assert isinstance(part[""], np.memmap)
+    assert np.array_equal(part[""], x)
+    content = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(content[:-8])
+    np.save(tmp_path / "pickled.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
+    for name in ("cut.npy", "pickled.npy"):
+        with pytest.raises(DataError, match="cannot be read"):
+            data_files.read([tmp_path / name])
