@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ class Settings:
         ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full", "auto"), a rank, a pair (in, out), or the
             path of a TOML or JSON file with one of these for each node.
         budget: what "auto" may leave of the original's cost: "flops:S", "params:S", "bytes:S", "time:S", or several.
-        data: `.npz` or `.npy` files or folders of them, arrays by input name, batches of those, or an object whose
-            `get_next()` gives one batch after another and None at the end (onnxruntime's CalibrationDataReader).
+        data: `.npz` or `.npy` files or folders of them, arrays by input name, or one where there is one input, batches
+            of those, or an object whose `get_next()` gives one batch after another and None at the end (onnxruntime's
+            CalibrationDataReader).
         labels: name of the array of the data that holds labels, which fine-tuning may learn.
         finetune_epochs: passes over the data in which the result is trained to do what the original does; 0 for none.
         statistics: file of `statistics_out` of an earlier run, in place of data: nodes are fitted one by one to that.
@@ -136,6 +137,8 @@ class Settings:
             raise UsageError("--finetune-epochs needs --data, on which the result is trained.")
         if (self.eval is None) != (self.max_drop is None):
             raise UsageError("--eval and --max-drop go together.")
+        if not (self.eval is None or isinstance(self.eval, str) or callable(self.eval)):
+            raise UsageError("--eval is FILE.py:FUNC, or in Python a function.")
         _check_ranges(
             self,
             ("threads", 0, 1024),
@@ -150,7 +153,7 @@ class Settings:
                 raise UsageError(f"The sizes {tuple(sizes)} given for {name} are not all from 1 to 2147483647.")
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
+            if value is not None and not (isinstance(value, Real) and float(value) >= 0):
                 raise UsageError(f"--{name.replace('_', '-')} is a number from 0.")
 
     @property
@@ -231,13 +234,14 @@ def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float])
         UsageError: one is not.
     """
     for name, least, most in ranges:
-        value = getattr(options, name)
-        if not isinstance(value, Real) or not least <= float(value) <= most:
-            raise UsageError(f"--{name.replace('_', '-')} is from {least:g} to {most:g}.")
+        value, whole = getattr(options, name), isinstance(getattr(type(options), name), int)
+        if not isinstance(value, Integral if whole else Real) or not least <= float(value) <= most:
+            kind = "a whole number" if whole else "a number"
+            raise UsageError(f"--{name.replace('_', '-')} is {kind} from {least:g} to {most:g}.")
 
 
 def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
-    """Paths or batches of arrays, however they were given.
+    """Paths or batches of arrays, however they were given; a batch of a single input may have no name.
 
     Raises:
         UsageError: they are neither, or both.
@@ -247,14 +251,20 @@ def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
     if callable(getattr(given, "get_next", None)):
         given = iter(given.get_next, None)
     try:
-        parts = (given,) if isinstance(given, str | Path | Mapping) else tuple(given)
+        parts = (given,) if isinstance(given, str | Path | Mapping) or _is_array(given) else tuple(given)
     except TypeError:
         parts = (given,)
+    parts = tuple({"": part} if _is_array(part) else part for part in parts)
     if not parts and not isinstance(given, list | tuple):
         raise UsageError("The data has no samples: what gives them is at its end.")
     if not any(all(isinstance(part, kinds) for part in parts) for kinds in (str | Path, Mapping)):
         raise UsageError("The data is neither paths of .npz or .npy files nor arrays by input name.")
     return parts
+
+
+def _is_array(value: Any) -> bool:
+    """Whether numpy takes it for an array."""
+    return hasattr(value, "__array__")
 
 
 def _plain(value: Any) -> Any:

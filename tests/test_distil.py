@@ -149,7 +149,7 @@ def test_the_main_command_trains_what_it_makes(pair: tuple[onnx.ModelProto, onnx
     assert errors[0] != errors[1]  # they are of the trained weights
     with pytest.raises(UsageError, match="needs --data"):
         compress(made, finetune_epochs=8)
-    with pytest.raises(UsageError, match="--finetune-epochs is from 0"):
+    with pytest.raises(UsageError, match="--finetune-epochs is a whole number from 0"):
         compress(made, finetune_epochs=-3)
 
 
@@ -278,7 +278,7 @@ def test_what_cannot_be_tuned_is_refused_in_words(pair: tuple[onnx.ModelProto, o
     made, factorised, x = pair
     with pytest.raises(UsageError, match="needs --data"):
         finetune(made, factorised, **QUICK)
-    with pytest.raises(UsageError, match="--epochs is from 1"):
+    with pytest.raises(UsageError, match="--epochs is a whole number from 1"):
         finetune(made, factorised, data={"x": x}, epochs=0)
     with pytest.raises(PlanError, match="nothing of it was factorised"):
         finetune(made, made, data={"x": x}, **QUICK)

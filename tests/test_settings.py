@@ -1,0 +1,47 @@
+"""Options, as the Python API takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnx_tucker.errors import UsageError
+from onnx_tucker.settings import Course, Settings
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threads": "2"}, "--threads is a whole number from 0 to 1024"),
+        ({"threads": 1.5}, "--threads is a whole number"),
+        ({"seed": None}, "--seed is a whole number"),
+        ({"min_speedup": "fast"}, "--min-speedup is a number"),
+        ({"max_error": "0.1"}, "--max-error is a number from 0"),
+        ({"max_error": float("nan")}, "--max-error is a number from 0"),
+        ({"eval": 3, "max_drop": 0.1}, "--eval is FILE.py:FUNC, or in Python a function"),
+        ({"data": [np.ones(2), "x.npz"]}, "neither paths"),
+    ],
+)
+def test_what_is_no_value_of_an_option(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Settings(**options)
+
+
+def test_numbers_of_any_kind_that_fit_are_taken() -> None:
+    settings = Settings(threads=np.int64(2), max_error=np.float32(0.5), tune_seconds=3)  # type: ignore[arg-type]
+    assert settings.threads == 2
+    assert Course(minutes=2, learning_rate=1).minutes == 2
+    with pytest.raises(UsageError, match="--epochs is a whole number"):
+        Course(epochs=1.5)  # type: ignore[arg-type]
+
+
+def test_data_of_one_input_needs_no_name() -> None:
+    x = np.ones((4, 3))
+    named = Settings(data={"x": x})
+    assert [list(part) for part in named.data_arrays] == [["x"]]
+    for data, parts in ((x, 1), ([x, x], 2), (iter([x]), 1)):
+        settings = Settings(data=data)
+        assert [list(part) for part in settings.data_arrays] == [[""]] * parts
+        assert all(part[""] is x for part in settings.data_arrays)
