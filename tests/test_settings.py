@@ -30,7 +30,7 @@ def test_what_is_no_value_of_an_option(options: dict[str, Any], words: str) -> N
 
 
 def test_numbers_of_any_kind_that_fit_are_taken() -> None:
-    settings = Settings(threads=np.int64(2), max_error=np.float32(0.5), tune_seconds=3)  # type: ignore[arg-type]
+    settings = Settings(threads=np.int64(2), max_error=np.float32(0.5), tune_seconds=3)
     assert settings.threads == 2
     assert Course(minutes=2, learning_rate=1).minutes == 2
     with pytest.raises(UsageError, match="--epochs is a whole number"):
