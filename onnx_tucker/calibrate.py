@@ -24,6 +24,7 @@ from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between, sums
+from onnx_tucker.head import Head
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
@@ -140,6 +141,13 @@ class Fitting:
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
         self._view, self._sums = View.of(job.model, job.context), _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
+        products = [f for f in job.found if f.place.label in planned and self._is_product(f)]
+        self._head = Head(self._view, [] if self._few else products, lambda found, most: self._rows(found, (), most))
+
+    @property
+    def together(self) -> Mapping[str, Chain]:
+        """What the chains of the last linear nodes become, by label, when all nodes have theirs."""
+        return self._head.chains
 
     def chain(self, found: Found) -> Chain | None:
         """The chain of the next node that is planned, in the order of the graph; of a shared weight, the first.
@@ -150,6 +158,7 @@ class Fitting:
         group = [one for one in self._job.found if one.group == found.group]
         self._ahead -= {one.place.node.output[0] for one in group}
         chain = self._fitted(found, candidate)
+        self._head.take(found, chain)
         if chain is None:
             return decomposed(found.site.read(), found.site.stage, candidate) if candidate.changes else None
         for one in group:
@@ -204,6 +213,11 @@ class Fitting:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
         chain = self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
         return chain if scores is None else self._corrected(found, chain, scores)
+
+    def _is_product(self, found: Found) -> bool:
+        """Whether a node multiplies vectors by a matrix, and nothing is added to them but a constant."""
+        stage = found.site.stage
+        return not (stage.window.kernel or stage.groups > 1 or obstacle(self._job, found) or self._sum(found.output)[1])
 
     def _scores(self, found: Found) -> behind.Scores | None:
         """What a node's outputs tell by their scores; None where they are none."""

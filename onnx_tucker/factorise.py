@@ -68,12 +68,14 @@ def factorise(
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
     chains: Iterable[tuple[Chain, float] | None]
+    together: Mapping[str, Chain] = {}
     if basis == "weights":
         chains = _separate(job, leaders, planned)
     else:
         fitting = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough)
         fitted = ((found.site, fitting.chain(found)) for found in leaders)
         chains = (None if chain is None else _rounded(site.read(), chain) for site, chain in fitted)
+        together = fitting.together  # which there is when the chains have been made
     for i, (leader, made) in enumerate(zip(leaders, chains, strict=True)):
         if not rough:
             job.progress("factorising", i, len(leaders))
@@ -84,6 +86,14 @@ def factorise(
         group = members(job, leader)
         weights |= dict.fromkeys(group, stored)
         errors |= dict.fromkeys(group, made[1])
+    for leader in leaders:
+        label = leader.place.label
+        if label in together:
+            chain, errors[label] = _rounded(leader.site.read(), together[label])
+            stored = store(leader, planned[label], chain, names)
+            for new, old in zip(stored, weights[label], strict=False):
+                new.name = old.name
+            weights[label] = stored
     if not rough:
         job.progress("factorising", len(leaders), len(leaders))
     return _spliced(job, planned, weights, errors, basis)

@@ -34,6 +34,12 @@ def sight(view: View, value: str, axis: int = 1) -> Sight | None:
         value: the name of the value.
         axis: along which its channels lie; that of a product from the end, whose vectors are not pooled.
     """
+    found, _ = seen(view, value, axis)
+    return None if found.whole else found
+
+
+def seen(view: View, value: str, axis: int = 1) -> tuple[Sight, str]:
+    """What is seen of a value of the main graph, and the name of the value that this is; see `sight`."""
     found, outputs = Sight(), view.outputs()
     while value not in outputs:
         taking = view.users.get(value, ())
@@ -48,7 +54,7 @@ def sight(view: View, value: str, axis: int = 1) -> Sight | None:
         if curved is None or found.blind(curved[0]):
             break
         found, value = replace(found, curve=curved[0]), curved[1]
-    return None if found.whole else found
+    return found, value
 
 
 def scores(view: View, value: str, classes: int) -> Scores | None:

@@ -1,0 +1,106 @@
+"""The last linear nodes of a model, whose chains are fitted together when each has its own.
+
+Each chain was fitted to what its own node gives, of which the nodes behind it may need little.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_tucker import classes
+from onnx_tucker.factor import reconstruct
+from onnx_tucker.factor.joint import Layer, outputs, refitted
+from onnx_tucker.graph import behind, layer
+from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.find import Found
+from onnx_tucker.rows import Rows, own_bias
+from onnx_tucker.statistics import ROWS
+from onnx_tucker.types import Array, Chain
+
+logger = logging.getLogger(__name__)
+
+VALUES = 2**25
+"""What the first of them takes is held up to so many values."""
+CLOSE = 1e-3
+"""How far off the outputs of the layers may be from those of the nodes, relative to the largest."""
+
+
+class Head:
+    """The last linear nodes.
+
+    Args:
+        view: the graph.
+        products: nodes that multiply vectors by a matrix and add a constant, or nothing, in order.
+        rows: gives rows of a node, at most so many, behind the chains so far.
+
+    Attributes:
+        chains: what their chains become, by label; known when the last of them has been taken.
+    """
+
+    def __init__(self, view: View, products: Sequence[Found], rows: Callable[[Found, int], Rows | None]) -> None:
+        self._view, self._rows = view, rows
+        self._nodes, self._layers = nodes(view, products), list[Layer]()
+        self._first: Rows | None = None
+        self.chains: dict[str, Chain] = {}
+
+    def take(self, found: Found, chain: Chain | None) -> None:
+        """Takes the chain that was made of a node, if it is one of them; None where it stays as it is."""
+        if not any(one is found for one in self._nodes):
+            return
+        if not self._layers:
+            self._first = self._rows(found, max(1, min(ROWS, VALUES // found.site.stage.inp)))
+        free = chain is not None
+        chain = chain or Chain((found.site.stage,), (found.site.read(),))
+        bias = own_bias(found) if chain.bias is None else chain.bias
+        chain = replace(chain, factors=tuple(factor.astype(np.float64) for factor in chain.factors), bias=bias)
+        last = found is self._nodes[-1]
+        sight = None if last else behind.sight(self._view, found.output, found.axis)
+        self._layers.append(Layer(chain, sight, free))
+        if last and self._first is not None:
+            self._fit(found, self._first)
+
+    def _fit(self, last: Found, first: Rows) -> None:
+        rows = self._rows(last, len(first.half))
+        x = first.parts.reshape(len(first.half), -1).astype(np.float64)
+        if rows is None or not np.array_equal(rows.half, first.half) or not self._same(rows, x):
+            logger.info("the last layers are not fitted together, as their rows are not the same")
+            return
+        layers = refitted(self._layers, x, rows.wanted[0])
+        scores, chain = behind.scores(self._view, last.output, last.site.stage.out), layers[-1].chain
+        if scores is not None and layers[-1].free and chain.bias is not None:
+            parts = outputs(layers[:-1], x).reshape(rows.parts.shape).astype(rows.parts.dtype)
+            layers[-1] = layers[-1]._replace(chain=classes.corrected(chain, replace(rows, parts=parts), scores))
+        for found, old, new in zip(self._nodes, self._layers, layers, strict=True):
+            if new is not old and new.free:
+                self.chains[found.place.label] = new.chain
+
+    def _same(self, rows: Rows, x: Array) -> bool:
+        """Whether the layers make of what the first one takes what the last node gives."""
+        made, chain = outputs(self._layers, x), self._layers[-1].chain
+        given = np.concatenate([part[0] for _, _, part in rows.outputs(reconstruct(chain))])
+        given = given if chain.bias is None else given + chain.bias
+        return bool(np.abs(made - given).max() <= CLOSE * np.abs(given).max())
+
+
+def nodes(view: View, linear: Sequence[Found]) -> list[Found]:
+    """The nodes of which each gives what the next one takes, and the last one outputs of the model, if there are two.
+
+    Args:
+        view: the graph.
+        linear: products with a matrix, in order.
+    """
+    shown = view.outputs()
+    last = [f for f in linear if f.output in shown or behind.scores(view, f.output, f.site.stage.out)]
+    before = {}
+    for found in linear:
+        _, end = behind.seen(view, found.output, found.axis)
+        if end not in shown and len(view.users.get(end, ())) == 1:
+            before[end] = found
+    head = last[-1:]
+    while head and layer.activations(head[0]) in before:
+        head.insert(0, before[layer.activations(head[0])])
+    return head if len(head) > 1 else []

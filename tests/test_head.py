@@ -1,0 +1,66 @@
+"""The last linear nodes, fitted together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress, head
+from onnx_tucker.job import prepare
+from onnx_tucker.pipeline import silent
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Array
+from tests.helpers import model, relative, run, view_of
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> Array:
+    return RNG.standard_normal(shape)
+
+
+def perceptron(*, twice: bool = False, last: str = "Softmax") -> onnx.ModelProto:
+    """Three layers, of the first of which little is needed; the second one's values are used twice if asked for."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "a", "p"], ["g"], "first", transB=1),
+        helper.make_node("Relu", ["g"], ["r"]),
+        helper.make_node("MatMul", ["r", "b"], ["m"], "second"),
+        helper.make_node("Add", ["m", "q"], ["n"]),
+        helper.make_node("Sigmoid", ["n"], ["s"]),
+        helper.make_node("Gemm", ["s", "c", "t"], ["z"], "third", transB=1),
+        helper.make_node(last, ["z"], ["y"]),
+    ]
+    if twice:
+        nodes.append(helper.make_node("Neg", ["s"], ["w"]))
+    tensors = {"a": noise(24, 32) / 6, "p": noise(24), "b": noise(24, 20) / 3, "q": noise(20), "c": noise(6, 20)}
+    tensors["t"] = noise(6)
+    tensors["b"][4:] *= 0.01
+    outputs = {"y": 2, **({"w": 2} if twice else {})}
+    return model(nodes, {name: array.astype(np.float32) for name, array in tensors.items()}, {"x": ["n", 32]}, outputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [
+        ({}, ["first", "second", "third"]),
+        ({"twice": True}, []),
+        ({"last": "Relu"}, []),
+    ],
+)
+def test_which_they_are(options: dict[str, Any], labels: list[str]) -> None:
+    job = prepare(perceptron(**options), Settings(benchmark=False), silent)
+    assert [one.place.label for one in head.nodes(view_of(job), job.found)] == labels
+
+
+def test_outputs_come_closer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, mixed = perceptron(), noise(8, 32)
+    x, other = ((noise(800, 8) @ mixed).astype(np.float32) for _ in range(2))
+    options: dict[str, Any] = {"ranks": 2, "data": {"x": x}, "benchmark": False}
+    wanted = run(made, x=other)[0]
+    together = relative(wanted, run(compress(made, **options).model, x=other)[0])
+    monkeypatch.setattr(head, "nodes", lambda *_: [])
+    assert together < 0.9 * relative(wanted, run(compress(made, **options).model, x=other)[0])
