@@ -14,6 +14,7 @@ import numpy as np
 from onnx_tucker import classes
 from onnx_tucker.factor import reconstruct
 from onnx_tucker.factor.joint import Layer, outputs, refitted
+from onnx_tucker.factor.sight import Sight
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
@@ -23,8 +24,8 @@ from onnx_tucker.types import Array, Chain
 
 logger = logging.getLogger(__name__)
 
-VALUES = 2**25
-"""What the first of them takes is held up to so many values."""
+VALUES = 2**24
+"""What any of them takes or gives is held up to so many values."""
 CLOSE = 1e-3
 """How far off the outputs of the layers may be from those of the nodes, relative to the largest."""
 
@@ -52,31 +53,38 @@ class Head:
         if not any(one is found for one in self._nodes):
             return
         if not self._layers:
-            self._first = self._rows(found, max(1, min(ROWS, VALUES // found.site.stage.inp)))
+            self._first = self._rows(found, self._most)
         free = chain is not None
         chain = chain or Chain((found.site.stage,), (found.site.read(),))
         bias = own_bias(found) if chain.bias is None else chain.bias
         chain = replace(chain, factors=tuple(factor.astype(np.float64) for factor in chain.factors), bias=bias)
         last = found is self._nodes[-1]
-        sight = None if last else behind.sight(self._view, found.output, found.axis)
-        self._layers.append(Layer(chain, sight, free))
+        sight, _ = behind.seen(self._view, found.output, found.axis)
+        self._layers.append(Layer(chain, None if last or sight == Sight() else sight, free))
         if last and self._first is not None:
             self._fit(found, self._first)
 
+    @property
+    def _most(self) -> int:
+        """Rows that are taken, of all nodes the same."""
+        stages = [found.site.stage for found in self._nodes]
+        widest = max(size for stage in stages for size in (stage.inp, stage.out))
+        return max(1, min(ROWS, VALUES // widest, classes.MOST // stages[-1].out))
+
     def _fit(self, last: Found, first: Rows) -> None:
-        rows = self._rows(last, len(first.half))
+        rows = self._rows(last, self._most)
         x = first.parts.reshape(len(first.half), -1).astype(np.float64)
         if rows is None or not np.array_equal(rows.half, first.half) or not self._same(rows, x):
             logger.info("the last layers are not fitted together, as their rows are not the same")
             return
         layers = refitted(self._layers, x, rows.wanted[0])
+        if all(new is old for new, old in zip(layers, self._layers, strict=True)):
+            return
         scores, chain = behind.scores(self._view, last.output, last.site.stage.out), layers[-1].chain
         if scores is not None and layers[-1].free and chain.bias is not None:
             parts = outputs(layers[:-1], x).reshape(rows.parts.shape).astype(rows.parts.dtype)
             layers[-1] = layers[-1]._replace(chain=classes.corrected(chain, replace(rows, parts=parts), scores))
-        for found, old, new in zip(self._nodes, self._layers, layers, strict=True):
-            if new is not old and new.free:
-                self.chains[found.place.label] = new.chain
+        self.chains |= {f.place.label: one.chain for f, one in zip(self._nodes, layers, strict=True) if one.free}
 
     def _same(self, rows: Rows, x: Array) -> bool:
         """Whether the layers make of what the first one takes what the last node gives."""

@@ -17,6 +17,8 @@ from onnx_tucker.types import Plan
 PathLike = str | Path
 
 LOSSES = ("distill", "labels", "both")
+WHOLE = (str, Path, Mapping)
+"""Parts of the data that are no arrays themselves."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,15 @@ class Settings:
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str | Path) else tuple(value or ()))
         object.__setattr__(self, "data", _data(self.data))
+        _check_ranges(
+            self,
+            ("threads", 0, 1024),
+            ("seed", 0, 2**63),
+            ("jobs", 1, 1024),
+            ("min_speedup", 0, 1e9),
+            ("tune_seconds", 0, 1e9),
+            ("finetune_epochs", 0, 1e6),
+        )
         if isinstance(self.ranks, list):
             object.__setattr__(self, "ranks", tuple(self.ranks))
         if self.flops not in FLOPS:
@@ -139,18 +150,9 @@ class Settings:
             raise UsageError("--eval and --max-drop go together.")
         if not (self.eval is None or isinstance(self.eval, str) or callable(self.eval)):
             raise UsageError("--eval is FILE.py:FUNC, or in Python a function.")
-        _check_ranges(
-            self,
-            ("threads", 0, 1024),
-            ("seed", 0, 2**63),
-            ("jobs", 1, 1024),
-            ("min_speedup", 0, 1e9),
-            ("tune_seconds", 0, 1e9),
-            ("finetune_epochs", 0, 1e6),
-        )
         for name, sizes in (*self.input_shape.items(), *((n, (size,)) for n, size in self.dim.items())):
-            if not all(1 <= size < 2**31 for size in sizes):
-                raise UsageError(f"The sizes {tuple(sizes)} given for {name} are not all from 1 to 2147483647.")
+            if not isinstance(sizes, Sequence) or not all(isinstance(n, Integral) and 0 < n < 2**31 for n in sizes):
+                raise UsageError(f"The sizes {sizes} given for {name} are not all whole numbers from 1 to 2147483647.")
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and float(value) >= 0):
@@ -251,7 +253,7 @@ def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
     if callable(getattr(given, "get_next", None)):
         given = iter(given.get_next, None)
     try:
-        parts = (given,) if isinstance(given, str | Path | Mapping) or _is_array(given) else tuple(given)
+        parts = (given,) if isinstance(given, WHOLE) or _is_array(given) else tuple(given)
     except TypeError:
         parts = (given,)
     parts = tuple({"": part} if _is_array(part) else part for part in parts)
@@ -263,8 +265,8 @@ def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
 
 
 def _is_array(value: Any) -> bool:
-    """Whether numpy takes it for an array."""
-    return hasattr(value, "__array__")
+    """Whether it is an array, of numpy or another library."""
+    return hasattr(value, "__array__") and not isinstance(value, WHOLE)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import compress, head
+from onnx_tucker import classes, compress, head
+from onnx_tucker.calibrate import Fitting
+from onnx_tucker.graph.behind import Scores
 from onnx_tucker.job import prepare
 from onnx_tucker.pipeline import silent
+from onnx_tucker.rows import Rows
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Array
+from onnx_tucker.types import Array, Candidate, Chain
 from tests.helpers import model, relative, run, view_of
 
 RNG = np.random.default_rng(0)
@@ -64,3 +68,34 @@ def test_outputs_come_closer(monkeypatch: pytest.MonkeyPatch) -> None:
     together = relative(wanted, run(compress(made, **options).model, x=other)[0])
     monkeypatch.setattr(head, "nodes", lambda *_: [])
     assert together < 0.9 * relative(wanted, run(compress(made, **options).model, x=other)[0])
+
+
+def test_the_bias_of_scores_is_corrected_once_where_no_fit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    corrections = []
+
+    def corrected(chain: Chain, _: Rows, scores: Scores) -> Chain:
+        corrections.append(scores)
+        return chain
+
+    monkeypatch.setattr(head, "refitted", lambda layers, *_: list(layers))
+    monkeypatch.setattr(classes, "corrected", corrected)
+    x = noise(300, 32).astype(np.float32)
+    compress(perceptron(), ranks=2, data={"x": x}, benchmark=False)
+    assert len(corrections) == 2  # of chains made from outputs, and from what activations let through
+
+
+def test_normalised_values_are_seen_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["g"], "first", transB=1),
+        helper.make_node("BatchNormalization", ["g", "s", "t", "m", "v"], ["n"]),
+        helper.make_node("Gemm", ["n", "b"], ["y"], "second", transB=1),
+    ]
+    tensors = {"a": noise(24, 32) / 6, "b": noise(6, 24), **{name: noise(24) for name in "stm"}, "v": noise(24) ** 2}
+    made = model(nodes, {n: array.astype(np.float32) for n, array in tensors.items()}, {"x": ["n", 32]}, {"y": 2})
+    job = prepare(made, Settings(benchmark=False, data={"x": noise(300, 32).astype(np.float32)}), silent)
+    candidates = {f.place.label: f.own(Candidate("svd", (2,), (), 0.0)) for f in job.found}
+    fitting = Fitting(job, candidates, seen=False, rough=False)
+    for found in job.found:
+        fitting.chain(found)
+    assert "the last 2 layers together" in caplog.text

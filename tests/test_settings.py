@@ -22,6 +22,9 @@ from onnx_tucker.settings import Course, Settings
         ({"max_error": float("nan")}, "--max-error is a number from 0"),
         ({"eval": 3, "max_drop": 0.1}, "--eval is FILE.py:FUNC, or in Python a function"),
         ({"data": [np.ones(2), "x.npz"]}, "neither paths"),
+        ({"finetune_epochs": "3"}, "--finetune-epochs is a whole number"),
+        ({"dim": {"n": 2.5}}, "for n are not all whole numbers"),
+        ({"input_shape": {"x": 5}}, "for x are not all whole numbers"),
     ],
 )
 def test_what_is_no_value_of_an_option(options: dict[str, Any], words: str) -> None:
@@ -35,6 +38,12 @@ def test_numbers_of_any_kind_that_fit_are_taken() -> None:
     assert Course(minutes=2, learning_rate=1).minutes == 2
     with pytest.raises(UsageError, match="--epochs is a whole number"):
         Course(epochs=1.5)  # type: ignore[arg-type]
+
+
+def test_paths_may_be_texts_of_numpy() -> None:
+    names = np.array(["a.npz", "b.npz"])
+    assert [str(path) for path in Settings(data=list(names)).data_paths] == ["a.npz", "b.npz"]
+    assert [str(path) for path in Settings(data=names[0]).data_paths] == ["a.npz"]
 
 
 def test_data_of_one_input_needs_no_name() -> None:

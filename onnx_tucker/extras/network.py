@@ -117,7 +117,7 @@ class Network:
 
     def _tensor(self, name: str, array: NDArray[Any]) -> Tensor:
         try:
-            return torch.from_numpy(array).to(self._device)
+            return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._device)
         except TypeError as error:
             raise ModelError(f"torch cannot hold the values of {name!r}: {first_line(error)}") from error
 

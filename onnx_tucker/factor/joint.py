@@ -27,8 +27,8 @@ APART = 5
 """One of so many samples tells how many steps are good."""
 STEPS, KEPT = 200, 20
 """Steps at most, and earlier ones that the curvature is known from."""
-WORK = 5e10
-"""Multiplications that all steps may take."""
+WORK, VALUE = 5e10, 40
+"""Multiplications that all steps may take, and as how many of them each value counts that an activation takes."""
 GAIN = 0.02
 """By what share the error has to fall on the samples kept apart."""
 
@@ -116,7 +116,7 @@ class _Loss:
         sizes = [np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)]
         self._units = np.concatenate(sizes) if sizes else np.zeros(0)
         self.start: Array = np.concatenate([part.ravel() for part in parts]) / self._units if parts else self._units
-        self.work = sum(factor.size for one in layers for factor in one.chain.factors)
+        self.work = sum(factor.size + VALUE * len(factor) for one in layers for factor in one.chain.factors)
 
     def __call__(self, values: Array) -> tuple[float, Array]:
         """The loss on the samples that are fitted to, and its derivatives."""
