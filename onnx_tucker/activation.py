@@ -9,7 +9,6 @@ Classification and Detection", TPAMI 2016, section 3.2, have the same aim and al
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import scipy
 
 from onnx_tucker.factor import METHODS, patches, reconstruct
 from onnx_tucker.factor.axes import Axes
+from onnx_tucker.factor.scaled import Scaled
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.rows import Rows
 from onnx_tucker.types import Array, Candidate, Chain, Site
@@ -70,8 +70,7 @@ def refitted(task: Task, chain: Chain, rows: Rows) -> Chain:
 class _Loss:
     """The share of the energy of what is to be seen, about its mean, that a chain misses, by the values of its factors.
 
-    Those are in units of what each factor has at the start, so that none of them moves much further than others. The
-    outputs' distance from those at the start is added, weighed by how little is seen.
+    The outputs' distance from those at the start is added, weighed by how little is seen.
 
     Args:
         task: what is fitted.
@@ -88,10 +87,8 @@ class _Loss:
         self._reach = rows.parts.shape[2:]
         self._axes = Axes(METHODS[candidate.method or ""], task.site.stage, candidate.ranks or ())
         parts = [*chain.factors, *(() if chain.bias is None else (chain.bias,))]
-        units = [float(np.sqrt(np.square(part).mean())) or 1.0 for part in parts]
-        self._shapes = [part.shape for part in parts]
-        self._units = np.concatenate([np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)])
-        self.start: Array = np.concatenate([part.ravel() for part in parts]) / self._units
+        self._scaled = Scaled(parts)
+        self.start = self._scaled.start
         wanted = self._windows(sight.normalised(rows.wanted))
         self._wanted = sight.of(wanted)
         self._energy = _energy(self._wanted - self._wanted.mean(1, keepdims=True)) or 1.0
@@ -117,13 +114,11 @@ class _Loss:
         named = [self._axes.named(parts) for parts in self._by_group(chain)]
         found = [self._axes.shaped(self._axes.derivatives(*pair)) for pair in zip(named, weight, strict=True)]
         parts = [*map(np.concatenate, zip(*found, strict=True)), *(() if chain.bias is None else (bias,))]
-        derivatives = np.concatenate([part.ravel() for part in parts]) * self._units
-        return lost / self._energy, derivatives * (2 / self._energy)
+        return lost / self._energy, self._scaled.derivatives(parts) * (2 / self._energy)
 
     def chain(self, values: Array) -> Chain:
         """The chain of these values."""
-        ends = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
-        parts = [p.reshape(s) for p, s in zip(np.split(values * self._units, ends), self._shapes, strict=True)]
+        parts = self._scaled.parts(values)
         bias = None if self._chain.bias is None else parts.pop()
         return Chain(self._chain.stages, tuple(parts), bias)
 

@@ -8,7 +8,6 @@ are not fitted to.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from onnx_tucker.factor.scaled import Scaled
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.types import Array, Chain
 
@@ -98,8 +98,6 @@ def refitted(layers: Sequence[Layer], x: Array, wanted: Array) -> list[Layer]:
 class _Loss:
     """The share of the energy of the wanted outputs, about their mean, that layers miss, by all their values.
 
-    Those are in units of what each factor has at the start, so that none moves much further than others.
-
     Attributes:
         start: the values there.
         work: multiplications for a row.
@@ -111,11 +109,8 @@ class _Loss:
         self._fit, self._check = ((x[rows], wanted[rows]) for rows in (~apart, apart))
         self._energy = [_energy(part - wanted.mean(0)) or 1.0 for part in (self._fit[1], self._check[1])]
         parts = [part for one in layers for part in one.parts]
-        units = [math.sqrt(float(np.square(part).mean())) or 1.0 for part in parts]
-        self._shapes = [part.shape for part in parts]
-        sizes = [np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)]
-        self._units = np.concatenate(sizes) if sizes else np.zeros(0)
-        self.start: Array = np.concatenate([part.ravel() for part in parts]) / self._units if parts else self._units
+        self._scaled = Scaled(parts)
+        self.start = self._scaled.start
         self.work = sum(factor.size + VALUE * len(factor) for one in layers for factor in one.chain.factors)
 
     def __call__(self, values: Array) -> tuple[float, Array]:
@@ -135,8 +130,7 @@ class _Loss:
                 factors.insert(0, change.T @ taken)
                 change = change @ factor
             found = [*factors, *bias, *found] if one.free else found
-        derivatives = np.concatenate([part.ravel() for part in found]) * self._units
-        return lost / self._energy[0], derivatives * (2 / self._energy[0])
+        return lost / self._energy[0], self._scaled.derivatives(found) * (2 / self._energy[0])
 
     def apart(self, values: Array) -> float:
         """The loss on the samples kept apart."""
@@ -145,8 +139,7 @@ class _Loss:
 
     def layers(self, values: Array) -> list[Layer]:
         """The layers with these values."""
-        ends = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
-        parts = iter([p.reshape(s) for p, s in zip(np.split(values * self._units, ends), self._shapes, strict=True)])
+        parts = iter(self._scaled.parts(values))
         return [one.of([next(parts) for _ in one.parts]) for one in self._layers]
 
 
