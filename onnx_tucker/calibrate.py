@@ -9,7 +9,7 @@ positions drawn at random, and only their moments are kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 
@@ -144,27 +144,26 @@ class Fitting:
         products = [f for f in job.found if f.place.label in planned and self._is_product(f)]
         self._head = Head(self._view, [] if self._few else products, lambda found, most: self._rows(found, (), most))
 
-    @property
-    def together(self) -> Mapping[str, Chain]:
-        """What the chains of the last linear nodes become, by label, when all nodes have theirs."""
-        return self._head.chains
+    def chains(self, leaders: Iterable[Found]) -> Iterator[tuple[Found, Chain | None]]:
+        """The chains of the nodes that are planned; of the last linear ones when all of those have theirs.
 
-    def chain(self, found: Found) -> Chain | None:
-        """The chain of the next node that is planned, in the order of the graph; of a shared weight, the first.
+        Args:
+            leaders: the nodes in the order of the graph, of those that share a weight the first.
 
-        None where a node stays as it is, as nothing before it is changed or its weight cannot make up for that.
+        Yields:
+            A node and its chain; None where it stays as it is, as nothing before it is changed or its weight cannot
+            make up for that.
         """
-        candidate = self._planned[found.place.label]
-        group = [one for one in self._job.found if one.group == found.group]
-        self._ahead -= {one.place.node.output[0] for one in group}
-        chain = self._fitted(found, candidate)
-        self._head.take(found, chain)
-        if chain is None:
-            return decomposed(found.site.read(), found.site.stage, candidate) if candidate.changes else None
-        for one in group:
-            self._factorised.replace(one, candidate, chain)
-        self._changed = True
-        return chain
+        last = dict[Found, Chain | None]()
+        for found in leaders:
+            chain = self._fitted(found)
+            if found in self._head:
+                last[found] = chain
+            else:
+                yield found, chain
+        together = self._head.fitted()
+        for found, chain in last.items():
+            yield found, together.get(found.place.label, chain)
 
     def target(self, found: Found) -> str:
         """See `rows.Source`."""
@@ -190,7 +189,22 @@ class Fitting:
         open_ = any(not self._ahead.isdisjoint(node.output) for node in made)
         return (y, "") if open_ or shapes[0] is None or shapes != shapes[:1] * 3 else (total, other)
 
-    def _fitted(self, found: Found, candidate: Candidate) -> Chain | None:
+    def _fitted(self, found: Found) -> Chain | None:
+        """The chain of the next node; None where it stays as it is."""
+        candidate = self._planned[found.place.label]
+        group = [one for one in self._job.found if one.group == found.group]
+        self._ahead -= {one.place.node.output[0] for one in group}
+        chain = self._made(found, candidate)
+        if found in self._head:
+            self._head.take(found, chain)
+        if chain is None:
+            return decomposed(found.site.read(), found.site.stage, candidate) if candidate.changes else None
+        for one in group:
+            self._factorised.replace(one, candidate, chain)
+        self._changed = True
+        return chain
+
+    def _made(self, found: Found, candidate: Candidate) -> Chain | None:
         """A node's chain, by its weight alone where it cannot be fitted; None where its weight is to stay."""
         site = found.site
         if candidate.method is None and not self._changed:

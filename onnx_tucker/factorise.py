@@ -67,33 +67,22 @@ def factorise(
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
-    chains: Iterable[tuple[Chain, float] | None]
-    together: Mapping[str, Chain] = {}
+    made: Iterable[tuple[Found, tuple[Chain, float] | None]]
     if basis == "weights":
-        chains = _separate(job, leaders, planned)
+        made = zip(leaders, _separate(job, leaders, planned), strict=True)
     else:
-        fitting = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough)
-        fitted = ((found.site, fitting.chain(found)) for found in leaders)
-        chains = (None if chain is None else _rounded(site.read(), chain) for site, chain in fitted)
-        together = fitting.together  # which there is when the chains have been made
-    for i, (leader, made) in enumerate(zip(leaders, chains, strict=True)):
+        fitted = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough).chains(leaders)
+        made = ((found, None if chain is None else _rounded(found.site.read(), chain)) for found, chain in fitted)
+    for i, (leader, rounded) in enumerate(made):
         if not rough:
             job.progress("factorising", i, len(leaders))
-        if made is None:
+        if rounded is None:
             del planned[leader.place.label]
             continue
-        stored = store(leader, planned[leader.place.label], made[0], names)
-        group = members(job, leader)
+        chain, error = rounded
+        group, stored = members(job, leader), store(leader, planned[leader.place.label], chain, names)
         weights |= dict.fromkeys(group, stored)
-        errors |= dict.fromkeys(group, made[1])
-    for leader in leaders:
-        label = leader.place.label
-        if label in together:
-            chain, errors[label] = _rounded(leader.site.read(), together[label])
-            stored = store(leader, planned[label], chain, names)
-            for new, old in zip(stored, weights[label], strict=False):
-                new.name = old.name
-            weights[label] = stored
+        errors |= dict.fromkeys(group, error)
     if not rough:
         job.progress("factorising", len(leaders), len(leaders))
     return _spliced(job, planned, weights, errors, basis)

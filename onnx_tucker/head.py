@@ -38,31 +38,31 @@ class Head:
         products: nodes that multiply vectors by a matrix and add a constant, or nothing, in order.
         rows: gives rows of a node, at most so many, behind the chains so far.
 
-    Attributes:
-        chains: what their chains become, by label; known when the last of them has been taken.
     """
 
     def __init__(self, view: View, products: Sequence[Found], rows: Callable[[Found, int], Rows | None]) -> None:
         self._view, self._rows = view, rows
-        self._nodes, self._layers = nodes(view, products), list[Layer]()
+        self._sights = nodes(view, products)
+        self._nodes, self._layers = list(self._sights), list[Layer]()
         self._first: Rows | None = None
-        self.chains: dict[str, Chain] = {}
+
+    def __contains__(self, found: Found) -> bool:
+        """Whether a node is one of them."""
+        return found in self._sights
 
     def take(self, found: Found, chain: Chain | None) -> None:
-        """Takes the chain that was made of a node, if it is one of them; None where it stays as it is."""
-        if not any(one is found for one in self._nodes):
-            return
+        """Takes the chain that was made of the next of them; None where it stays as it is."""
         if not self._layers:
             self._first = self._rows(found, self._most)
         free = chain is not None
         chain = chain or Chain((found.site.stage,), (found.site.read(),))
         bias = own_bias(found) if chain.bias is None else chain.bias
         chain = replace(chain, factors=tuple(factor.astype(np.float64) for factor in chain.factors), bias=bias)
-        last = found is self._nodes[-1]
-        sight, _ = behind.seen(self._view, found.output, found.axis)
-        self._layers.append(Layer(chain, None if last or sight == Sight() else sight, free))
-        if last and self._first is not None:
-            self._fit(found, self._first)
+        self._layers.append(Layer(chain, self._sights[found], free))
+
+    def fitted(self) -> dict[str, Chain]:
+        """What their chains become, by label, when all of them have been taken; empty where they stay as they are."""
+        return {} if self._first is None else self._fit(self._nodes[-1], self._first)
 
     @property
     def _most(self) -> int:
@@ -71,20 +71,20 @@ class Head:
         widest = max(size for stage in stages for size in (stage.inp, stage.out))
         return max(1, min(ROWS, VALUES // widest, classes.MOST // stages[-1].out))
 
-    def _fit(self, last: Found, first: Rows) -> None:
+    def _fit(self, last: Found, first: Rows) -> dict[str, Chain]:
         rows = self._rows(last, self._most)
         x = first.parts.reshape(len(first.half), -1).astype(np.float64)
         if rows is None or not np.array_equal(rows.half, first.half) or not self._same(rows, x):
             logger.info("the last layers are not fitted together, as their rows are not the same")
-            return
+            return {}
         layers = refitted(self._layers, x, rows.wanted[0])
         if all(new is old for new, old in zip(layers, self._layers, strict=True)):
-            return
+            return {}
         scores, chain = behind.scores(self._view, last.output, last.site.stage.out), layers[-1].chain
         if scores is not None and layers[-1].free and chain.bias is not None:
             parts = outputs(layers[:-1], x).reshape(rows.parts.shape).astype(rows.parts.dtype)
             layers[-1] = layers[-1]._replace(chain=classes.corrected(chain, replace(rows, parts=parts), scores))
-        self.chains |= {f.place.label: one.chain for f, one in zip(self._nodes, layers, strict=True) if one.free}
+        return {f.place.label: one.chain for f, one in zip(self._nodes, layers, strict=True) if one.free}
 
     def _same(self, rows: Rows, x: Array) -> bool:
         """Whether the layers make of what the first one takes what the last node gives."""
@@ -94,21 +94,24 @@ class Head:
         return bool(np.abs(made - given).max() <= CLOSE * np.abs(given).max())
 
 
-def nodes(view: View, linear: Sequence[Found]) -> list[Found]:
+def nodes(view: View, linear: Sequence[Found]) -> dict[Found, Sight | None]:
     """The nodes of which each gives what the next one takes, and the last one outputs of the model, if there are two.
 
     Args:
         view: the graph.
         linear: products with a matrix, in order.
+
+    Returns:
+        Them with what the next one sees of what they give; None where that is all.
     """
     shown = view.outputs()
     last = [f for f in linear if f.output in shown or behind.scores(view, f.output, f.site.stage.out)]
     before = {}
     for found in linear:
-        _, end = behind.seen(view, found.output, found.axis)
+        sight, end = behind.seen(view, found.output, found.axis)
         if end not in shown and len(view.users.get(end, ())) == 1:
-            before[end] = found
-    head = last[-1:]
-    while head and layer.activations(head[0]) in before:
-        head.insert(0, before[layer.activations(head[0])])
-    return head if len(head) > 1 else []
+            before[end] = found, None if sight == Sight() else sight
+    head: list[tuple[Found, Sight | None]] = [(found, None) for found in last[-1:]]
+    while head and (value := layer.activations(head[0][0])) in before:
+        head.insert(0, before[value])
+    return dict(head) if len(head) > 1 else {}

@@ -66,7 +66,7 @@ def test_outputs_come_closer(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"ranks": 2, "data": {"x": x}, "benchmark": False}
     wanted = run(made, x=other)[0]
     together = relative(wanted, run(compress(made, **options).model, x=other)[0])
-    monkeypatch.setattr(head, "nodes", lambda *_: [])
+    monkeypatch.setattr(head, "nodes", lambda *_: {})
     assert together < 0.9 * relative(wanted, run(compress(made, **options).model, x=other)[0])
 
 
@@ -96,6 +96,5 @@ def test_normalised_values_are_seen_as_such(caplog: pytest.LogCaptureFixture) ->
     job = prepare(made, Settings(benchmark=False, data={"x": noise(300, 32).astype(np.float32)}), silent)
     candidates = {f.place.label: f.own(Candidate("svd", (2,), (), 0.0)) for f in job.found}
     fitting = Fitting(job, candidates, seen=False, rough=False)
-    for found in job.found:
-        fitting.chain(found)
+    assert [found for found, _ in fitting.chains(job.found)] == job.found
     assert "the last 2 layers together" in caplog.text

@@ -72,7 +72,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """What a normalisation makes of each channel.
+    """What becomes of each channel that is normalised, or scaled and shifted by constants.
 
     Attributes:
         scale: by which it is multiplied, (groups * out,).
@@ -89,6 +89,10 @@ class Affine:
     def scaled(self, outputs: Array) -> Array:
         """Outputs, or what a function changes with them, multiplied."""
         return outputs * self._by_group(self.scale, outputs)
+
+    def behind(self, before: Affine) -> Affine:
+        """This of what another one gives."""
+        return Affine(self.scale * before.scale, self.scale * before.shift + self.shift)
 
     @staticmethod
     def _by_group(channels: Array, outputs: Array) -> Array:

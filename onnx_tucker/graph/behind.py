@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -45,8 +46,8 @@ def seen(view: View, value: str, axis: int = 1) -> tuple[Sight, str]:
         taking = view.users.get(value, ())
         if len(taking) == 1 and taking[0].domain in STANDARD:
             further = _bounded(view, taking[0], found) or _pooled(taking[0], found, axis)
-            if further is None and found == Sight():
-                further = _normalised(view, taking[0], axis)
+            if further is None and found == Sight(affine=found.affine):
+                further = _normalised(view, taking[0], value, axis, found)
             if further is not None:
                 found, value = further, taking[0].output[0]
                 continue
@@ -87,19 +88,51 @@ def scores(view: View, value: str, classes: int) -> Scores | None:
     return told
 
 
-def _normalised(view: View, node: onnx.NodeProto, axis: int) -> Sight | None:
-    """What is seen from behind a normalisation of the channels by constants; None for anything else."""
-    if node.op_type != "BatchNormalization":
+def _normalised(view: View, node: onnx.NodeProto, value: str, axis: int, found: Sight) -> Sight | None:
+    """What is seen from behind constants that scale or shift the channels too; None for anything else."""
+    shape = view.context.shapes.get(value)
+    if not shape or not -len(shape) <= axis < len(shape):
         return None
+    sizes = [1] * len(shape)
+    sizes[axis] = shape[axis]  # of a constant that has a value for each channel
+    if node.op_type == "BatchNormalization":
+        affine = _standardised(view, node) if axis % len(shape) == 1 else None
+    else:
+        affine = _scaled_or_shifted(view, node, value, sizes)
+    if affine is None or not np.isfinite([affine.scale, affine.shift]).all():
+        return None
+    return replace(found, affine=affine if found.affine is None else affine.behind(found.affine))
+
+
+def _standardised(view: View, node: onnx.NodeProto) -> Affine | None:
+    """What a normalisation of the channels by constants does; None where it does something else."""
     given, shape = attributes(node), view.context.shapes.get(node.input[0], ())
     constants = [view.constant(name) for name in node.input[1:5]]
-    alone = not given.get("training_mode") and len(node.output) == 1 and axis % max(len(shape), 1) == 1
+    alone = not given.get("training_mode") and len(node.output) == 1
     if not alone or any(one is None or one.shape != shape[1:2] for one in constants):
         return None
     scale, shift, mean, variance = (one.read().astype(np.float64) for one in constants if one is not None)
     scale = scale / np.sqrt(variance + given.get("epsilon", 1e-5))
-    affine = Affine(scale, shift - mean * scale)
-    return Sight(affine=affine) if np.isfinite([affine.scale, affine.shift]).all() else None
+    return Affine(scale, shift - mean * scale)
+
+
+def _scaled_or_shifted(view: View, node: onnx.NodeProto, value: str, sizes: Sequence[int | None]) -> Affine | None:
+    """What a sum or a product with a constant of these sizes does; None for anything else."""
+    if node.op_type not in ("Add", "Sub", "Mul", "Div") or list(node.input).count(value) != 1:
+        return None
+    first = node.input[0] == value
+    constant = view.constant(node.input[first])
+    if constant is None or [1] * (len(sizes) - len(constant.shape)) + list(constant.shape) != list(sizes):
+        return None
+    channels = constant.read().astype(np.float64).ravel()
+    zeros, ones = np.zeros_like(channels), np.ones_like(channels)
+    if node.op_type == "Mul":
+        return Affine(channels, zeros)
+    if node.op_type == "Add":
+        return Affine(ones, channels)
+    if node.op_type == "Sub":
+        return Affine(ones, -channels) if first else Affine(-ones, channels)
+    return Affine(1 / channels, zeros) if first and channels.all() else None
 
 
 def _bounded(view: View, node: onnx.NodeProto, found: Sight) -> Sight | None:

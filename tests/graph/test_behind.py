@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_tucker.factor.sight import Sight
@@ -91,6 +92,53 @@ def test_a_normalisation_is_seen_through_where_it_is_of_the_channels() -> None:
             scale = tensors["s"] / np.sqrt(tensors["u"] + 1e-5)
             assert found.affine.scale == pytest.approx(scale, rel=1e-5)
             assert found.affine.shift == pytest.approx(tensors["t"] - tensors["m"] * scale, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "scale", "shift"),
+    [
+        ("Mul", ("v1", "c"), 6, 8), ("Add", ("c", "v1"), 3, 6), ("Sub", ("v1", "c"), 3, 2),
+        ("Sub", ("c", "v1"), -3, -2), ("Div", ("v1", "c"), 1.5, 2),
+    ],
+)  # fmt: skip
+def test_constants_of_the_channels_are_seen_through(op: str, inputs: list[str], scale: float, shift: float) -> None:
+    tensors = {name: np.full((2, 1, 1), value, np.float32) for name, value in (("three", 3), ("four", 4), ("c", 2))}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["conv"], "conv"),
+        helper.make_node("Mul", ["conv", "three"], ["v0"]),
+        helper.make_node("Add", ["v0", "four"], ["v1"]),
+        helper.make_node(op, inputs, ["v2"]),
+        helper.make_node("Relu", ["v2"], ["y"]),
+    ]
+    made = model(nodes, {"w": np.ones((2, 2, 1, 1), np.float32), **tensors}, {"x": [1, 2, 3, 3]}, {"y": 4})
+    found = sight(view_of(prepare(made, Settings(), lambda *_: None)), "conv")
+    assert found is not None
+    assert found.affine is not None
+    assert found == Sight(0.0, affine=found.affine)
+    assert np.array_equal([found.affine.scale, found.affine.shift], [[scale] * 2, [shift] * 2])
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "constant"),
+    [
+        ("Mul", ["v0", "v0"], np.ones((2, 1, 1))),
+        ("Mul", ["v0", "c"], np.ones((2, 1, 3))),
+        ("Mul", ["v0", "c"], np.ones((1, 1, 3))),
+        ("Mul", ["v0", "c"], np.full((2, 1, 1), np.inf)),
+        ("Div", ["v0", "c"], np.zeros((2, 1, 1))),
+        ("Div", ["c", "v0"], np.ones((2, 1, 1))),
+        ("Pow", ["v0", "c"], np.ones((2, 1, 1))),
+    ],
+)
+def test_nothing_else_is_taken_for_a_scale(op: str, inputs: list[str], constant: NDArray[Any]) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["v0"], "conv"),
+        helper.make_node(op, inputs, ["v1"]),
+        helper.make_node("Relu", ["v1"], ["y"]),
+    ]
+    tensors = {"w": np.ones((2, 2, 1, 1), np.float32), "c": constant.astype(np.float32)}
+    made = model(nodes, tensors, {"x": [1, 2, 3, 3]}, {"y": 4})
+    assert sight(view_of(prepare(made, Settings(), lambda *_: None)), "v0") is None
 
 
 def test_a_normalisation_of_every_element_is_none_of_channels() -> None:
