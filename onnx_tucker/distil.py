@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -25,9 +25,11 @@ from onnx import numpy_helper
 from onnx_tucker.errors import DataError, ModelError, TuckerError
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.layer import probe
-from onnx_tucker.graph.segment import between, model_of, uses
+from onnx_tucker.graph.segment import between, model_of
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
+from onnx_tucker.later import Choice, Later
+from onnx_tucker.parts import Part, blocks
 from onnx_tucker.runtime.batches import Batches, Inputs, some
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.inputs import fixed_sizes
@@ -37,6 +39,7 @@ from onnx_tucker.walk import Walk
 
 if TYPE_CHECKING:
     from onnx_tucker.extras.network import Network
+    from onnx_tucker.extras.training import Task
 
 logger = logging.getLogger(__name__)
 
@@ -75,22 +78,6 @@ def require_known(job: Job) -> None:
     importlib.import_module("onnx_tucker.extras.network").Network(job.model, (), folder=job.folder)
 
 
-class Part(NamedTuple):
-    """What is trained at a time: all of the model, or what lies between two linear nodes.
-
-    Attributes:
-        weights: names of the initializers that are trained.
-        takes: names of values that it needs, besides the model's inputs.
-        gives: names of the values that are to come close to the original's.
-        hidden: names of others on the way there.
-    """
-
-    weights: Sequence[str]
-    takes: Sequence[str]
-    gives: Sequence[str]
-    hidden: Sequence[str]
-
-
 def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None = None) -> onnx.ModelProto:
     """A copy of a model with weights that are trained to give what the original gives, or what labels say.
 
@@ -121,7 +108,7 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
     if not outputs:
         raise ModelError("The model has no output of numbers with fractions, which could come closer.")
     hidden = _alike(job, model, _hidden(job, model, outputs))
-    parts = _blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
+    parts = blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
     result, course = model, replace(course, minutes=course.minutes / len(parts))
     for number, part in enumerate(parts):
         what = f"block {number + 1} of {len(parts)}, " if course.blocks else ""
@@ -189,12 +176,10 @@ def _trained(
     job: Job, model: onnx.ModelProto, part: Part, course: Course, watch: _Watch, *, fixed: bool
 ) -> onnx.ModelProto:
     """A copy of a model with other weights of a part of it; the model itself where none are better."""
-    assert job.session is not None
     assert job.inputs is not None
     training: Any = importlib.import_module("onnx_tucker.extras.training")
     fit, check = job.inputs.fit, job.inputs.check
-    session = partial(job.stopwatch.machine.session, folder=job.folder)
-    before = session(probe(model, part.takes)) if part.takes else None
+    before = job.stopwatch.machine.session(probe(model, part.takes), job.folder) if part.takes else None
 
     def lead(feed: Feed) -> Feed:
         return {**feed, **run_named(before, feed)} if before is not None else feed
@@ -207,11 +192,9 @@ def _trained(
         piece = onnx.ModelProto.FromString(model_of(model, nodes, tensors, known, part.gives))
     network = training.Network(piece, part.weights, training.device(), job.folder)
     _check(job, piece, network, {value.name: known[value.name] for value in piece.graph.input if value.name in known})
-    teacher = session(Walk(job, fit.feeds).model([*part.gives, *part.hidden]))
-    asked = {value.name for value in teacher.get_inputs()}
     task = training.Task(
         network,
-        lambda feed: run_named(teacher, {name: feed[name] for name in asked}),
+        _teacher(job, [*part.gives, *part.hidden]),
         part.gives,
         part.hidden,
         fit,
@@ -221,24 +204,35 @@ def _trained(
         criterion=None if course.loss == "distill" else _criterion(job, model, part.gives),
         distilled=course.distilled,
     )
-    trained = training.train(task, course, watch, _state(job, model, part, course))
+    key, left = _key(job, model, part, course), course
+    if not course.blocks:
+        task, left, key = _shortened(job, model, task, part.weights, course, key)
+    state = Path(job.settings.cache or "") / "trained" / f"{key}.pt" if key is not None else None
+    trained = training.train(task, left, watch, state)
     logger.info("error %.4g before, %.4g after %d epochs", trained.before, trained.after, trained.epochs)
     return _with_weights(model, trained.weights) if trained.after < trained.before else model
 
 
-def _blocks(model: onnx.ModelProto, names: Sequence[str], values: Sequence[str]) -> list[Part]:
-    """What lies between values, in order; weights that several use are trained with the first."""
-    known = {value.name for value in model.graph.input}
-    left, parts = dict.fromkeys(names), []
-    for value in values:
-        used = {name for node in between(model.graph.node, known, [value]) for name in uses(node)}
-        weights = [name for name in left if name in used]
-        if weights:
-            takes = sorted(used & known - {v.name for v in model.graph.input})
-            parts.append(Part(weights, takes, [value], ()))
-        left = {name: None for name in left if name not in used}
-        known.add(value)
-    return parts
+def _teacher(job: Job, names: Sequence[str]) -> Callable[[Feed], dict[str, Any]]:
+    """Gives values of the original."""
+    assert job.inputs is not None
+    session = job.stopwatch.machine.session(Walk(job, job.inputs.fit.feeds).model(names), job.folder)
+    asked = {value.name for value in session.get_inputs()}
+    return lambda feed: run_named(session, {name: feed[name] for name in asked})
+
+
+def _shortened(
+    job: Job, model: onnx.ModelProto, task: Task, weights: Sequence[str], course: Course, key: str | None
+) -> tuple[Task, Course, str | None]:
+    """The training that there is time for, the course with the time that is left, and the key of both."""
+    began = time.perf_counter()
+    later = Later(job, model, task, weights, lambda: _teacher(job, task.outputs))
+    known = job.memory.recall(key)
+    choice = later.choice(60 * course.minutes) if known is None else Choice(*known.value)
+    job.memory.remember(key, choice)
+    shortened = later.task(choice)
+    left = replace(course, minutes=course.minutes - (time.perf_counter() - began) / 60)
+    return shortened, left, key and str(joblib.hash((key, choice)))
 
 
 def _criterion(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> Any:
@@ -260,14 +254,13 @@ def _maker(model: onnx.ModelProto, name: str) -> str:
     return nodes[name].op_type if name in nodes else ""
 
 
-def _state(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> Path | None:
-    """The file that an interrupted run goes on from; none where weights are in other files, which may change."""
+def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | None:
+    """A key of what training follows from; None without a cache, or where weights are in files, which may change."""
     if job.settings.cache is None or job.inputs is None or job.data_files:
         return None
     content, labels = model.SerializeToString(deterministic=True), [job.inputs.fit.labels, job.inputs.check.labels]
     versions = [version(name) for name in ("onnx-tucker", "torch", "onnx2torch")]
-    key = joblib.hash((job.fingerprint, content, job.inputs.digest, labels, part, course, versions))
-    return Path(job.settings.cache) / "trained" / f"{key}.pt"
+    return str(joblib.hash((job.fingerprint, content, job.inputs.digest, labels, part, course, versions)))
 
 
 def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:

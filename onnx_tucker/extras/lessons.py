@@ -42,14 +42,17 @@ class Lessons:
         check: the samples that tell how good the network is.
         course: how to train.
         fixed: whether the model takes batches of one size only.
+        mixed: whether inputs are varied.
 
     Attributes:
         size: samples of a step: no more than in a feed, which is as large as memory allows, or as the model takes it.
         steps: of an epoch.
     """
 
-    def __init__(self, fit: Batches, check: Batches, course: Course, fixed: bool = False) -> None:
-        self._fit, self._check, self._course, self._fixed = fit, check, course, fixed
+    def __init__(
+        self, fit: Batches, check: Batches, course: Course, *, fixed: bool = False, mixed: bool = True
+    ) -> None:
+        self._fit, self._check, self._course, self._fixed, self._mixed = fit, check, course, fixed, mixed
         self._arrays = fit.joined
         self._labels = np.concatenate(fit.labels) if fit.labels else None
         size = fit.batch(fit.feeds[0])
@@ -67,7 +70,7 @@ class Lessons:
         for start in range(0, count, self.size):
             these, those = order[start : start + self.size], others[start : start + self.size]
             batch, beside = (some(self._arrays, self._fit.along, which) for which in (these, those))
-            mixed = varied(batch, beside, rng, self._fit.along)
+            mixed = varied(batch, beside, rng, self._fit.along) if self._mixed else batch
             yield Lesson(mixed, batch, None if self._labels is None else self._labels[these])
 
     def plain(self) -> Iterator[Feed]:
@@ -78,7 +81,7 @@ class Lessons:
         """The samples kept apart, as they are, and varied where there are few of them, and how many a batch holds."""
         rng, check = np.random.default_rng((self._course.seed, self._course.epochs)), self._check
         lessons = list(self._pieces(check))
-        mixed = self._course.distilled and self._arrays is not None and check.samples > 1
+        mixed = self._mixed and self._course.distilled and self._arrays is not None and check.samples > 1
         most = min(LOOKS, self._fit.samples) if mixed else 0
         more = max(0, most // check.samples - 1)
         along = check.along

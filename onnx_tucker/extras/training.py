@@ -72,6 +72,7 @@ class Task:
         lead: turns an input of the model into what the network takes, if it is a part of one.
         criterion: the loss on labels, if those of the samples count.
         distilled: whether the teacher counts.
+        varied: whether inputs are varied.
     """
 
     network: Network
@@ -84,6 +85,7 @@ class Task:
     lead: Callable[[Feed], Feed] = lambda feed: feed
     criterion: Criterion | None = None
     distilled: bool = True
+    varied: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
         state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
     """
     ends = time.perf_counter() + 60 * course.minutes
-    lessons = Lessons(task.fit, task.check, course, task.fixed)
+    lessons = Lessons(task.fit, task.check, course, fixed=task.fixed, mixed=task.varied)
     network, scales, exam = task.network, _scales(task, lessons), lessons.exam()
     before = _examined(task, exam, scales)
     now, pupil = _Standing(0, course.epochs, copied(network), before), Pupil(network, course)
@@ -189,6 +191,16 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     if state is not None:
         _save(state, {"standing": vars(replace(now, epochs=now.epoch)), "pupil": None})
     return Trained(_arrays(now.best), before, now.least, now.epoch)
+
+
+def rehearsed(task: Task, feed: Feed, labels: NDArray[Any] | None) -> None:
+    """What a step computes, without taking it."""
+    scales = dict.fromkeys((*task.outputs, *task.hidden), 1.0)
+    _loss(task, Lesson(feed, feed, labels), scales).backward()  # type: ignore[no-untyped-call]
+    for weight in task.network.weights.values():
+        weight.grad = None
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _resumed(state: Path, now: _Standing, pupil: Pupil) -> tuple[_Standing, Pupil]:

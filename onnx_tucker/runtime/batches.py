@@ -138,10 +138,15 @@ class Batches:
         return good
 
     @property
+    def alike(self) -> bool:
+        """Whether there are samples, of one shape."""
+        return bool(self.along) and len({shapes_of(feed, 1) for feed in self.feeds}) == 1
+
+    @property
     def joined(self) -> Feed | None:
-        """All samples together, with what is the same for all of them; None where they are not of one shape."""
+        """All samples together, with what is the same for all of them; None where they are not alike."""
         first = self.feeds[0]
-        if not self.along or len({shapes_of(feed, 1) for feed in self.feeds}) > 1:
+        if not self.alike:
             return None
         cuts = [feed for feed in self.feeds if isinstance(feed, Cut) and feed.beside(first)]
         if len(cuts) == len(self.feeds):

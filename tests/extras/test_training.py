@@ -141,7 +141,7 @@ def test_scales_are_of_all_samples() -> None:
     feed = subject.fit.feeds[0]
     single = Batches(40, [{"x": feed["x"][i : i + 1]} for i in range(40)], (), frozenset({"x"}))
     apart = training.Task(**{**vars(subject), "fit": single, "fixed": True})
-    scales = [training._scales(one, Lessons(one.fit, one.check, Course(), one.fixed)) for one in (subject, apart)]
+    scales = [training._scales(one, Lessons(one.fit, one.check, Course(), fixed=one.fixed)) for one in (subject, apart)]
     assert scales[0]["y"] == pytest.approx(np.var(subject.teacher(feed)["y"]), rel=1e-5)
     assert scales[1] == pytest.approx(scales[0], rel=1e-5)
 
