@@ -50,18 +50,19 @@ def behind(model: onnx.ModelProto, weights: Collection[str], gives: Sequence[str
         gives: names of the values that the nodes are for.
 
     Returns:
-        Names of values that nodes or callers give; other values, such as shapes, follow from these.
+        Names of values that nodes or callers give; others, such as shapes and constants, follow from these.
     """
-    changing, still = {*weights}, {value.name for value in model.graph.input}
-    numbers = _numbers(model)
-    for node in model.graph.node:
-        if changing.isdisjoint(uses(node)):
-            still |= numbers & {*node.output}
-        else:
-            changing.update(node.output)
-    used = {name for node in between(model.graph.node, still, gives) for name in uses(node)}
     constant = {tensor.name for tensor in model.graph.initializer}
-    return [name for name in sorted(used & still) if name not in constant]
+    changing, varying = {*weights}, {value.name for value in model.graph.input} - constant
+    still, numbers = {*varying}, _numbers(model)
+    for node in model.graph.node:
+        if not changing.isdisjoint(uses(node)):
+            changing.update(node.output)
+        elif not varying.isdisjoint(uses(node)):
+            varying.update(node.output)
+            still |= numbers & {*node.output}
+    used = {name for node in between(model.graph.node, still, gives) for name in uses(node)}
+    return sorted(used & still)
 
 
 def _numbers(model: onnx.ModelProto) -> set[str]:

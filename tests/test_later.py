@@ -88,7 +88,7 @@ def test_what_is_chosen_follows_from_the_time(
 ) -> None:
     _, factorised, x = pair
     chooser, whole = subject(factorised, x)
-    enough = later.ENOUGH * whole.fit.samples
+    enough = later.FEW * whole.fit.samples
     later_step = 0.001
     monkeypatch.setattr(later, "_step", lambda task, _: 1.0 if task.varied else later_step)
     monkeypatch.setattr(later, "_timed", lambda _: later.LOOK * 100.0)  # to run both models
@@ -96,7 +96,7 @@ def test_what_is_chosen_follows_from_the_time(
     choice = chooser.choice(0.9 * enough)
     assert choice.still == 1
     assert choice.share == pytest.approx(later.RUNNING * 0.9 * enough / (100 * len(x)))
-    monkeypatch.setattr(later, "HELD", 1e4)  # which the values that the second layer takes are within
+    monkeypatch.setattr(later, "HELD", 2e3)  # which the values that the second layer takes are within
     assert trainable(factorised)[chooser.choice(0.9 * enough).still].startswith("fc")
     later_step = 100.0
     assert chooser.choice(0.9 * enough) == Choice()

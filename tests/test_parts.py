@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import helper, numpy_helper
 
 from onnx_tucker.parts import behind, blocks
 from tests.helpers import model, two_layers
@@ -25,15 +25,16 @@ def test_what_stays_the_same_is_taken() -> None:
     assert behind(made, ["fc.weight"], ["c"]) == []
 
 
-def test_shapes_follow_from_what_is_taken_also_by_other_ways() -> None:
+def test_shapes_and_constants_follow_from_what_is_taken() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
         helper.make_node("Shape", ["h"], ["s"]),
         helper.make_node("MatMul", ["h", "v"], ["m"], "second"),
         helper.make_node("Reshape", ["m", "s"], ["r"]),
         helper.make_node("Add", ["r", "x"], ["a"]),
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(EYE)),
+        helper.make_node("Neg", ["c"], ["k"]),
         helper.make_node("Mul", ["a", "k"], ["y"]),
     ]
-    made = model(nodes, {"w": EYE, "v": EYE, "k": EYE}, {"x": [4, 4]}, {"y": 2})
+    made = model(nodes, {"w": EYE, "v": EYE}, {"x": [4, 4]}, {"y": 2})
     assert behind(made, ["v"], ["y"]) == ["h", "x"]
-    assert {v.type.tensor_type.elem_type for v in made.graph.output} == {TensorProto.FLOAT}
