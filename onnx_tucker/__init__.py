@@ -9,20 +9,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnx_tucker.comparison import compare
     from onnx_tucker.errors import TuckerError
     from onnx_tucker.pipeline import Result, compress, finetune, inspect, sweep
+    from onnx_tucker.rivals import bench
     from onnx_tucker.settings import Settings
     from onnx_tucker.types import Plan
 
 __version__ = "0.1.0"
 
-__all__ = ["Plan", "Result", "Settings", "TuckerError", "__version__", "compress", "finetune", "inspect", "sweep"]
+__all__ = [
+    "Plan",
+    "Result",
+    "Settings",
+    "TuckerError",
+    "__version__",
+    "bench",
+    "compare",
+    "compress",
+    "finetune",
+    "inspect",
+    "sweep",
+]
 
 _HOMES = {
     "Plan": "types",
     "Result": "pipeline",
     "Settings": "settings",
     "TuckerError": "errors",
+    "bench": "rivals",
+    "compare": "comparison",
     "compress": "pipeline",
     "finetune": "pipeline",
     "inspect": "pipeline",

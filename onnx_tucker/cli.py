@@ -19,12 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from onnx_tucker import parsers, pipeline
-from onnx_tucker.bench import bench
-from onnx_tucker.compare import compare
+from onnx_tucker.comparison import compare
 from onnx_tucker.errors import PromiseError, TuckerError, UsageError
-from onnx_tucker.job import Progress
+from onnx_tucker.job import Progress, silent
 from onnx_tucker.report.json import to_json
 from onnx_tucker.report.terminal import show, show_bench, show_compared, show_front
+from onnx_tucker.rivals import bench
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def _say(err: Console, message: str) -> None:
 def _run(given: list[str], err: Console) -> int:
     if given[:1] == ["bench"]:
         args = parsers.bench().parse_intermixed_args(given[1:])
-        measured = _watched(args, err, lambda progress: bench(args.models, progress, **_options(args)))
+        measured = _watched(args, err, lambda progress: bench(args.models, progress=progress, **_options(args)))
         _print(
             args,
             err,
@@ -97,7 +97,9 @@ def _run(given: list[str], err: Console) -> int:
         return 0
     if given[:1] == ["compare"]:
         args = parsers.compare().parse_intermixed_args(given[1:])
-        compared = _watched(args, err, lambda progress: compare(args.original, args.other, progress, **_options(args)))
+        compared = _watched(
+            args, err, lambda progress: compare(args.original, args.other, progress=progress, **_options(args))
+        )
         _print(
             args,
             err,
@@ -157,7 +159,7 @@ def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], 
     """Does the work with a progress bar and the log on stderr."""
     with _logging(args, err):
         if args.quiet or not err.is_terminal:
-            return work(pipeline.silent)
+            return work(silent)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Bars(*columns, console=err, transient=True) as bars:
             task = bars.add_task("reading", total=None)

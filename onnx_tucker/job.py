@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how many steps are done, and how many there are."""
+Source = onnx.ModelProto | str | Path
+"""A model, or the path of one."""
 
 KEY_SETTINGS = (
     "seed threads include exclude op_types flops input_shape dim dequantize refactorize freeze_initializer_inputs "
@@ -155,6 +157,15 @@ class Job:
         return str(joblib.hash((version("onnx-tucker"), ort.__version__, self.fingerprint, data, settings, parts)))
 
 
+def source_of(model: Source) -> onnx.ModelProto | Path:
+    """A model, or its path as one."""
+    return model if isinstance(model, onnx.ModelProto) else Path(model)
+
+
+def silent(what: str, done: int, of: int) -> None:
+    """Tells nobody how far the work is."""
+
+
 def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:
     """Reads the model and the data, and looks the graph over.
 
@@ -163,7 +174,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         DataError: the data does not fit the model.
         UsageError: an option names something that the model does not have.
     """
-    original, folder, data_files = _load(source)
+    original, folder, data_files = load(source)
     model = _inlined(original) if settings.inline_functions and original.functions else original
     content = model.SerializeToString(deterministic=True)
     machine = Machine(settings.threads, Path(settings.custom_op_lib) if settings.custom_op_lib else None)
@@ -202,7 +213,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         folder=folder,
         data_files=data_files,
         content=content,
-        size=_size(source) + sum(path.stat().st_size for path in data_files),
+        size=size(source, data_files),
         session=session,
         context=context,
         found=found,
@@ -216,7 +227,12 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     )
 
 
-def _load(source: onnx.ModelProto | Path) -> io.Loaded:
+def load(source: onnx.ModelProto | Path) -> io.Loaded:
+    """A model that may be in memory already, and where its external data is.
+
+    Raises:
+        ModelError: it cannot be read, or the one in memory lacks values or is too large.
+    """
     if isinstance(source, Path):
         return io.load(source)
     missing = io.external_tensors(source)
@@ -227,8 +243,10 @@ def _load(source: onnx.ModelProto | Path) -> io.Loaded:
     return io.Loaded(source, Path(), frozenset())
 
 
-def _size(source: onnx.ModelProto | Path) -> int:
-    return source.stat().st_size if isinstance(source, Path) else source.ByteSize()
+def size(source: onnx.ModelProto | Path, data_files: Iterable[Path]) -> int:
+    """Bytes of a model with its external data."""
+    own = source.stat().st_size if isinstance(source, Path) else source.ByteSize()
+    return own + sum(path.stat().st_size for path in data_files)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

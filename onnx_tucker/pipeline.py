@@ -19,7 +19,7 @@ from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
 from onnx_tucker.graph import io
-from onnx_tucker.job import Job, Progress, prepare
+from onnx_tucker.job import Job, Progress, Source, prepare, silent, source_of
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import decide, rules_of
 from onnx_tucker.promises import Promises, Verdict, require_budget
@@ -56,13 +56,9 @@ class Result:
     plan: Plan
 
 
-def silent(what: str, done: int, of: int) -> None:
-    """Progress that nobody watches."""
-
-
 @limited
 def compress(
-    model: onnx.ModelProto | str | Path,
+    model: Source,
     output: str | Path | None = None,
     *,
     progress: Progress = silent,
@@ -83,9 +79,9 @@ def compress(
         TuckerError: see `errors`; no file has then been written.
     """
     settings = Settings(**options)
-    if not isinstance(model, onnx.ModelProto | str | Path):
+    if not isinstance(model, Source):
         raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
-    source = model if isinstance(model, onnx.ModelProto) else Path(model)
+    source = source_of(model)
     target = Path(output) if output is not None else None
     written = outputs.targets(target, settings)
     outputs.require(source)
@@ -119,7 +115,7 @@ def compress(
 
 @limited
 def sweep(
-    model: onnx.ModelProto | str | Path,
+    model: Source,
     *,
     points: int = 12,
     plans: str | Path | None = None,
@@ -141,7 +137,7 @@ def sweep(
     settings = Settings(**_any_drop(options))
     if not 2 <= points <= 1000:
         raise UsageError("--points is from 2 to 1000.")
-    source = model if isinstance(model, onnx.ModelProto) else Path(model)
+    source = source_of(model)
     reports = [Path(path) for path in settings.report]
     writers = [writer(path, FORMATS) for path in reports]
     planned = [_plan_path(plans, i) for i in range(points)] if plans is not None else []
@@ -181,8 +177,8 @@ def _any_drop(options: dict[str, Any]) -> dict[str, Any]:
 
 @limited
 def finetune(
-    original: onnx.ModelProto | str | Path,
-    factorised: onnx.ModelProto | str | Path,
+    original: Source,
+    factorised: Source,
     output: str | Path | None = None,
     *,
     epochs: int = Course.epochs,
@@ -224,8 +220,8 @@ def finetune(
         raise UsageError("Fine-tuning needs --data; inputs without labels suffice.")
     if loss != "distill" and settings.labels is None:
         raise UsageError(f"--loss {loss} needs --labels, the name of their array in the data.")
-    source = original if isinstance(original, onnx.ModelProto) else Path(original)
-    other = factorised if isinstance(factorised, onnx.ModelProto) else Path(factorised)
+    source = source_of(original)
+    other = source_of(factorised)
     target = Path(output) if output is not None else None
     written = outputs.targets(target, settings)
     outputs.require(source)
@@ -258,7 +254,7 @@ def finetune(
     return result
 
 
-def inspect(model: onnx.ModelProto | str | Path, *, progress: Progress = silent, **options: Any) -> Report:
+def inspect(model: Source, *, progress: Progress = silent, **options: Any) -> Report:
     """Counts and times a model's linear layers as they are.
 
     Args:

@@ -13,8 +13,7 @@ from onnx import helper
 from onnx_tucker import classes, compress, head
 from onnx_tucker.calibrate import Fitting
 from onnx_tucker.graph.behind import Scores
-from onnx_tucker.job import prepare
-from onnx_tucker.pipeline import silent
+from onnx_tucker.job import prepare, silent
 from onnx_tucker.rows import Rows
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Array, Candidate, Chain

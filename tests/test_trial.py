@@ -11,8 +11,7 @@ from onnx import helper
 
 from onnx_tucker import calibrate, trust
 from onnx_tucker.factorise import factorise
-from onnx_tucker.job import Job, prepare
-from onnx_tucker.pipeline import silent
+from onnx_tucker.job import Job, prepare, silent
 from onnx_tucker.settings import Settings
 from onnx_tucker.trial import closest, error
 from onnx_tucker.types import Candidate, Site

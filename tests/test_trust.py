@@ -9,8 +9,7 @@ from onnx import helper
 from onnx_tucker import trust
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.ridge import RIDGES
-from onnx_tucker.job import Job, prepare
-from onnx_tucker.pipeline import silent
+from onnx_tucker.job import Job, prepare, silent
 from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Stage, Window

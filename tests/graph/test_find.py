@@ -10,8 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.job import prepare
-from onnx_tucker.pipeline import silent
+from onnx_tucker.job import prepare, silent
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Basis, Candidate
 from tests.helpers import conv_model, look, model, reasons, relative, run, two_layers

@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import helper
 
+import onnx_tucker
 from onnx_tucker import compress
 from onnx_tucker.cli import main
-from onnx_tucker.compare import compare
+from onnx_tucker.comparison import compare
 from onnx_tucker.errors import ModelError, UsageError
-from onnx_tucker.pipeline import silent
 from tests.helpers import relative, run, two_layers
 
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_outputs_sizes_and_times(folder: Path) -> None:
-    found = compare("a.onnx", "b.onnx", silent, seconds=0.2, data="x.npz", threads=1)
+    found = compare("a.onnx", "b.onnx", seconds=0.2, data="x.npz", threads=1)
     x = np.load("x.npz")["x"]
     [output] = found.outputs
     assert output.relative_l2 == pytest.approx(
@@ -44,7 +44,7 @@ def test_outputs_sizes_and_times(folder: Path) -> None:
 
 
 def test_a_model_is_as_close_to_itself_as_can_be(folder: Path) -> None:
-    found = compare("a.onnx", "a.onnx", silent, benchmark=False)
+    found = compare("a.onnx", "a.onnx", benchmark=False)
     assert [output.relative_l2 for output in found.outputs] == [0.0]
     assert found.kind == "random"
     assert not found.timings
@@ -73,11 +73,20 @@ def test_the_command_prints_a_table_or_json_and_holds_a_promise(
 
 def test_models_that_cannot_be_compared(folder: Path) -> None:
     with pytest.raises(ModelError, match="no output"):
-        compare("a.onnx", "c.onnx", silent, benchmark=False)
+        compare("a.onnx", "c.onnx", benchmark=False)
     with pytest.raises(ModelError, match="There is no file"):
-        compare("a.onnx", "d.onnx", silent, benchmark=False)
+        compare("a.onnx", "d.onnx", benchmark=False)
     with pytest.raises(UsageError, match="--seconds"):
-        compare("a.onnx", "b.onnx", silent, seconds=0)
+        compare("a.onnx", "b.onnx", seconds=0)
     onnx.save(helper.make_model(helper.make_graph([], "empty", [], [])), "e.onnx")
     with pytest.raises(ModelError):
-        compare("a.onnx", "e.onnx", silent, benchmark=False)
+        compare("a.onnx", "e.onnx", benchmark=False)
+
+
+def test_models_may_be_in_memory(folder: Path) -> None:
+    a, b = onnx.load("a.onnx"), onnx.load("b.onnx")
+    x = np.load("x.npz")["x"]
+    found = onnx_tucker.compare(a, b, data=x, benchmark=False)
+    assert found.outputs == compare("a.onnx", "b.onnx", data="x.npz", benchmark=False).outputs
+    assert found.models == ("model 1", "model 2")
+    assert found.file_bytes.before == a.ByteSize()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime as ort
 
 from onnx_tucker.errors import DataError, ModelError, UsageError
-from onnx_tucker.graph import io
-from onnx_tucker.job import Job, Progress, prepare
+from onnx_tucker.job import Job, Progress, Source, load, prepare, silent, size, source_of
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.settings import Settings
@@ -64,13 +64,13 @@ class Bench:
         return json.dumps(document, indent=1) + "\n"
 
 
-def bench(models: Sequence[str | Path], progress: Progress, seconds: float = 10.0, **options: Any) -> Bench:
+def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress = silent, **options: Any) -> Bench:
     """Times models that take the same inputs.
 
     Args:
-        models: their paths; the first is what the others are compared with.
-        progress: is told what is being done.
+        models: the first is what the others are compared with.
         seconds: the longest time to spend; it takes less if the result is tight before.
+        progress: is told what is being done.
         **options: the fields of `Settings` that concern the model's inputs and timing.
 
     Raises:
@@ -78,15 +78,18 @@ def bench(models: Sequence[str | Path], progress: Progress, seconds: float = 10.
     """
     settings = Settings(**options)
     check_seconds(seconds)
-    job = prepare(Path(models[0]), settings, progress)
+    if not models:
+        raise UsageError("There is no model to time.")
+    names = named(models)
+    job = prepare(source_of(models[0]), settings, progress)
     if job.timed_feed is None:
-        raise DataError(f"{models[0]} cannot be run; see the reason above, or give --data.")
-    others = [(one.content, one.folder) for one in rivals(job, models[0], models[1:], job.timed_feed)]
+        raise DataError(f"{names[0]} cannot be run; see the reason above, or give --data.")
+    others = [(one.content, one.folder) for one in rivals(job, models, job.timed_feed)]
     progress("timing", 0, 1)
     timings = job.stopwatch.race([(job.content, job.folder), *others], job.timed_feed, seconds)
     progress("timing", 1, 1)
     warn_if_noisy(timings)
-    return Bench(tuple(map(str, models)), tuple(timings), environment(job.stopwatch.machine))
+    return Bench(names, tuple(timings), environment(job.stopwatch.machine))
 
 
 def check_seconds(seconds: float) -> None:
@@ -99,30 +102,34 @@ def check_seconds(seconds: float) -> None:
         raise UsageError("--seconds is a number above 0.")
 
 
-def rivals(job: Job, first: str | Path, others: Sequence[str | Path], feed: Feed) -> list[Rival]:
-    """Models that run on an input of the first.
+def named(models: Sequence[Source]) -> tuple[str, ...]:
+    """What models are called: by their paths, those in memory by their places."""
+    return tuple(f"model {i + 1}" if isinstance(m, onnx.ModelProto) else str(m) for i, m in enumerate(models))
+
+
+def rivals(job: Job, models: Sequence[Source], feed: Feed) -> list[Rival]:
+    """Models that run on an input of the first, but for that one.
 
     Args:
         job: of the first.
-        first: its path.
-        others: theirs.
+        models: all of them.
         feed: the input.
 
     Raises:
         TuckerError: one cannot be read, has an input that the first has not, or does not run.
     """
     found = []
-    for path in others:
-        loaded = io.load(Path(path))
+    first, *others = named(models)
+    for name, source in zip(others, map(source_of, models[1:]), strict=True):
+        loaded = load(source)
         content = loaded.model.SerializeToString(deterministic=True)
         try:
             session = job.stopwatch.machine.session(content, loaded.folder)
             missing = {value.name for value in session.get_inputs()} - feed.keys()
             if missing:
-                raise UsageError(f"{path} has an input {sorted(missing)[0]!r}, which {first} has not.")
+                raise UsageError(f"{name} has an input {sorted(missing)[0]!r}, which {first} has not.")
             session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
         except FAILURES as error:
-            raise ModelError(f"{path} does not run on the inputs of {first}: {first_line(error)}") from error
-        size = sum(file.stat().st_size for file in (Path(path), *loaded.data_files))
-        found.append(Rival(content, loaded.folder, size, session))
+            raise ModelError(f"{name} does not run on the inputs of {first}: {first_line(error)}") from error
+        found.append(Rival(content, loaded.folder, size(source, loaded.data_files), session))
     return found

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_tucker.bench import bench
+import onnx_tucker
 from onnx_tucker.cli import main
 from onnx_tucker.errors import ModelError, UsageError
-from onnx_tucker.pipeline import silent
+from onnx_tucker.rivals import bench
 from tests.helpers import conv_model, low_rank, two_layers
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_models_are_compared_with_the_first(folder: Path) -> None:
-    result = bench(["a.onnx", "b.onnx", "a.onnx"], silent, seconds=0.3, threads=1)
+    result = bench(["a.onnx", "b.onnx", "a.onnx"], seconds=0.3, threads=1)
     assert result.models == ("a.onnx", "b.onnx", "a.onnx")
     assert result.timings[0].speedup == 1
     assert all(t.ms > 0 for t in result.timings)
@@ -47,8 +47,19 @@ def test_the_command_prints_a_table_or_json(folder: Path, capsys: pytest.Capture
 
 def test_models_with_other_inputs_are_refused(folder: Path) -> None:
     with pytest.raises((UsageError, ModelError), match=r"c\.onnx"):
-        bench(["a.onnx", "c.onnx"], silent, seconds=0.1)
+        bench(["a.onnx", "c.onnx"], seconds=0.1)
     with pytest.raises(UsageError, match="--seconds"):
-        bench(["a.onnx"], silent, seconds=0)
+        bench(["a.onnx"], seconds=0)
     with pytest.raises(ModelError):
-        bench(["missing.onnx"], silent)
+        bench(["missing.onnx"])
+
+
+def test_models_may_be_in_memory(folder: Path) -> None:
+    first, second = onnx.load("a.onnx"), onnx.load("b.onnx")
+    result = onnx_tucker.bench([first, "b.onnx", second], seconds=0.1, threads=1)
+    assert result.models == ("model 1", "b.onnx", "model 3")
+    assert [row[0] for row in result.rows] == list(result.models)
+    with pytest.raises((UsageError, ModelError), match="model 2"):
+        onnx_tucker.bench([first, onnx.load("c.onnx")], seconds=0.1)
+    with pytest.raises(UsageError, match="no model"):
+        onnx_tucker.bench([])

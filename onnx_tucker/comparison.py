@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from onnx_tucker.bench import check_seconds, rivals
 from onnx_tucker.errors import DataError, ModelError
-from onnx_tucker.job import Progress, prepare
+from onnx_tucker.job import Progress, Source, prepare, silent, source_of
 from onnx_tucker.promises import too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
 from onnx_tucker.report.schema import Change, Fidelity
 from onnx_tucker.report.table import machine, samples
+from onnx_tucker.rivals import check_seconds, named, rivals
 from onnx_tucker.runtime.fidelity import Comparison
 from onnx_tucker.runtime.session import FAILURES, environment, first_line
 from onnx_tucker.runtime.timing import Timing
@@ -28,7 +27,7 @@ class Compared:
     """The second of two models against the first.
 
     Attributes:
-        models: their paths.
+        models: their paths, or what else they are called.
         kind: "data" if they were run on the user's, else "random".
         samples: how many inputs.
         outputs: of each output of the first, how close the second's is.
@@ -38,7 +37,7 @@ class Compared:
         broken: which output is further off than it may be, without a full stop; None where none is.
     """
 
-    models: tuple[str, str]
+    models: tuple[str, ...]
     kind: str
     samples: int
     outputs: tuple[Closeness, ...]
@@ -82,15 +81,15 @@ class Compared:
 
 
 def compare(
-    original: str | Path, other: str | Path, progress: Progress, seconds: float = 10.0, **options: Any
+    original: Source, other: Source, *, seconds: float = 10.0, progress: Progress = silent, **options: Any
 ) -> Compared:
     """Runs two models on the same inputs.
 
     Args:
-        original: the path of the model that the other is compared with.
-        other: the path of the other, which has the same inputs, and all outputs of the first.
-        progress: is told what is being done.
+        original: the model that the other is compared with, or its path.
+        other: has the same inputs, and all outputs of the first.
         seconds: the longest time to spend on timing.
+        progress: is told what is being done.
         **options: the fields of `Settings` that concern the model's inputs and timing, and `max_error`.
 
     Raises:
@@ -98,14 +97,15 @@ def compare(
     """
     settings = Settings(**options)
     check_seconds(seconds)
-    job = prepare(Path(original), settings, progress)
+    called = named([original, other])
+    job = prepare(source_of(original), settings, progress)
     if job.session is None or job.inputs is None or job.reference is None:
-        raise DataError(f"{original} cannot be run; see the reason above, or give --data.")
-    [rival] = rivals(job, original, [other], job.inputs.check.feeds[0])
+        raise DataError(f"{called[0]} cannot be run; see the reason above, or give --data.")
+    [rival] = rivals(job, [original, other], job.inputs.check.feeds[0])
     names = [value.name for value in job.session.get_outputs()]
     missing = [name for name in names if name not in {value.name for value in rival.session.get_outputs()}]
     if missing:
-        raise ModelError(f"{other} has no output {missing[0]!r}, which {original} has.")
+        raise ModelError(f"{called[1]} has no output {missing[0]!r}, which {called[0]} has.")
     comparison, taken = Comparison(), [value.name for value in rival.session.get_inputs()]
     for i, feed in enumerate(job.inputs.feeds):
         progress("comparing outputs", i, len(job.inputs.feeds))
@@ -125,7 +125,7 @@ def compare(
     both = job.inputs.fit.samples + (job.inputs.check.samples if job.inputs.held_out else 0)
     sizes = Change(job.size, rival.size)
     return Compared(
-        (str(original), str(other)),
+        called,
         job.inputs.kind,
         both,
         outputs,
