@@ -7,6 +7,7 @@ import difflib
 import io
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -36,6 +37,8 @@ COMMANDS = ("sweep", "finetune", "inspect", "compare", "bench")
 LOUDNESS = ("-q", "--quiet", "-v", "--verbose")
 PIPE_WIDTH = 250
 """Width of lines where the output is no terminal."""
+APART = 30.0
+"""Seconds between lines of progress, where stderr is none."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,8 +161,10 @@ def _print(args: argparse.Namespace, err: Console, show_table: Callable[[Console
 def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], T]) -> T:
     """Does the work with a progress bar and the log on stderr."""
     with _logging(args, err):
-        if args.quiet or not err.is_terminal:
+        if args.quiet:
             return work(silent)
+        if not err.is_terminal:
+            return work(_lines(err))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Bars(*columns, console=err, transient=True) as bars:
             task = bars.add_task("reading", total=None)
@@ -168,6 +173,19 @@ def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], 
                 bars.update(task, description=what, completed=done, total=of)
 
             return work(progress)
+
+
+def _lines(err: Console) -> Progress:
+    """A line of progress every so often, for what is no terminal."""
+    told = time.monotonic()
+
+    def progress(what: str, done: int, of: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= APART:
+            told = time.monotonic()
+            _say(err, f"{what}, {done} of {of}")
+
+    return progress
 
 
 @contextmanager

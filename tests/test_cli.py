@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_tucker import parsers, pipeline
+from onnx_tucker import cli, parsers, pipeline
 from onnx_tucker.cli import main
 from tests.helpers import conv_model, two_layers
 
@@ -158,6 +158,19 @@ def test_the_main_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("in.onnx again.onnx --plan p.json --data good.npz -q".split()) == 0
     assert capsys.readouterr().out == ""
     assert Path("again.onnx").read_bytes() == Path("out.onnx").read_bytes()
+
+
+def test_where_stderr_is_no_terminal_lines_say_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "in.onnx out.onnx --data good.npz --no-benchmark --no-cache --overwrite"
+    assert main(command.split()) == 0
+    assert not capsys.readouterr().err  # it took less than half a minute
+    monkeypatch.setattr(cli, "APART", 0.0)
+    assert main(command.split()) == 0
+    assert "onnx-tucker: factorising, 0 of 2\n" in capsys.readouterr().err
+    assert main([*command.split(), "-q"]) == 0
+    assert not capsys.readouterr().err
 
 
 def test_the_same_command_twice_gives_the_same_bytes() -> None:
