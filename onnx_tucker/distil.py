@@ -33,7 +33,7 @@ from onnx_tucker.parts import Part, blocks
 from onnx_tucker.runtime.batches import Batches, Inputs, some
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.inputs import fixed_sizes
-from onnx_tucker.runtime.session import FAILURES, Feed, cores, first_line, run_named
+from onnx_tucker.runtime.session import FAILURES, Feed, cores, cpu_name, first_line, run_named
 from onnx_tucker.settings import Course
 from onnx_tucker.walk import Walk
 
@@ -226,12 +226,14 @@ def _shortened(
 ) -> tuple[Task, Course, str | None]:
     """The training that there is time for, the course with the time that is left, and the key of both."""
     began = time.perf_counter()
-    later = Later(job, model, task, weights, lambda: _teacher(job, task.outputs))
-    known = job.memory.recall(key)
-    choice = later.choice(60 * course.minutes) if known is None else Choice(*known.value)
-    job.memory.remember(key, choice)
+    later = Later(job, model, task, weights, partial(_teacher, job))
+    chosen = None if key is None else str(joblib.hash((key, job.settings.threads, cpu_name())))  # times differ
+    known = job.memory.recall(chosen)
+    choice = later.choice(course) if known is None else Choice(*known.value)
+    if known is None:
+        job.memory.remember(chosen, choice)
     shortened = later.task(choice)
-    left = replace(course, minutes=course.minutes - (time.perf_counter() - began) / 60)
+    left = replace(course, minutes=max(0.0, course.minutes - (time.perf_counter() - began) / 60))
     return shortened, left, key and str(joblib.hash((key, choice)))
 
 

@@ -37,7 +37,6 @@ class Head:
         view: the graph.
         products: nodes that multiply vectors by a matrix and add a constant, or nothing, in order.
         rows: gives rows of a node, at most so many, behind the chains so far.
-
     """
 
     def __init__(self, view: View, products: Sequence[Found], rows: Callable[[Found, int], Rows | None]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 
 from onnx_tucker.graph.layer import probe
 from onnx_tucker.job import Job
-from onnx_tucker.parts import behind
+from onnx_tucker.parts import numbers, taken
 from onnx_tucker.runtime.batches import Batches, Cut, some
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line, run_named
+from onnx_tucker.settings import Course
 
 if TYPE_CHECKING:
     from onnx_tucker.extras.training import Task, Teacher
@@ -38,8 +38,10 @@ A classifier of 410 images misses .434 of its outputs, .400 after 21 epochs of a
 ones. The thesis network misses .383; ten minutes are 3 epochs of all weights on 204 clips, which leave .327; 60 of
 later ones take two, and leave .312.
 """
-LOOK = 4
+LOOK = 2
 """Samples that times are taken of."""
+LONG = 1.0
+"""Seconds from which on a call is timed the first time: what warms up takes little then."""
 RUNNING = 0.5
 """The share of the time that running both models on the samples may take."""
 HELD = 2**31
@@ -63,111 +65,126 @@ class Choice(NamedTuple):
 
 
 class Later:
-    """Tasks that train later weights alone.
+    """Training of later weights alone.
 
     Args:
         job: the run.
         model: the factorised one.
-        task: the training of all weights.
+        whole: the training of all weights.
         weights: names of all, in the order of the nodes that take them.
-        taught: makes what gives the original's outputs alone.
+        teacher_of: makes what gives values of the original.
     """
 
     def __init__(
-        self, job: Job, model: onnx.ModelProto, task: Task, weights: Sequence[str], taught: Callable[[], Teacher]
+        self,
+        job: Job,
+        model: onnx.ModelProto,
+        whole: Task,
+        weights: Sequence[str],
+        teacher_of: Callable[[Sequence[str]], Teacher],
     ) -> None:
-        self._job, self._model, self._task, self._weights, self._taught = job, model, task, weights, taught
-        self._given = {value.name for value in model.graph.input}
+        self._job, self._model, self._whole, self._weights, self._teacher_of = job, model, whole, weights, teacher_of
 
-    def choice(self, seconds: float) -> Choice:
-        """As many of the weights as there is time to train, the last ones; all where none can be trained alone.
+    def choice(self, course: Course) -> Choice:
+        """As many of the last weights as there is time to train; all where none can be trained alone.
+
+        It tries steps of some of the ways on a few samples, which takes a part of the time.
 
         Args:
-            seconds: what training may take.
+            course: how many epochs there are to be, and how long they may take.
         """
-        task, size = self._task, self._task.fit.batch(self._task.fit.feeds[0])
-        if not task.fit.alike or (task.fixed and size > 1):
+        ends = time.perf_counter() + 60 * course.minutes
+        fit, check = self._whole.fit, self._whole.check
+        at = max(range(len(fit.feeds)), key=lambda i: fit.batch(fit.feeds[i]))
+        largest = fit.feeds[at]
+        size = min(LOOK, fit.batch(largest), course.batch)
+        if not fit.alike or (self._whole.fixed and fit.batch(largest) > 1):
             return Choice()
-        few = task.fit.first(1)
-        few = Batches(
-            min(LOOK, size),
-            [some(feed, few.along, slice(LOOK)) for feed in few.feeds],
-            [labels[:LOOK] for labels in few.labels],
-            few.along,
-        )
-        if FEW * task.fit.samples * _step(task, few) <= seconds:
+        labels = [fit.labels[at][:size]] if fit.labels else []
+        few = Batches(size, [some(largest, fit.along, slice(size))], labels, fit.along)
+        if min(FEW, course.epochs) * fit.samples * _step(self._whole, few) <= ends - time.perf_counter():
             return Choice()
-        student = self._session(task.outputs)
-        both = _timed(lambda: (self._teacher(few.feeds[0]), run_named(student, few.feeds[0]))) / few.samples
-        share = min(1.0, RUNNING * seconds / (both * (task.fit.samples + task.check.samples)))
-        samples = share * task.fit.samples
+        student = self._session(self._whole.outputs)
+        both = _timed(lambda: (self._teacher(few.feeds[0]), run_named(student, few.feeds[0]))) / size
+        samples = fit.samples + (check.samples if check is not fit else 0)
+        share = max(0.0, min(1.0, RUNNING * (ends - time.perf_counter()) / (both * samples)))
 
-        def affordable(still: int) -> bool:
-            trial = self._of(still, few, few)
+        def affordable(still: int) -> bool | None:
+            trial = self._alone(still, few, few)
             if trial is None:
-                return False
-            held = sum(array.nbytes for array in trial.fit.feeds[0].values()) / few.samples * samples
-            return held <= HELD and ENOUGH * samples * _step(trial, trial.fit) <= (1 - RUNNING) * seconds
+                return None
+            held = sum(array.nbytes for array in trial.fit.feeds[0].values()) / size * share * samples
+            epochs = min(ENOUGH, course.epochs) * share * fit.samples * _step(trial, trial.fit)
+            return held <= HELD and epochs <= (1 - RUNNING) * (ends - time.perf_counter())
 
-        numbers = range(1, len(self._weights))
-        found = bisect_left(numbers, True, key=affordable)
-        return Choice(numbers[found], share) if found < len(numbers) else Choice()
+        still = _first(affordable, 1, len(self._weights))
+        return Choice() if still is None else Choice(still, share)
 
     def task(self, choice: Choice) -> Task:
         """What is chosen, with all values that it takes; the training of all weights where that cannot be done."""
         if not choice.still:
-            return self._task
-        fit, check = self._task.fit, self._task.check
-        few = fit.first(int(choice.share * fit.samples))
-        apart = few if check is fit else check.first(int(choice.share * check.samples))
+            return self._whole
+        fit, check = self._whole.fit, self._whole.check
+        few = fit.few(max(1, round(choice.share * fit.samples)))
+        apart = few if check is fit else check.few(max(1, round(choice.share * check.samples)))
         logger.info("%d of %d weights stay as they are", choice.still, len(self._weights))
-        return self._of(choice.still, few, apart) or self._task
+        return self._alone(choice.still, few, apart) or self._whole
 
-    def _of(self, still: int, fit: Batches, check: Batches) -> Task | None:
-        """The training of all but some weights; None where what that takes is not there sample by sample."""
-        task = self._task
-        takes = behind(self._model, self._weights[still:], task.outputs)
-        made = [name for name in takes if name not in self._given]
+    def _alone(self, still: int, fit: Batches, check: Batches) -> Task | None:
+        """The training of all but the first weights; None where what that takes is not there sample by sample."""
+        whole, weights = self._whole, self._weights[still:]
+        given = {value.name for value in self._model.graph.input}
+        wanted = [*(whole.outputs if whole.distilled else ()), *([whole.criterion.output] if whole.criterion else ())]
+        takes = taken(self._model, weights, wanted, self._numbers, given - fit.along)
+        made = [name for name in takes if name not in given]
         if not made:
             return None
-        session, same = self._session(made), self._given - fit.along
+        session = self._session(made)
 
-        def values(feed: Feed) -> dict[str, NDArray[Any]]:
+        def values(feed: Feed) -> Feed:
             """All that is kept of some samples."""
-            taken = {name: feed[name] for name in takes if name in self._given - same} | run_named(session, feed)
-            told = self._teacher(feed) if task.distilled else {}
-            return taken | {TOLD + name: value for name, value in told.items()}
+            found = {name: feed[name] for name in takes if name in fit.along} | run_named(session, feed)
+            told = self._teacher(feed) if whole.distilled else {}
+            return found | {TOLD + name: value for name, value in told.items()}
 
         first = fit.feeds[0]
+        same = {name: first[name] for name in takes if name in given - fit.along}
         try:
-            one, several = values(some(first, fit.along, slice(1))), values(first)
+            kept = self._kept(fit, values)
+            apart = kept if check is fit else self._kept(check, values)
         except FAILURES as error:
             logger.info("what comes behind %d weights is not trained alone: %s", still, first_line(error))
             return None
-        if not _by_sample(one, several, fit.batch(first)):
+        if kept is None or apart is None:
             return None
-        always = {name: first[name] for name in takes if name in same}
-        kept = self._kept(fit, values)
         return replace(
-            task,
-            teacher=lambda feed: {name: _joined(feed[TOLD + name]) for name in task.outputs},
+            whole,
+            network=whole.network.only(weights),
+            teacher=lambda feed: {name: _in_rows(feed[TOLD + name]) for name in whole.outputs},
             hidden=(),
             fit=kept,
-            check=kept if check is fit else self._kept(check, values),
-            lead=lambda feed: {n: always[n] if n in always else _joined(feed[n]) for n in takes},
+            check=apart,
+            lead=lambda feed: same | {name: _in_rows(feed[name]) for name in takes if name not in same},
             varied=False,
         )
 
     @cached_property
     def _teacher(self) -> Teacher:
-        return self._taught()
+        return self._teacher_of(self._whole.outputs)
+
+    @cached_property
+    def _numbers(self) -> set[str]:
+        return numbers(self._model)
 
     def _session(self, names: Sequence[str]) -> ort.InferenceSession:
         return self._job.stopwatch.machine.session(probe(self._model, names), self._job.folder)
 
-    def _kept(self, batches: Batches, values: Callable[[Feed], Feed]) -> Batches:
-        """Values of all samples in place of the inputs: of each sample, as many rows as it has."""
+    def _kept(self, batches: Batches, values: Callable[[Feed], Feed]) -> Batches | None:
+        """Values of all samples in place of the inputs: of each, as many rows as it has; None where that varies."""
         arrays, feeds, start = dict[str, NDArray[Any]](), list[Feed](), 0
+        largest = max(batches.feeds, key=batches.batch)
+        if not _by_sample(values(some(largest, batches.along, slice(1))), values(largest), batches.batch(largest)):
+            return None
         for i, feed in enumerate(batches.feeds):
             if len(batches.feeds) > 1:
                 self._job.progress("running both models", i, len(batches.feeds))
@@ -176,10 +193,25 @@ class Later:
                 rows = value.reshape(end - start, -1, *value.shape[1:])
                 if name not in arrays:
                     arrays[name] = np.empty((batches.samples, *rows.shape[1:]), rows.dtype)
+                if rows.shape[1:] != arrays[name].shape[1:]:
+                    return None
                 arrays[name][start:end] = rows
             feeds.append(Cut(arrays, arrays.keys(), np.arange(start, end)))
             start = end
         return replace(batches, feeds=feeds, along=frozenset(arrays))
+
+
+def _first(affordable: Callable[[int], bool | None], start: int, end: int) -> int | None:
+    """The first number that is affordable, if all behind it are; None of those told is as good as unknown."""
+    if start >= end:
+        return None
+    middle = (start + end) // 2
+    told = affordable(middle)
+    if told:
+        before = _first(affordable, start, middle)
+        return middle if before is None else before
+    behind = _first(affordable, middle + 1, end)
+    return _first(affordable, start, middle) if behind is None and told is None else behind
 
 
 def _by_sample(one: Feed, several: Feed, count: int) -> bool:
@@ -188,14 +220,18 @@ def _by_sample(one: Feed, several: Feed, count: int) -> bool:
         rows, of = len(value) if value.ndim else 0, several[name]
         if of.shape != (count * rows, *value.shape[1:]) or not value.size:
             return False
-        if not np.abs(of[:rows] - value).max() <= CLOSE * np.abs(value).max():
+        if value.dtype.kind != "f":
+            alike = np.array_equal(of[:rows], value)
+        else:
+            alike = bool(np.abs(of[:rows] - value).max() <= CLOSE * np.abs(value).max())
+        if not alike:
             return False
     return True
 
 
-def _joined(rows: NDArray[Any]) -> NDArray[Any]:
+def _in_rows(values: NDArray[Any]) -> NDArray[Any]:
     """The rows of samples, one after another."""
-    return rows.reshape(-1, *rows.shape[2:])
+    return values.reshape(-1, *values.shape[2:])
 
 
 def _step(task: Task, batches: Batches) -> float:
@@ -206,8 +242,12 @@ def _step(task: Task, batches: Batches) -> float:
 
 
 def _timed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes the second time."""
-    call()
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    """Seconds that a call takes when what it needs is warm."""
+    took = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        call()
+        took = time.perf_counter() - began
+        if took > LONG:
+            break
+    return took

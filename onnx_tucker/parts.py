@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import onnx
 
+from onnx_tucker.graph.check import FAILURES
 from onnx_tucker.graph.segment import between, uses
+from onnx_tucker.graph.skeleton import skeleton
+from onnx_tucker.runtime.session import first_line
+
+logger = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -41,32 +48,45 @@ def blocks(model: onnx.ModelProto, names: Sequence[str], values: Sequence[str]) 
     return parts
 
 
-def behind(model: onnx.ModelProto, weights: Collection[str], gives: Sequence[str]) -> list[str]:
-    """What nodes that change with some weights need of those that do not, numbers with fractions alone.
+def taken(
+    model: onnx.ModelProto,
+    weights: Collection[str],
+    gives: Sequence[str],
+    kinds: Collection[str],
+    same: Collection[str],
+) -> list[str]:
+    """What nodes that change with some weights need of those that do not.
 
     Args:
         model: the main graph of it.
         weights: names of the initializers that change.
         gives: names of the values that the nodes are for.
+        kinds: names of the values that can be taken; others, such as shapes and constants, follow from those.
+        same: names of the inputs that are the same for all samples, and so is what follows from them alone.
 
     Returns:
-        Names of values that nodes or callers give; others, such as shapes and constants, follow from these.
+        Names of values that nodes or callers give; empty where nothing changes.
     """
-    constant = {tensor.name for tensor in model.graph.initializer}
-    changing, varying = {*weights}, {value.name for value in model.graph.input} - constant
-    still, numbers = {*varying}, _numbers(model)
-    for node in model.graph.node:
+    graph = model.graph
+    inputs = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    changing, varying, still = {*weights}, inputs - {*same}, {*inputs}
+    for node in graph.node:
         if not changing.isdisjoint(uses(node)):
             changing.update(node.output)
-        elif not varying.isdisjoint(uses(node)):
+        elif not varying.isdisjoint(uses(node)) and node.op_type not in ("Shape", "Size"):
             varying.update(node.output)
-            still |= numbers & {*node.output}
-    used = {name for node in between(model.graph.node, still, gives) for name in uses(node)}
-    return sorted(used & still)
+            still.update(name for name in node.output if name in kinds)
+    used = {*gives, *(name for node in between(graph.node, still, gives) for name in uses(node))}
+    return sorted(used & still) if used & changing else []
 
 
-def _numbers(model: onnx.ModelProto) -> set[str]:
-    """Names of the values in single precision, as far as that can be inferred."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+def numbers(model: onnx.ModelProto) -> set[str]:
+    """Names of the values of the main graph that are known to be in single precision; all weights are in the model."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton(model, Path())).graph
+    except FAILURES as error:
+        logger.info("types of values are not inferred: %s", first_line(error))
+        return set()
     single = onnx.TensorProto.FLOAT
-    return {value.name for value in inferred.value_info if value.type.tensor_type.elem_type == single}
+    values = (*graph.value_info, *graph.output)
+    return {value.name for value in values if value.type.tensor_type.elem_type == single}

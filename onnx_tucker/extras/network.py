@@ -6,6 +6,7 @@ with weights of its own cannot be, and a few that onnx2torch lacks. All others a
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -92,6 +93,14 @@ class Network:
                 varying.update(node.output)
         with torch.no_grad():
             self._compute(fixed, self._constants)
+
+    def only(self, names: Collection[str]) -> Network:
+        """The same network, of whose weights only these are trained."""
+        other = copy.copy(self)
+        other.weights = {name: weight for name, weight in self.weights.items() if name in names}
+        others = {name: weight.detach() for name, weight in self.weights.items() if name not in names}
+        other._constants = {**self._constants, **others}
+        return other
 
     def run(self, known: Feed, wanted: Sequence[str]) -> list[Tensor]:
         """Values of the graph.

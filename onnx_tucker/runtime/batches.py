@@ -116,6 +116,17 @@ class Batches:
             return self
         return Batches(int(sizes[count - 1]), self.feeds[:count], self.labels[:count], self.along)
 
+    def few(self, samples: int) -> Batches:
+        """The first samples, so many; all if there are no more, or whole feeds where each is one."""
+        first = self.first(samples)
+        over = first.samples - samples
+        if over <= 0 or not self.along:
+            return first
+        *feeds, last = first.feeds
+        part = slice(first.batch(last) - over)
+        labels = [*first.labels[:-1], first.labels[-1][part]] if first.labels else ()
+        return Batches(samples, [*feeds, some(last, self.along, part)], labels, self.along)
+
     def finite(self, *, whole: bool) -> Batches:
         """Those of the samples in which all numbers are finite.
 
