@@ -1,12 +1,13 @@
 """Scores before and after fine-tuning, on calibration inputs without labels.
 
     python benchmarks/finetune.py [--real FOLDER] [--only NAME]... [--ranks flops:0.25|flops:0.5|thesis]...
-                                  [--epochs N] [--learning-rate L] [--clips 64] [--scored 1000] [--threads N]
-                                  [--cache DIR]
+                                  [--epochs N] [--learning-rate L] [--clips 64] [--fitted 64] [--scored 1000]
+                                  [--threads N] [--cache DIR]
                                   [--rows build/finetune.json] [--out build/finetune.md]
 
 Each model of search.py's FOLDER at half and at a quarter of its FLOPs, as `--ranks auto` makes it, and the thesis
-network at the thesis's ranks, fitted to as many clips; both then trained on the same inputs by `onnx_tucker.finetune`.
+network at the thesis's ranks; both then trained on the same inputs by `onnx_tucker.finetune`. Of the thesis network's
+clips, factors are only fitted to the first ones, as many as `--fitted`.
 Needs the `finetune` extra. Rows are added to those in a file, if one is given.
 """
 
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Course.epochs)
     parser.add_argument("--learning-rate", type=float, default=Course.learning_rate)
     parser.add_argument("--clips", type=int, default=64, help="inputs of strokes")
+    parser.add_argument("--fitted", type=int, default=64, help="those of them that factors are fitted to")
     parser.add_argument("--scored", type=int, default=1000, help="clips that strokes is scored on")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--cache", help="folder that remembers what the factorised models took to find")
@@ -85,9 +87,11 @@ def main() -> None:
 def _row(subject: Subject, ranks: str, args: argparse.Namespace) -> Row:
     options = options_of(subject, args.threads)
     chosen: dict[str, Any] = {"ranks": "auto", "budget": ranks}
+    fitted = subject.data
     if ranks == THESIS:
         chosen = {"ranks": str(MODELS / "thesis_ranks.toml")}
-    before = onnx_tucker.compress(subject.path, **chosen, **options, cache=args.cache)
+        fitted = {name: clips[: args.fitted] for name, clips in subject.data.items()}
+    before = onnx_tucker.compress(subject.path, **chosen, **{**options, "data": fitted}, cache=args.cache)
     course = {"epochs": args.epochs, "learning_rate": args.learning_rate}
     began = time.monotonic()
     after = onnx_tucker.finetune(subject.path, before.model, benchmark=False, **course, **options)
