@@ -95,7 +95,7 @@ class Later:
         """
         ends = time.perf_counter() + 60 * course.minutes
         fit, check = self._whole.fit, self._whole.check
-        at = max(range(len(fit.feeds)), key=lambda i: fit.batch(fit.feeds[i]))
+        at = _largest(fit)
         largest = fit.feeds[at]
         size = min(LOOK, fit.batch(largest), course.batch)
         if not fit.alike or (self._whole.fixed and fit.batch(largest) > 1):
@@ -182,14 +182,15 @@ class Later:
     def _kept(self, batches: Batches, values: Callable[[Feed], Feed]) -> Batches | None:
         """Values of all samples in place of the inputs: of each, as many rows as it has; None where that varies."""
         arrays, feeds, start = dict[str, NDArray[Any]](), list[Feed](), 0
-        largest = max(batches.feeds, key=batches.batch)
-        if not _by_sample(values(some(largest, batches.along, slice(1))), values(largest), batches.batch(largest)):
+        at = _largest(batches)
+        one, known = values(some(batches.feeds[at], batches.along, slice(1))), values(batches.feeds[at])
+        if not _by_sample(one, known, batches.batch(batches.feeds[at])):
             return None
         for i, feed in enumerate(batches.feeds):
             if len(batches.feeds) > 1:
                 self._job.progress("running both models", i, len(batches.feeds))
             end = start + batches.batch(feed)
-            for name, value in values(feed).items():
+            for name, value in (known if i == at else values(feed)).items():
                 rows = value.reshape(end - start, -1, *value.shape[1:])
                 if name not in arrays:
                     arrays[name] = np.empty((batches.samples, *rows.shape[1:]), rows.dtype)
@@ -212,6 +213,11 @@ def _first(affordable: Callable[[int], bool | None], start: int, end: int) -> in
         return middle if before is None else before
     behind = _first(affordable, middle + 1, end)
     return _first(affordable, start, middle) if behind is None and told is None else behind
+
+
+def _largest(batches: Batches) -> int:
+    """Which feed holds most samples."""
+    return max(range(len(batches.feeds)), key=lambda i: batches.batch(batches.feeds[i]))
 
 
 def _by_sample(one: Feed, several: Feed, count: int) -> bool:
