@@ -13,9 +13,11 @@ from onnx import helper
 from onnx_tucker import classes, compress, head
 from onnx_tucker.calibrate import Fitting
 from onnx_tucker.graph.behind import Scores
+from onnx_tucker.graph.find import Found
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.rows import Rows
 from onnx_tucker.settings import Settings
+from onnx_tucker.statistics import ROWS
 from onnx_tucker.types import Array, Candidate, Chain
 from tests.helpers import model, relative, run, view_of
 
@@ -67,6 +69,21 @@ def test_outputs_come_closer(monkeypatch: pytest.MonkeyPatch) -> None:
     together = relative(wanted, run(compress(made, **options).model, x=other)[0])
     monkeypatch.setattr(head, "nodes", lambda *_: {})
     assert together < 0.9 * relative(wanted, run(compress(made, **options).model, x=other)[0])
+
+
+def test_wide_layers_are_given_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = prepare(perceptron(), Settings(benchmark=False), silent)
+    asked = []
+
+    def rows(_: Found, most: int) -> None:
+        asked.append(most)
+
+    for values in (head.VALUES, 320):
+        monkeypatch.setattr(head, "VALUES", values)
+        last = head.Head(view_of(job), job.found, rows)
+        last.take(job.found[0], None)
+        assert not last.fitted()
+    assert asked == [ROWS, 10]  # the widest has 32 inputs
 
 
 def test_the_bias_of_scores_is_corrected_once_where_no_fit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
