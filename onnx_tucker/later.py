@@ -96,12 +96,11 @@ class Later:
         ends = time.perf_counter() + 60 * course.minutes
         fit, check = self._whole.fit, self._whole.check
         at = _largest(fit)
-        largest = fit.feeds[at]
-        size = min(LOOK, fit.batch(largest), course.batch)
-        if not fit.alike or (self._whole.fixed and fit.batch(largest) > 1):
+        largest = Batches(fit.batch(fit.feeds[at]), fit.feeds[at : at + 1], fit.labels[at : at + 1], fit.along)
+        if not fit.alike or (self._whole.fixed and largest.samples > 1):
             return Choice()
-        labels = [fit.labels[at][:size]] if fit.labels else []
-        few = Batches(size, [some(largest, fit.along, slice(size))], labels, fit.along)
+        size = min(LOOK, largest.samples, course.batch)
+        few = largest.few(size)
         if min(FEW, course.epochs) * fit.samples * _step(self._whole, few) <= ends - time.perf_counter():
             return Choice()
         student = self._session(self._whole.outputs)
@@ -191,12 +190,13 @@ class Later:
                 self._job.progress("running both models", i, len(batches.feeds))
             end = start + batches.batch(feed)
             for name, value in (known if i == at else values(feed)).items():
-                rows = value.reshape(end - start, -1, *value.shape[1:])
                 if name not in arrays:
-                    arrays[name] = np.empty((batches.samples, *rows.shape[1:]), rows.dtype)
-                if rows.shape[1:] != arrays[name].shape[1:]:
+                    rows = len(value) // (end - start)
+                    arrays[name] = np.empty((batches.samples, rows, *value.shape[1:]), value.dtype)
+                part = arrays[name][start:end]
+                if value.size != part.size or value.shape[1:] != part.shape[2:]:
                     return None
-                arrays[name][start:end] = rows
+                part[:] = value.reshape(part.shape)
             feeds.append(Cut(arrays, arrays.keys(), np.arange(start, end)))
             start = end
         return replace(batches, feeds=feeds, along=frozenset(arrays))
