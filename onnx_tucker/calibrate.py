@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES = 10_000, 4, RIDGES[::2]
 """The positions in a rough pass, how often its factors are refitted, and the pulls of trained weights that it tries."""
 HEAVY, HEAVY_ROUNDS = 1.2e9, 1
-"""Multiplications of a step of a fit from which on a rough pass takes what the first one found out, and its rounds."""
+"""Multiplications of a step of a fit from which on a rough pass has so few rounds."""
 
 
 def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -271,8 +271,8 @@ class Fitting:
         return self._rough and stage.groups * step_work((stage.out, stage.inp * stage.window.volume)) >= HEAVY
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
-        """How far the data of a node is trusted; if that takes long to find out, as far as by the first rough pass."""
-        if not self._thrifty(found):
+        """How far the data of a node is trusted; in a rough pass, as far as by the first one."""
+        if not self._rough:
             return trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
         asked = self._whole.settings
         about = (asked.budgets, asked.max_error, asked.max_drop)  # they decide what the first pass is of

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnx_tucker import calibrate, compress, curves, trust
+from onnx_tucker import allocate, calibrate, compress, curves, trust
 from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError, UsageError
 from onnx_tucker.graph.find import Found
@@ -66,7 +66,9 @@ def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
     assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.05
 
 
-def test_heavy_nodes_are_looked_into_by_the_first_rough_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("heavy", [1, calibrate.HEAVY])
+def test_how_far_data_is_trusted_the_first_rough_pass_says(heavy: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "HEAVY", heavy)
     looked: list[str] = []
     trusted = trust.trusted
 
@@ -76,13 +78,12 @@ def test_heavy_nodes_are_looked_into_by_the_first_rough_pass_only(monkeypatch: p
 
     monkeypatch.setattr(trust, "trusted", counting)
     made, x = uneven()
-    options: dict[str, Any] = {"ranks": "auto", "budget": "flops:0.5", "data": {"x": x}, "benchmark": False}
-    compress(made, **options)
-    often = looked.count("first")
-    looked.clear()
-    monkeypatch.setattr(calibrate, "HEAVY", 1)
-    result = compress(made, **options)
-    assert looked.count("first") == looked.count("second") == 2 < often  # roughly once, and to stay
+    tried: list[float] = []
+    error = allocate.error
+    monkeypatch.setattr(allocate, "error", lambda *about: tried.append(error(*about)) or tried[-1])
+    result = compress(made, ranks="auto", budget="flops:0.5", data={"x": x}, benchmark=False)
+    assert len(tried) > 1
+    assert looked.count("first") == looked.count("second") == 2  # roughly once, and to stay
     assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.3
 
 
