@@ -17,7 +17,7 @@ from onnx_tucker.graph import shapes
 from onnx_tucker.graph.find import Found, macs
 from onnx_tucker.runtime import data_files, inputs, noise
 from onnx_tucker.runtime.batches import Inputs, shapes_of
-from onnx_tucker.runtime.session import FAILURES, Feed, first_line, memory, run_within
+from onnx_tucker.runtime.session import FAILURES, TYPES, Feed, first_line, memory, run_within
 from onnx_tucker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ SLOWEST = 1e8
 """Multiply-accumulates a second, far fewer than any machine does."""
 LONGEST = 3600.0
 """Seconds that no model may take."""
+LOOKED_AT = 64
+"""Samples whose values are looked at."""
 
 
 class Samples(NamedTuple):
@@ -63,8 +65,22 @@ def read(session: ort.InferenceSession | None, model: onnx.ModelProto, settings:
     labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
     if session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")
+    _tell_of_integers(session, parts[0])
     any_rank = {value.name for value in model.graph.input if not value.type.tensor_type.HasField("shape")}
     return Samples(parts, labels, frozenset(any_rank))
+
+
+def _tell_of_integers(session: ort.InferenceSession, part: Feed) -> None:
+    """Warns of whole numbers for an input of others: pixels may have been left unscaled, which nothing else shows."""
+    wanted = {value.name: TYPES.get(value.type) for value in session.get_inputs()}
+    for name, array in part.items():
+        dtype = wanted.get(name) if name or len(wanted) > 1 else next(iter(wanted.values()))
+        if array.dtype.kind not in "iu" or dtype is None or not np.issubdtype(dtype, np.floating):
+            continue
+        largest = np.atleast_1d(array)[:LOOKED_AT].max(initial=0)
+        if largest > 1:  # zeros and ones are hardly pixels
+            what, of = f"The data{f' for input {name}' if name else ''} is {array.dtype}", f"up to {largest}"
+            logger.warning("%s, %s, and goes into the model as it is: scale it as the model is used.", what, of)
 
 
 def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value_bytes: float) -> Inputs:

@@ -1,0 +1,38 @@
+"""Data as it is read for a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import compress
+from tests.helpers import Array, model
+
+
+def added() -> onnx.ModelProto:
+    """A model that takes floats."""
+    return model([helper.make_node("Add", ["x", "x"], ["y"])], {}, {"x": ("n", 4)}, {"y": 2})
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (np.full((3, 4), 200, np.uint8), "is uint8, up to 200"),
+        (np.full((3, 4), 7), "is int64, up to 7"),
+        (np.eye(4, dtype=np.uint8), ""),
+        (np.full((3, 4), 200.0), ""),
+    ],
+)
+def test_whole_numbers_for_others_are_told(
+    data: Array, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(tmp_path / "x.npy", data)
+    for given in (data, {"x": data}, tmp_path / "x.npy"):
+        caplog.clear()
+        compress(added(), ranks="vbmf", data=given, benchmark=False)
+        assert ("goes into the model as it is" in caplog.text) == bool(told)
+        assert told in caplog.text
