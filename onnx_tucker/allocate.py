@@ -77,6 +77,7 @@ class Allocator:
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         self._timed: dict[object, float] = {}
+        self._trusts: trust.Trusts | None = None
 
     def _curves(self, groups: Sequence[list[Found]], *, blind: bool) -> Iterator[Curve]:
         wanted = Wanted([*self._counted, "flops"] if self._tuner else self._counted, aligned=self._tuner is not None)
@@ -239,12 +240,13 @@ class Allocator:
         if not any(point.method for _, point in allocation):
             return 0.0
         planned_ = self._planned(allocation)
-        key = self._job.key("allocation", sorted((label, str(candidate)) for label, candidate in planned_.items()))
+        self._trusts = self._trusts or trust.Trusts(planned_)
+        key = self._job.planned_key("allocation", planned_)
         recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
         if trust.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
-            errors = held_out(self._job, planned_, calibrate.bases(self._job, planned_))
+            errors = held_out(self._job, planned_, calibrate.bases(self._job, planned_), self._trusts)
             found = min(errors.values(), default=math.inf)
         else:
             found = self._tried(allocation)[0]
@@ -257,7 +259,7 @@ class Allocator:
         planned_ = self._planned(allocation)
         if not trust.usable(self._job):
             return math.nan, factorise(self._job, planned_, "weights", rough=True)
-        ways = [factorise(self._job, planned_, "outputs", rough=True)]
+        ways = [factorise(self._job, planned_, "outputs", rough=True, trusts=self._trusts)]
         if trust.few(self._job):
             ways.append(factorise(self._job, planned_, "weights", rough=True))
         errors = [error(self._job, way.model) for way in ways]

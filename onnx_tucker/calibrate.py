@@ -29,7 +29,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.trust import Trust
+from onnx_tucker.trust import Trust, Trusts
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
 from onnx_tucker.walk import Walk
 
@@ -125,13 +125,16 @@ class Fitting:
         planned: what nodes become, by label; those that only stay or change their form may be refitted.
         seen: whether chains are fitted on to what is seen of their outputs behind activations.
         rough: whether fewer positions and rounds are enough.
+        trusts: how far the data of nodes is trusted, if that is not found out anew.
     """
 
-    def __init__(self, job: Job, planned: Mapping[str, Candidate], *, seen: bool, rough: bool) -> None:
+    def __init__(
+        self, job: Job, planned: Mapping[str, Candidate], *, seen: bool, rough: bool, trusts: Trusts | None = None
+    ) -> None:
         self._job, self._planned, self._seen = job, planned, seen
         self._positions, self._rounds = statistics.ROWS, ROUNDS
         self._ridges: Sequence[float] = RIDGES
-        self._whole, self._rough = job, rough
+        self._whole, self._rough, self._trusts = job, rough, trusts
         if rough:
             self._positions, self._rounds, self._ridges = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES
             self._job = job = trust.lighter(job)
@@ -271,18 +274,12 @@ class Fitting:
         return self._rough and stage.groups * step_work((stage.out, stage.inp * stage.window.volume)) >= HEAVY
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
-        """How far the data of a node is trusted; in a rough pass, as far as by the first one."""
-        if not self._rough:
+        """How far the data of a node is trusted."""
+
+        def fresh() -> Trust:
             return trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
-        asked = self._whole.settings
-        about = (asked.budgets, asked.max_error, asked.max_drop)  # they decide what the first pass is of
-        key = self._whole.key("trust", found.place.label, candidate.method is None, *about)
-        recalled = Trust.restored(self._whole.memory.recall(key))
-        if recalled is not None:
-            return recalled
-        fresh = trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
-        self._whole.memory.remember(key, fresh)
-        return fresh
+
+        return self._trusts.of(self._whole, found, candidate, fresh) if self._trusts else fresh()
 
 
 def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:

@@ -16,6 +16,7 @@ from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.splice import splice
 from onnx_tucker.job import Job
 from onnx_tucker.menu import members
+from onnx_tucker.trust import Trusts
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
 
 
@@ -55,6 +56,7 @@ def factorise(
     basis: Basis,
     *,
     rough: bool = False,
+    trusts: Trusts | None = None,
 ) -> Factorised:
     """The model with nodes as they are planned, and if they are fitted to data, others refitted to that.
 
@@ -63,6 +65,7 @@ def factorise(
         planned: what nodes become, by label.
         basis: what their chains are made from; one of `calibrate.bases`.
         rough: see `calibrate.Fitting`.
+        trusts: see there too.
     """
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
@@ -71,8 +74,9 @@ def factorise(
     if basis == "weights":
         made = zip(leaders, _separate(job, leaders, planned), strict=True)
     else:
-        fitted = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough).chains(leaders)
-        made = ((found, None if chain is None else _rounded(found.site.read(), chain)) for found, chain in fitted)
+        fitting = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough, trusts=trusts)
+        chains = fitting.chains(leaders)
+        made = ((found, None if chain is None else _rounded(found.site.read(), chain)) for found, chain in chains)
     for i, (leader, rounded) in enumerate(made):
         if not rough:
             job.progress("factorising", i, len(leaders))

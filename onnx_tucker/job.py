@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -31,6 +31,7 @@ from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
+from onnx_tucker.types import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +156,10 @@ class Job:
         data = self.inputs.digest if self.inputs is not None and self.inputs.kind == "data" else None
         settings = [getattr(self.settings, name) for name in KEY_SETTINGS]
         return str(joblib.hash((version("onnx-tucker"), ort.__version__, self.fingerprint, data, settings, parts)))
+
+    def planned_key(self, what: str, planned: Mapping[str, Candidate], *parts: object) -> str | None:
+        """The same of what follows from what nodes are to become, by label."""
+        return self.key(what, sorted((label, str(candidate)) for label, candidate in planned.items()), *parts)
 
 
 def source_of(model: Source) -> onnx.ModelProto | Path:

@@ -14,6 +14,7 @@ from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
 from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.trust import Trusts
 from onnx_tucker.types import Basis, Candidate
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = No
     bases = calibrate.bases(job, planned)
     if len(bases) == 1 or basis in bases:
         return factorise(job, planned, basis if basis in bases else bases[0])
-    key = job.key("basis", sorted((label, str(candidate)) for label, candidate in planned.items()))
+    key = job.planned_key("basis", planned)
     recalled = job.memory.recall(key)
     if recalled is not None and recalled.value in bases:
         return factorise(job, planned, recalled.value)
@@ -95,10 +96,18 @@ def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -
     return best
 
 
-def held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> dict[Basis, float]:
+def held_out(
+    job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis], trusts: Trusts | None = None
+) -> dict[Basis, float]:
     """Of each way the mean error of models on the samples that they are not fitted to; empty where that is not known.
 
     Samples that are fitted to look closer than others, the more the fewer there are.
+
+    Args:
+        job: the run.
+        planned: what nodes become, by label.
+        bases: the ways.
+        trusts: see `calibrate.Fitting`.
     """
     errors: dict[Basis, list[float]] = {}
     if not job.folds:
@@ -107,7 +116,7 @@ def held_out(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis])
     for fold in job.folds:
         assert fold.inputs is not None
         for basis in bases:
-            made = blind if basis == "weights" else factorise(fold, planned, basis, rough=True)
+            made = blind if basis == "weights" else factorise(fold, planned, basis, rough=True, trusts=trusts)
             errors.setdefault(basis, []).append(error(fold, made.model, fold.inputs.check.samples))
     means = {basis: fmean(found) for basis, found in errors.items()}
     logger.info("errors of the outputs on other samples: %s", ", ".join(f"{b} {e:.4g}" for b, e in means.items()))

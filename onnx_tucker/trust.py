@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -71,6 +71,26 @@ class Trust(NamedTuple):
         """What the weight of each group should be, by what is known of its rows."""
         targets = known.targets(site.read(), self.ridge, bias=self.means)
         return known.goals(targets, bias=self.means, shrink=self.shrink)
+
+
+class Trusts:
+    """How far data is trusted in all rough passes of a search: as far as the first one finds.
+
+    Args:
+        first: what nodes become in that; what is remembered of it serves all searches that begin so.
+    """
+
+    def __init__(self, first: Mapping[str, Candidate]) -> None:
+        self._first = first
+
+    def of(self, job: Job, found: Found, candidate: Candidate, find: Callable[[], Trust]) -> Trust:
+        """How far the data of a node is trusted, by what is remembered or else by `find`."""
+        key = job.planned_key("trust", self._first, found.place.label, candidate.method is None)
+        known = Trust.restored(job.memory.recall(key))
+        if known is None:
+            known = find()
+            job.memory.remember(key, known)
+        return known
 
 
 def usable(job: Job) -> bool:

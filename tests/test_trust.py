@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import helper
@@ -57,6 +59,18 @@ def test_what_is_remembered_is_checked() -> None:
     for value in (None, 3, ["a", "b", "c"], [1e4, None], [2.0, None, True], [RIDGES[0], 0.5, True]):
         assert trust.Trust.restored(Recalled(value, True)) is None
     assert trust.Trust.restored(None) is None
+
+
+def test_searches_that_begin_alike_share_what_they_find_and_no_others_do() -> None:
+    job = job_of(50)
+    found, chain = job.found[0], Candidate("svd", (3,), (), 0.0)
+    beginnings: list[dict[str, Candidate]] = [{"node": chain}, {"node": replace(chain, ranks=(2,))}, {"node": chain}]
+    told = [trust.Trust(ridge, None, True) for ridge in RIDGES[:3]]
+    given = [
+        trust.Trusts(first).of(job, found, chain, lambda own=own: own)
+        for first, own in zip(beginnings, told, strict=True)
+    ]
+    assert given == [told[0], told[1], told[0]]
 
 
 def statistics(rows: int, weight: Array, noise: float) -> Moments:
