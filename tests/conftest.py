@@ -11,7 +11,13 @@ if worker and hasattr(os, "sched_setaffinity"):  # Linux only
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 settings.register_profile("machine may be busy", deadline=None)
 settings.load_profile("machine may be busy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the slow tests first: short ones fill the time of the worker that is done with those."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
