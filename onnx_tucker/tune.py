@@ -22,6 +22,12 @@ from onnx_tucker.settings import Course, Settings
 
 logger = logging.getLogger(__name__)
 
+CLEARLY = 0.99
+"""What the error of the outputs has to be at most, relative to that before training: a smaller gain is the samples'.
+
+Two scans of a segmentation network, one of them kept apart, made .0643 .0641, and the score on another scan fell.
+"""
+
 
 def course_of(settings: Settings) -> Course | None:
     """How the main command trains what it makes, if it is asked to.
@@ -78,13 +84,13 @@ def trained(job: Job, before: Made, course: Course, promises: Promises) -> tuple
         errors: Mapping[str, None] = dict.fromkeys(old.errors)  # they were those of the weights before
         made = replace(before, result=replace(old, model=model, weights=weights, errors=errors))
         verdict = promises.verify(made.result)
-        closer = mean_error(verdict.closeness or []) < promises.error(old)
-        if not verdict.broken and (closer or course.loss != "distill"):
+        after, error = mean_error(verdict.closeness or []), promises.error(old)
+        if not verdict.broken and (course.loss != "distill" or after < CLEARLY * error):
             return made, verdict
         untrained = promises.verify(old)
-        if verdict.broken and (untrained.broken and closer):
+        if untrained.broken and (not verdict.broken or after < error):
             return made, verdict
-        why = verdict.broken or "Fine-tuning brings the outputs no closer to the original's."
+        why = verdict.broken or "Fine-tuning brings the outputs less than 1 % closer to the original's."
         logger.warning("%s The weights stay as they were before fine-tuning.", why)
         return before, untrained
     logger.warning("Fine-tuning makes the model no better on the samples kept apart, so its weights stay as they were.")

@@ -82,6 +82,23 @@ def test_what_does_not_help_is_not_taken(
     assert "no better on the samples kept apart" in caplog.text
 
 
+def test_a_gain_that_may_be_chance_is_taken_only_where_a_promise_needs_it(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, factorised, x = pair
+    little = {**QUICK, "epochs": 3, "learning_rate": 1e-5, "data": {"x": x}}
+    untrained = finetune(made, factorised, **little)
+    assert untrained.model == factorised
+    assert "less than 1 % closer" in caplog.text
+    assert untrained.report.fidelity is not None
+    error = untrained.report.fidelity.outputs[0].relative_l2
+    assert error is not None
+    kept = finetune(made, factorised, max_error=error * (1 - 1e-6), **little)
+    assert kept.model != factorised
+    assert kept.report.fidelity is not None
+    assert 0.99 * error < (kept.report.fidelity.outputs[0].relative_l2 or 0) < error
+
+
 def test_promises_hold_or_nothing_is_written(
     pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], tmp_path: Path
 ) -> None:
