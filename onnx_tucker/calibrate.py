@@ -66,7 +66,7 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
     Raises:
         DataError: see `statistics.of_model`.
     """
-    for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
+    for found, known in zip(leaders, statistics.of_model(job, leaders, ROUGH_ROWS), strict=True):
         if known is None:
             yield None
             continue

@@ -50,12 +50,13 @@ class Original:
         return (Flow(values[x], values.get(y)) for values in self._walk.read([x] if known else [x, y]))
 
 
-def of_model(job: Job, nodes: Sequence[Found]) -> Iterator[Statistics | None]:
+def of_model(job: Job, nodes: Sequence[Found], most: int = ROWS) -> Iterator[Statistics | None]:
     """What the original's nodes see and give; None where that is not known.
 
     Args:
         job: the run, with data or with the file of an earlier one.
         nodes: some of the nodes, in the order of the graph.
+        most: positions of a node that are read at most.
 
     Raises:
         DataError: the file cannot be read, or it is of another model.
@@ -66,7 +67,7 @@ def of_model(job: Job, nodes: Sequence[Found]) -> Iterator[Statistics | None]:
         return
     source = Original(job)
     for found in nodes:
-        halves = known_rows(job, found, source, ROWS)
+        halves = known_rows(job, found, source, most)
         known = None if isinstance(halves, str) else halves[0] + halves[1]
         yield known if known is not None and known.rows else None
 
