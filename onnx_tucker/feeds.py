@@ -73,14 +73,18 @@ def read(session: ort.InferenceSession | None, model: onnx.ModelProto, settings:
 def _tell_of_integers(session: ort.InferenceSession, part: Feed) -> None:
     """Warns of whole numbers for an input of others: pixels may have been left unscaled, which nothing else shows."""
     wanted = {value.name: TYPES.get(value.type) for value in session.get_inputs()}
-    for name, array in part.items():
-        dtype = wanted.get(name) if name or len(wanted) > 1 else next(iter(wanted.values()))
+    for name, array in inputs.by_name(part, wanted).items():
+        dtype = wanted.get(name)
         if array.dtype.kind not in "iu" or dtype is None or not np.issubdtype(dtype, np.floating):
             continue
         largest = np.atleast_1d(array)[:LOOKED_AT].max(initial=0)
         if largest > 1:  # zeros and ones are hardly pixels
-            what, of = f"The data{f' for input {name}' if name else ''} is {array.dtype}", f"up to {largest}"
-            logger.warning("%s, %s, and goes into the model as it is: scale it as the model is used.", what, of)
+            logger.warning(
+                "The data for input %s is %s, up to %d, and goes into the model as it is: scale it as it is used.",
+                name,
+                array.dtype,
+                largest,
+            )
 
 
 def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value_bytes: float) -> Inputs:

@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import compress
+from onnx_tucker.errors import DataError
 from tests.helpers import Array, model
 
 
@@ -36,3 +37,9 @@ def test_whole_numbers_for_others_are_told(
         compress(added(), ranks="vbmf", data=given, benchmark=False)
         assert ("goes into the model as it is" in caplog.text) == bool(told)
         assert told in caplog.text
+
+
+def test_data_for_a_model_without_inputs_is_refused_in_words() -> None:
+    node = helper.make_node("RandomNormal", [], ["y"], shape=[2, 2])
+    with pytest.raises(DataError, match="the model's inputs are"):
+        compress(model([node], {}, {}, {"y": 2}), ranks="vbmf", data=np.full((3, 4), 7), benchmark=False)

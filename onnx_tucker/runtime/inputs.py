@@ -77,9 +77,7 @@ def _named(
     part: Mapping[str, NDArray[Any]], inputs: Mapping[str, Any], any_rank: Collection[str]
 ) -> dict[str, NDArray[Any]]:
     """A part of the data as the model takes it."""
-    arrays = {name: np.asarray(array) for name, array in part.items()}
-    if set(arrays) == {""} and len(inputs) == 1:
-        arrays = {next(iter(inputs)): arrays[""]}
+    arrays = by_name(part, inputs)
     if set(arrays) != set(inputs):
         advice = "name the arrays of an .npz file like the inputs"
         if set(inputs) < set(arrays):
@@ -88,6 +86,12 @@ def _named(
             f"The data has the keys {_listed(arrays)}, but the model's inputs are {_listed(inputs)}; {advice}."
         )
     return {name: _fit(array, inputs[name], any_rank=name in any_rank) for name, array in arrays.items()}
+
+
+def by_name(part: Mapping[str, NDArray[Any]], inputs: Collection[str]) -> dict[str, NDArray[Any]]:
+    """A part of the data by the names of inputs: a single array without one is that of the only input."""
+    arrays = {name: np.asarray(array) for name, array in part.items()}
+    return {next(iter(inputs)): arrays[""]} if set(arrays) == {""} and len(inputs) == 1 else arrays
 
 
 def _same_for_all(parts: Sequence[Feed], inputs: Mapping[str, Any]) -> set[str]:
