@@ -35,7 +35,7 @@ from onnx_tucker.rank.lagrange import choose
 from onnx_tucker.timed import planned, timed, whole_model
 from onnx_tucker.trial import error, held_out
 from onnx_tucker.tuning import Tuner, alike, promising
-from onnx_tucker.types import Candidate, Skip
+from onnx_tucker.types import Basis, Candidate, Skip
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ LEAST = 1e-3
 
 CLEARLY = 1.01
 """How much closer a law has to bring the model than a simpler one: less may be the samples' doing."""
+
+FITS = ("outputs", "influence")
+"""What chains may be fitted to in trials."""
 
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
@@ -77,6 +80,8 @@ class Allocator:
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         self._timed: dict[object, float] = {}
+        self._first: Mapping[str, Candidate] | None = None
+        self._fit: Basis | None = None
         self._trusts: trust.Trusts | None = None
 
     def _curves(self, groups: Sequence[list[Found]], *, blind: bool) -> Iterator[Curve]:
@@ -240,13 +245,16 @@ class Allocator:
         if not any(point.method for _, point in allocation):
             return 0.0
         planned_ = self._planned(allocation)
-        self._trusts = self._trusts or trust.Trusts(planned_)
+        if self._trusts is None:
+            self._first, self._trusts = planned_, trust.Trusts(planned_)
         key = self._job.planned_key("allocation", planned_)
         recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
         if trust.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
-            errors = held_out(self._job, planned_, calibrate.bases(self._job, planned_), self._trusts)
+            bases: list[Basis] = ["weights", *self._fits(planned_)]
+            errors = held_out(self._job, planned_, bases, self._trusts)
+            self._choose_fit(errors)
             found = min(errors.values(), default=math.inf)
         else:
             found = self._tried(allocation)[0]
@@ -259,12 +267,33 @@ class Allocator:
         planned_ = self._planned(allocation)
         if not trust.usable(self._job):
             return math.nan, factorise(self._job, planned_, "weights", rough=True)
-        ways = [factorise(self._job, planned_, "outputs", rough=True, trusts=self._trusts)]
+        bases = self._fits(planned_)
         if trust.few(self._job):
-            ways.append(factorise(self._job, planned_, "weights", rough=True))
-        errors = [error(self._job, way.model) for way in ways]
-        best = int(np.argmin(errors))
+            bases.append("weights")
+        ways = {b: factorise(self._job, planned_, b, rough=True, trusts=self._trusts) for b in bases}
+        errors = {basis: error(self._job, way.model) for basis, way in ways.items()}
+        self._choose_fit(errors)
+        best = min(errors, key=errors.__getitem__)
         return errors[best], ways[best]
+
+    def _fits(self, planned_: Mapping[str, Candidate]) -> list[Basis]:
+        """What chains are fitted to in trials: all that there is, until one is chosen."""
+        every: list[Basis] = [basis for basis in calibrate.bases(self._job, planned_) if basis in FITS]
+        recalled = self._job.memory.recall(self._fit_key)
+        chosen = self._fit or (recalled.value if recalled is not None else None)
+        return [chosen] if chosen in every else every or ["outputs"]
+
+    def _choose_fit(self, errors: Mapping[Basis, float]) -> None:
+        """Fits all further trials to what the first one came closest by; see `_fits`."""
+        fitted = {basis: missed for basis, missed in errors.items() if basis in FITS}
+        if self._fit is None and fitted:
+            chosen = min(fitted, key=fitted.__getitem__)
+            self._job.memory.remember(self._fit_key, chosen)
+            self._fit = chosen
+
+    @property
+    def _fit_key(self) -> str | None:
+        return self._job.planned_key("fit", self._first or {})
 
     def _planned(self, allocation: Allocation) -> Mapping[str, Candidate]:
         if self._tuner is not None:

@@ -73,7 +73,13 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         stage = found.site.stage
         weights = np.split(found.site.read().astype(np.float64), stage.groups)  # which give what the original gives
         targets = [weight.reshape(stage.out, stage.inp, -1) for weight in weights]
-        yield known.goals(targets, bias=found.reading.added is not None)
+        yield _felt(job, found, known.goals(targets, bias=found.reading.added is not None))
+
+
+def _felt(job: Job, found: Found, goals: Sequence[Goal]) -> list[Goal]:
+    """Goals of a node's groups with how much errors of its outputs count, if that is known."""
+    known = job.influences.of(found) if job.influences is not None else None
+    return list(goals) if known is None else [replace(g, influence=part) for g, part in zip(goals, known, strict=True)]
 
 
 def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterator[Chain]:
@@ -100,13 +106,21 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     chains = [f for f in job.found if f.place.label in planned and planned[f.place.label].method]
     if not chains or not trust.usable(job):
         return ["weights"]
+    found: list[Basis] = ["weights", "outputs"]
+    felt = job.influences is not None and any(job.influences.of(f) is not None for f in chains)
+    if felt:
+        found.append("influence")
     if trust.scarce(job):
-        return ["weights", "outputs"]
+        return found
     view, summed = View.of(job.model, job.context), _sums(job)
     behind_ = any(
         behind.sight(view, value, f.axis) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}
     )
-    return ["weights", "outputs", "activations"] if behind_ else ["weights", "outputs"]
+    if behind_:
+        found.append("activations")
+    if behind_ and felt:
+        found.append("influence, activations")
+    return found
 
 
 def _sums(job: Job) -> dict[str, tuple[str, str]]:
@@ -123,15 +137,16 @@ class Fitting:
     Args:
         job: the run, with data.
         planned: what nodes become, by label; those that only stay or change their form may be refitted.
-        seen: whether chains are fitted on to what is seen of their outputs behind activations.
+        basis: what chains are fitted to; not the weights.
         rough: whether fewer positions and rounds are enough.
         trusts: how far the data of nodes is trusted, if that is not found out anew.
     """
 
     def __init__(
-        self, job: Job, planned: Mapping[str, Candidate], *, seen: bool, rough: bool, trusts: Trusts | None = None
+        self, job: Job, planned: Mapping[str, Candidate], basis: Basis, *, rough: bool, trusts: Trusts | None = None
     ) -> None:
-        self._job, self._planned, self._seen = job, planned, seen
+        self._job, self._planned = job, planned
+        self._seen, self._influential = "activations" in basis, "influence" in basis
         self._positions, self._rounds = statistics.ROWS, ROUNDS
         self._ridges: Sequence[float] = RIDGES
         self._whole, self._rough, self._trusts = job, rough, trusts
@@ -224,7 +239,8 @@ class Fitting:
         if candidate.method is None and trusted.ridge == RIDGES[0] and scores is None:
             return None
         rounds = HEAVY_ROUNDS if self._thrifty(found) else self._rounds
-        chain = trust.fitted(site, candidate, trusted.goals(site, known), rounds)
+        goals_ = trusted.goals(site, known)
+        chain = trust.fitted(site, candidate, _felt(self._job, found, goals_) if self._influential else goals_, rounds)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trusted[:2])
         if trusted.means:
             chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))

@@ -187,7 +187,7 @@ def _curve(job: Job, wanted: Wanted, group: list[Found], goals: list[Goal] | Non
     if excluded(job.settings, group):
         return Curve(group, [kept])
     weight = site.read()
-    spectra = Weighted(weight, [goal.metric for goal in goals]) if goals else Spectra(weight, site.stage.groups)
+    spectra = Weighted(weight, goals) if goals else Spectra(weight, site.stage.groups)
     points = [kept]
     for method in METHODS.values():
         if method.applies(site.stage):

@@ -74,7 +74,7 @@ def factorise(
     if basis == "weights":
         made = zip(leaders, _separate(job, leaders, planned), strict=True)
     else:
-        fitting = calibrate.Fitting(job, planned, seen=basis == "activations", rough=rough, trusts=trusts)
+        fitting = calibrate.Fitting(job, planned, basis, rough=rough, trusts=trusts)
         chains = fitting.chains(leaders)
         made = ((found, None if chain is None else _rounded(found.site.read(), chain)) for found, chain in chains)
     for i, (leader, rounded) in enumerate(made):

@@ -21,8 +21,10 @@ from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, weight_bytes
+from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found, context_of, find, macs
 from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.influence import Influences
 from onnx_tucker.runtime import batches, inputs
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
@@ -47,6 +49,8 @@ KEY_SETTINGS = (
 """The settings that errors of nodes and of models may depend on."""
 WANTED_BYTES = 2**30
 """What may be held of what nodes are to give."""
+DERIVED_MACS = 1e11
+"""Multiplications of running the model for derivatives of its outputs."""
 FOLDS = 3
 """Parts of the data, at most, that are kept for checks in turn."""
 
@@ -70,6 +74,7 @@ class Job:
         reference: the model's outputs on all of them, or None where nothing can be run.
         wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
+        influences: how much errors of nodes' outputs count, or None where there is no data.
         memory: of what this run and earlier ones have measured.
         stopwatch: times models.
         progress: is told how far it is.
@@ -92,6 +97,7 @@ class Job:
     memory: Memory
     stopwatch: Stopwatch
     progress: Progress
+    influences: Influences | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -211,7 +217,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         data = feeds.batched(session, samples, data, feeds.value_bytes(model, known, sample))
     ran = feeds.runnable(session, data, known, settings.seed, found)
     remembered = Memory(Path(settings.cache) if settings.cache else None)
-    return Job(
+    job = Job(
         settings=settings,
         original=original,
         model=model,
@@ -230,6 +236,10 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         stopwatch=Stopwatch(machine, remembered),
         progress=progress,
     )
+    if session is None or ran is None or ran.kind != "data":
+        return job
+    view, most = View.of(model, context), job.samples_for(DERIVED_MACS)
+    return replace(job, influences=Influences(view, found, ran.fit, machine, folder, settings.seed, most, progress))
 
 
 def load(source: onnx.ModelProto | Path) -> io.Loaded:

@@ -83,15 +83,19 @@ def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -
         if min(errors.values(), default=math.inf) < math.inf:
             return factorise(job, planned, min(errors, key=errors.__getitem__))
     best: Factorised | None = None
-    least = math.inf
+    least, fitted = math.inf, "outputs"
     for basis in bases:
+        if basis.endswith("activations") and ("influence" in basis) != (fitted == "influence"):
+            continue
         made = factorise(job, planned, basis)
         missed = error(job, made.model)
         logger.info("chains made from the %s: error %.4g of the outputs", basis, missed)
         # Nothing may tell, as for outputs of another shape each time.
         untold = basis == "outputs" and math.isinf(least) and not trust.scarce(job)
-        if best is None or untold or missed * WORTHWHILE < least:
+        worth = 1.0 if basis == "influence" and best is not None and best.basis == "outputs" else WORTHWHILE
+        if best is None or untold or missed * worth < least:
             best, least = made, missed
+            fitted = basis
     assert best is not None
     return best
 

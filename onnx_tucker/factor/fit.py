@@ -5,7 +5,8 @@ chain of weight W misses them by
 
     E |y - W p|^2 = const + tr (W - T) C (W - T)^T,
 
-which is minimised over the factors of W, one at a time. The last factor has a closed form; with a basis of the output
+which is minimised over the factors of W, one at a time. Where errors of outputs count by a matrix G, it is that of
+G^(1/2) W and G^(1/2) T. The last factor has a closed form; with a basis of the output
 behind it, the two together are reduced-rank regression (Izenman, Journal of Multivariate Analysis 5, 1975). The others
 take a few steps of conjugate gradients each, preconditioned by a Kronecker product, as if the axes of a factor had
 nothing to do with one another (Van Loan and Pitsianis, "Approximation with Kronecker Products", 1993). It starts from
@@ -23,7 +24,7 @@ import scipy
 
 from onnx_tucker.factor.axes import Axes, but, derivative, product
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.metric import Metric, Product, Root, damped
+from onnx_tucker.factor.metric import Metric, Product, Root, damped, roots
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 ROUNDS = 8
@@ -43,10 +44,30 @@ class Goal:
     Attributes:
         target: the weight without a limit on its rank, (out, in, volume).
         metric: C.
+        influence: G, how much errors of the outputs count, (out, out); None for all alike and each by itself.
     """
 
     target: Array
     metric: Metric
+    influence: Array | None = None
+
+    @cached_property
+    def felt(self) -> Goal:
+        """The same with outputs all of whose errors count alike."""
+        return self if self.influence is None else Goal(self._roots[0].times(self.target, 0), self.metric)
+
+    @cached_property
+    def _roots(self) -> tuple[Root, Root]:
+        assert self.influence is not None
+        return roots(self.influence)
+
+    def feel(self, weight: Array) -> Array:
+        """A weight, its output channels along the first axis, whose outputs have errors that count alike."""
+        return weight if self.influence is None else self._roots[0].times(weight, 0)
+
+    def unfelt(self, factor: Array) -> Array:
+        """What is to be a factor with the output channels along its first axis, of one whose outputs are so."""
+        return factor if self.influence is None else self._roots[1].times(factor, 0)
 
     @cached_property
     def wanted(self) -> Array:
@@ -55,7 +76,7 @@ class Goal:
 
     def loss(self, weight: Array) -> float:
         """How far a weight (out, in, volume) is from the target, in the mean square of the outputs."""
-        missed = (weight - self.target).reshape(len(weight), -1)
+        missed = self.feel((weight - self.target).reshape(len(weight), -1))
         return float(np.einsum("od,od->", self.metric.times(missed), missed))
 
 
@@ -75,7 +96,7 @@ def fit(
         goals: of each group.
         rounds: how often every factor is refitted at most.
     """
-    by_group = [_fitted(_Factors(method, replace(stage, groups=1), ranks, goal), rounds) for goal in goals]
+    by_group = [_fitted(_Factors(method, replace(stage, groups=1), ranks, goal.felt), rounds, goal) for goal in goals]
     return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
 
 
@@ -84,9 +105,17 @@ def step_work(shape: tuple[int, ...]) -> int:
     return shape[0] * shape[1] ** 2
 
 
-def _fitted(factors: _Factors, rounds: int) -> tuple[Array, ...]:
+def _fitted(factors: _Factors, rounds: int, goal: Goal) -> tuple[Array, ...]:
+    """The factors for a goal from those of what is felt of it."""
+    outputs = next(i for i, term in enumerate(factors.terms) if "o" in term)
+    found = list(factors.shaped(_descended(factors, rounds)))
+    found[outputs] = goal.unfelt(found[outputs])
+    return tuple(found)
+
+
+def _descended(factors: _Factors, rounds: int) -> list[Array]:
     if factors.method.closed:
-        return factors.shaped(factors.close([]))
+        return factors.close([])
     found, before = factors.close(factors.start()), np.inf
     for _ in range(rounds):
         loss = factors.goal.loss(factors.weight(found))
@@ -94,7 +123,7 @@ def _fitted(factors: _Factors, rounds: int) -> tuple[Array, ...]:
             break
         before = loss
         found = factors.close(factors.descend(found))
-    return factors.shaped(found)
+    return found
 
 
 def _principal(left: Array, right: Array, rank: int) -> Array:

@@ -125,7 +125,7 @@ class Dense:
 
     def roots(self, inp: int) -> tuple[Root, Root]:
         """See `Metric`."""
-        return _roots(self.channels(inp))
+        return roots(self.channels(inp))
 
     def through(self, product: Product) -> Array:
         """See `Metric`."""
@@ -182,7 +182,7 @@ class Sampled:
         """See `Metric`; from the singular values of the rows, if they are channels and fewer than those."""
         count, width = self.rows.shape
         if width > inp or count >= width:
-            return _roots(self.channels(inp))
+            return roots(self.channels(inp))
         _, values, vectors = np.linalg.svd(centred(self.rows, self.central), full_matrices=False)
         squares = self.ridge + np.square(values) * (self.share / count)
         least = FLOOR * (squares.max() or 1.0)
@@ -258,7 +258,7 @@ def _square(moment: Array) -> Array:
     return np.asarray(moment.reshape(width, width))
 
 
-def _roots(moment: Array) -> tuple[Root, Root]:
+def roots(moment: Array) -> tuple[Root, Root]:
     """Symmetric square root of a second moment, and its inverse."""
     values, vectors = np.linalg.eigh(moment)
     values = np.sqrt(np.maximum(values, FLOOR * (values.max() or 1.0)))

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_tucker.factor.metric import Metric
+from onnx_tucker.factor.fit import Goal
 from onnx_tucker.factor.unfold import UNFOLDINGS, Spectra, singular_values
 from onnx_tucker.types import Array
 
 
 class Weighted(Spectra):
-    """The spectra of a weight on inputs of known second moments.
+    """The spectra of a weight on inputs of known second moments, whose outputs count as is known.
 
     Along the output mode they are exact: what is lost there is the smallest eigenvalues of the outputs' second moment.
     Along the others they are those of the weight with whitened input channels, which leaves out what neighbouring
@@ -20,12 +20,14 @@ class Weighted(Spectra):
 
     Args:
         weight: (groups * out, in, *kernel).
-        metrics: the second moment of each group's patches.
+        goals: of each group; what they want is not asked for.
     """
 
-    def __init__(self, weight: Array, metrics: Sequence[Metric]) -> None:
-        super().__init__(weight.astype(np.float64), len(metrics))
-        self._metrics = metrics
+    def __init__(self, weight: Array, goals: Sequence[Goal]) -> None:
+        parts = np.split(weight.astype(np.float64), len(goals))
+        felt = np.concatenate([goal.feel(part) for goal, part in zip(goals, parts, strict=True)])
+        super().__init__(felt, len(goals))
+        self._metrics = [goal.metric for goal in goals]
 
     def _values(self, key: str, group: int) -> Array:
         part, metric = self.parts[group], self._metrics[group]

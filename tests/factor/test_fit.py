@@ -67,6 +67,40 @@ def test_outputs_are_closer_than_those_of_the_decomposed_weight(
         assert loss(goal, fit(method, stage, ranks, [goal])) < 0.9 * loss(goal, method.chain(weight, stage, ranks))
 
 
+def influence_of(width: int, seed: int = 0) -> Array:
+    """G of outputs that depend on each other and count very differently."""
+    mixed = np.random.default_rng(seed).standard_normal((2 * width, width)) @ np.diag(np.logspace(0, -2, width))
+    return np.asarray(mixed.T @ mixed + 1e-3 * np.eye(width))
+
+
+@each
+def test_errors_that_count_are_smaller_where_it_is_known_how_much(
+    name: str, shape: tuple[int, ...], ranks: Ranks
+) -> None:
+    method, stage = METHODS[name], stage_of(*shape)
+    for seed in range(3):
+        weight = np.random.default_rng(seed).standard_normal(shape)
+        alike = goal_of(weight, seed)
+        goal = replace(alike, influence=influence_of(shape[0], seed))
+        known, unknown = (fit(method, stage, ranks, [one]) for one in (goal, alike))
+        assert loss(goal, known) < (1.0 if name == "tucker1_in" else 0.9) * loss(goal, unknown) + 1e-12
+
+
+def test_the_loss_is_of_outputs_as_they_count() -> None:
+    weight, other = np.random.default_rng(0).standard_normal((2, 7, 6, 3))
+    influence, rows = influence_of(7), np.random.default_rng(1).standard_normal((50, 18))
+    goal = Goal(weight, Dense(rows.T @ rows / 50), influence)
+    missed = rows @ (weight - other).reshape(7, -1).T
+    assert goal.loss(other) == pytest.approx(np.einsum("no,op,np->", missed, influence, missed) / 50)
+
+
+def test_at_full_rank_the_weight_is_met_however_outputs_count() -> None:
+    weight = np.random.default_rng(0).standard_normal((7, 6))
+    goal = replace(goal_of(weight), influence=influence_of(7))
+    full = fit(METHODS["svd"], stage_of(7, 6), (6,), [goal])
+    assert np.allclose(reconstruct(full), weight, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "shape", "ranks"), [case for case in CASES if case[0] != "cp"], ids=str)
 def test_a_weight_that_has_the_ranks_is_found(name: str, shape: tuple[int, ...], ranks: Ranks) -> None:
     """Not of "cp", whose alternating least squares need not find the products."""

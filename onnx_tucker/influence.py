@@ -1,0 +1,158 @@
+"""How much errors of a node's outputs count at the model's outputs, by channel and between channels.
+
+With g the derivatives of the model's outputs with respect to the channels of a position, an error e there changes the
+outputs by g^T e, in the mean square by e^T G e with G = E g g^T. That is what chains are to keep small, rather than
+e^T e. Hassibi and Stork, "Second order derivatives for network pruning", NIPS 1992, weigh errors of weights so, and
+Kronecker-factored curvature is built of the same G: Martens and Grosse, ICML 2015.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from onnx_tucker.backward import Backward
+from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.find import Found
+from onnx_tucker.runtime.batches import Batches, some
+from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
+from onnx_tucker.types import Array, Site
+
+logger = logging.getLogger(__name__)
+
+DRAWS, LEAST = 256, 4
+"""Samples of which derivatives are taken, some of them several times for other sums of the outputs; and at least."""
+HELD, MOST = 2**29, 2**30
+"""Bytes of values that are held for them at the same time, as far as there are samples to be taken one by one; and of
+one sample, from which on nothing is derived."""
+WIDEST = 2048
+"""Channels up to which they are told apart."""
+EVEN = 0.1
+"""The share of the identity in G, as a few derivatives do not say all."""
+
+
+class Influences:
+    """G of the outputs of all nodes, which is found out when it is first asked for.
+
+    Args:
+        view: the main graph.
+        found: all weight-bearing nodes.
+        batches: what the model is run on.
+        machine: how.
+        folder: what the model's external data is relative to.
+        seed: of the sums of the outputs that are derived.
+        most: samples that the model may be run on, but for `LEAST`.
+        progress: is told what is being done, how many samples are done, and how many there are.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        found: Sequence[Found],
+        batches: Batches,
+        machine: Machine,
+        folder: Path,
+        seed: int,
+        most: int,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        self._view, self._batches, self._machine, self._folder = view, batches, machine, folder
+        self._random, self._progress = np.random.default_rng(seed), progress
+        self._draws = max(LEAST, min(DRAWS, most))
+        ends = view.outputs()
+        self._found = {
+            one.output: one
+            for one in found
+            if isinstance(one.reading.found, Site)
+            and one.place.scope.graph is view.model.graph
+            and one.site.stage.out <= WIDEST
+            and one.output not in ends
+        }
+
+    def of(self, found: Found) -> Array | None:
+        """G of a node's outputs, together with those that share its weight.
+
+        Returns:
+            (groups, out, out) with a mean of 1 on the diagonal; None where it is not known.
+        """
+        return self._known.get(found.group)
+
+    @cached_property
+    def _known(self) -> Mapping[str, Array]:
+        sums = dict[str, Array]()
+        if not self._found:
+            return sums
+        try:
+            backward = Backward(self._view, self._machine, self._folder, self._found.keys())
+            sample = self._bytes_of_a_sample(backward)
+            if sample > MOST:
+                logger.info("the outputs are not derived: a sample takes %.3g GB", sample / 2**30)
+                return sums
+            for feed in self._feeds(max(1, int(HELD / (sample or 1)))):
+                with np.errstate(all="ignore"):  # of samples that are not finite
+                    for name, change in backward.run(feed, self._signs):
+                        group, squares = self._found[name].group, _squares(change, self._found[name])
+                        if squares is not None:
+                            sums[group] = sums[group] + squares if group in sums else squares
+        except FAILURES as error:
+            logger.info("the outputs are not derived: %s", first_line(error))
+            return {}
+        logger.info("influence on the outputs is known of %d of %d nodes", len(sums), len(self._found))
+        return {group: _evened(total) for group, total in sums.items()}
+
+    def _bytes_of_a_sample(self, backward: Backward) -> float:
+        """What all values that are needed take, as far as their shapes are known."""
+        shapes = self._view.context.shapes
+        sizes = [math.prod(shapes.get(name, ())) for name in backward.held]
+        counted = [shapes[value.name][0] for value in self._view.model.graph.input if shapes.get(value.name)]
+        return 4 * sum(sizes) / (max(counted, default=1) or 1)
+
+    def _feeds(self, at_once: int) -> Iterator[Feed]:
+        """Samples, again from the first one on when all were taken, until they are as many as are asked for."""
+        done, along = 0, self._batches.along
+        while True:
+            for feed in self._batches.feeds:
+                samples = self._batches.batch(feed)
+                step = min(at_once, samples) if along else samples
+                for start in range(0, samples, step):
+                    self._progress("deriving the outputs", min(done, self._draws), self._draws)
+                    size = min(step, samples - start, self._draws - done if along else step)
+                    yield some(feed, along, slice(start, start + size)) if size < samples else feed
+                    done += size
+                    if done >= self._draws:
+                        self._progress("deriving the outputs", self._draws, self._draws)
+                        return
+
+    def _signs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Of each output a sum of its elements with random signs, relative to their size."""
+        made = {}
+        for name, output in outputs.items():
+            known = np.isfinite(output)
+            size = float(np.sqrt(np.square(output, dtype=np.float64).sum(where=known)))
+            signs = self._random.integers(0, 2, output.shape, np.int8).astype(np.float32)
+            if size > 0:
+                made[name] = np.where(known, (2 * signs - 1) / np.float32(size), np.float32(0))
+        return made
+
+
+def _squares(change: Array, found: Found) -> Array | None:
+    """The sum of g g^T over positions, (groups, out, out); None where the channels are not where they should be."""
+    stage = found.site.stage
+    if not -change.ndim <= found.axis < change.ndim or change.shape[found.axis] != stage.groups * stage.out:
+        return None
+    rows = np.moveaxis(change, found.axis, -1).reshape(-1, stage.groups, stage.out)
+    rows = rows[np.isfinite(rows).all(axis=(1, 2))]
+    squares = np.asarray(rows.transpose(1, 2, 0) @ rows.transpose(1, 0, 2), np.float64)
+    return squares if np.isfinite(squares).all() else None
+
+
+def _evened(total: Array) -> Array:
+    """G from such sums: scaled, and drawn to the identity."""
+    width = total.shape[1]
+    mean = float(np.einsum("gii->", total)) / (len(total) * width) or 1.0
+    return np.asarray((1 - EVEN) / mean * total + EVEN * np.eye(width))

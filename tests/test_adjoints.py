@@ -1,0 +1,185 @@
+"""Rules for derivatives give what differences of the outputs do, for every operator that has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from onnx_tucker.adjoints import RULES, reduced
+from onnx_tucker.backward import Backward
+from onnx_tucker.graph.elementwise import View
+from onnx_tucker.runtime.session import Machine
+from tests.helpers import Array, look, model, run
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+class Case(NamedTuple):
+    """A node on a varying value `v`, of this shape, and constants."""
+
+    op: str
+    shape: tuple[int, ...] = (2, 4, 6, 5)
+    constants: tuple[Array, ...] = ()
+    attributes: dict[str, Any] = {}  # noqa: RUF012  # nothing writes to it
+    at: int = 0
+    opset: int = 18
+    outputs: int = 1
+    positive: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.attributes} at {self.at}"
+
+
+def ints(*numbers: int) -> Array:
+    return np.array(numbers, np.int64)
+
+
+W, W1, W3 = noise(6, 4, 3, 2), noise(6, 4, 3), noise(3, 4, 3, 3, 2)
+MOVED = [
+    Case("Cast", attributes={"to": 1}),
+    Case("Concat", constants=(noise(2, 3, 6, 5),), attributes={"axis": 1}),
+    Case("Concat", constants=(noise(2, 3, 6, 5),), attributes={"axis": 1}, at=1),
+    Case("DepthToSpace", attributes={"blocksize": 2}),
+    Case("Dropout"),
+    Case("Expand", (2, 1, 5), (ints(2, 4, 5),)),
+    Case("Flatten"),
+    Case("Gather", constants=(ints(3, 0, 3),), attributes={"axis": 2}),
+    Case("GatherElements", (3, 4), (np.array([[0, 2, 1, 0], [1, 1, 1, 1]]),)),
+    Case("GatherND", (3, 4), (np.array([[0, 2], [0, 2], [1, 1]]),)),
+    Case("Identity"),
+    Case("Pad", constants=(ints(0, 1, 2, 0, 0, 0, 1, 3), np.float32(2.0))),
+    Case("Pad", constants=(ints(0, 0, 2, 1, 0, 0, 1, 3),), attributes={"mode": "reflect"}),
+    Case("Pad", constants=(ints(0, 0, 2, 1, 0, 0, 1, 3),), attributes={"mode": "edge"}),
+    Case("Reshape", constants=(ints(2, 12, -1),)),
+    Case("Resize", constants=(noise(0), np.array([1, 1, 2, 2], np.float32))),
+    Case("Slice", constants=(ints(1), ints(-1), ints(2), ints(2))),
+    Case("SpaceToDepth", (2, 3, 6, 4), attributes={"blocksize": 2}),
+    Case("Split", constants=(ints(1, 3),), attributes={"axis": 1}, outputs=2),
+    Case("Squeeze", (2, 1, 5), (ints(1),)),
+    Case("Tile", constants=(ints(1, 2, 1, 3),)),
+    Case("Transpose", attributes={"perm": [0, 2, 3, 1]}),
+    Case("Unsqueeze", (2, 5), (ints(1),)),
+    Case("Upsample", constants=(np.array([1, 1, 2, 3], np.float32),), opset=9),
+]
+UNARY = (
+    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg Reciprocal Relu Selu Sigmoid Sin Cos "
+)
+BY_ITSELF = [
+    *(Case(op, opset=20, positive=op in ("Log", "Sqrt", "Reciprocal")) for op in UNARY.split()),
+    *(Case(op, positive=op == "Sqrt") for op in "Softplus Softsign Sqrt Tanh ThresholdedRelu".split()),
+    *(Case(op, constants=(noise(4, 1, 5),)) for op in "Add Div Max Mean Min Mul Sub Sum".split()),
+    *(Case(op, (4, 1, 5), (noise(2, 4, 6, 5) ** 2 + 1,), at=1, positive=True) for op in "Add Div Mul Pow Sub".split()),
+    Case("BatchNormalization", constants=(noise(4), noise(4), noise(4), noise(4) ** 2)),
+    Case("PRelu", constants=(noise(4, 1, 1),)),
+    Case("Pow", constants=(np.float32(3),)),
+    Case("Swish", opset=24),
+    Case("Where", constants=(RNG.random((2, 4, 6, 5)) > 0.5, noise(5)), at=1),
+]
+SUMMED = [
+    Case("GlobalAveragePool"),
+    Case("GlobalMaxPool"),
+    Case("ReduceMax", constants=(ints(1, -1),)),
+    Case("ReduceMean", constants=(ints(2),), attributes={"keepdims": 0}),
+    Case("ReduceMean", attributes={"axes": [1, 3]}, opset=13),
+    Case("ReduceMean"),
+    Case("ReduceSum", constants=(ints(1),), opset=13),
+    *(Case(op, attributes={"axis": axis}) for op in ("Softmax", "LogSoftmax") for axis in (1, -1)),
+    *(Case(op, opset=11) for op in ("Softmax", "LogSoftmax")),
+    Case("InstanceNormalization", constants=(noise(4), noise(4))),
+    Case("LayerNormalization", constants=(noise(6, 5), noise(6, 5)), attributes={"axis": 2}),
+]
+LINEAR = [
+    Case("Conv", constants=(W,)),
+    Case("Conv", constants=(W, noise(6)), attributes={"pads": [1, 0, 2, 1]}),
+    Case("Conv", constants=(W,), attributes={"strides": [2, 3], "pads": [1, 1, 0, 0]}),
+    Case("Conv", constants=(W,), attributes={"dilations": [2, 3], "pads": [2, 0, 3, 1]}),
+    Case("Conv", constants=(noise(6, 2, 3, 2),), attributes={"group": 2, "pads": [3, 2, 3, 2]}),
+    Case("Conv", constants=(noise(8, 2, 3, 2),), attributes={"group": 2, "strides": [2, 2]}),
+    Case("Conv", (2, 4, 7), (W1,), {"strides": [4], "pads": [0, 0]}),
+    *(Case("Conv", (2, 4, 8), (W1,), {"strides": [2], "auto_pad": a}) for a in ("SAME_UPPER", "SAME_LOWER", "VALID")),
+    Case("Conv", (1, 4, 5, 6, 4), (W3,), {"pads": [1, 1, 1, 1, 1, 1]}),
+    Case("Conv", (1, 4, 5, 6, 4), (W3,), {"strides": [1, 2, 2], "dilations": [2, 1, 1]}),
+    Case("ConvTranspose", constants=(noise(4, 3, 3, 2),), attributes={"strides": [2, 1], "pads": [1, 0, 0, 1]}),
+    Case("ConvTranspose", (2, 4, 5), (noise(4, 3, 3),), {"strides": [3], "output_padding": [2], "group": 2}),
+    Case("Gemm", (3, 4), (noise(4, 5), noise(5))),
+    Case("Gemm", (4, 3), (noise(5, 4),), {"transA": 1, "transB": 1, "alpha": 0.5}),
+    Case("Gemm", (4, 5), (noise(3, 4),), at=1),
+    Case("Gemm", (5,), (noise(3, 4), noise(4, 5)), {"beta": 2.0}, at=2),
+    Case("MatMul", (2, 3, 4), (noise(4, 5),)),
+    Case("MatMul", (4, 5), (noise(2, 3, 4),), at=1),
+    Case("MaxPool", attributes={"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}),
+    Case("MaxPool", (1, 2, 5, 6, 4), attributes={"kernel_shape": [2, 2, 2], "dilations": [2, 1, 1]}),
+    Case("MaxPool", attributes={"kernel_shape": [4, 4], "strides": [3, 3], "ceil_mode": 1}),
+    Case("AveragePool", attributes={"kernel_shape": [2, 2], "strides": [2, 2]}),
+    Case("AveragePool", attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+    Case("AveragePool", attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
+    Case("AveragePool", (1, 2, 6, 4, 4), attributes={"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}),
+]
+CASES = [*MOVED, *BY_ITSELF, *SUMMED, *LINEAR]
+
+
+def graph_of(case: Case) -> Any:
+    tensors = {f"c{i}": array for i, array in enumerate(case.constants)}
+    names = list(tensors)
+    names.insert(case.at, "v")
+    given = {"mode": "nearest"} if case.op in ("Resize", "Upsample") else {}
+    outputs = [f"y{i}" for i in range(case.outputs)]
+    nodes = [
+        helper.make_node("Identity", ["x"], ["v"]),
+        helper.make_node(case.op, names, outputs, **given, **case.attributes),
+        *(helper.make_node("Identity", [f"y{i}"], [f"z{i}"]) for i in range(case.outputs)),
+    ]
+    return model(nodes, tensors, {"x": case.shape}, {f"z{i}": 0 for i in range(case.outputs)}, opset=case.opset)
+
+
+def unranked(made: Any) -> Any:
+    for output in made.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return made
+
+
+def derivatives(made: Any, x: Array, weights: list[Array], wanted: str = "v") -> dict[str, Array]:
+    context, _ = look(made)
+    backward = Backward(View.of(made, context), Machine(1), Path(), [wanted])
+    return dict(backward.run({"x": x}, lambda _: dict(zip(backward.outputs, weights, strict=True))))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_derivatives_are_those_of_differences(case: Case) -> None:
+    made = unranked(graph_of(case))
+    x, way = noise(*case.shape), noise(*case.shape)
+    x = np.abs(x) + np.float32(0.5) if case.positive else x
+    weights = [noise(*y.shape) for y in run(made, x=x)]
+    found = derivatives(made, x, weights)["v"]
+    assert found.shape == x.shape
+    assert found.dtype == np.float32
+    step = np.float32(1e-3)
+    up, down = run(made, x=x + step * way), run(made, x=x - step * way)
+    expected = sum(float(np.sum(w * (a.astype(np.float64) - b))) for w, a, b in zip(weights, up, down, strict=True))
+    scale = float(np.linalg.norm(found) * np.linalg.norm(way)) + 1e-3
+    assert abs(float(np.sum(found * way)) - expected / (2 * float(step))) <= 0.02 * scale
+
+
+def test_all_rules_are_tried() -> None:
+    assert {case.op for case in CASES} == {*RULES}
+
+
+def test_small_values_are_not_lost_in_large_ones() -> None:
+    case = Case("Add", (1, 1, 5), (1e6 * noise(2, 4, 6, 5),))
+    weights = [noise(2, 4, 6, 5)]
+    found = derivatives(unranked(graph_of(case)), 1e-6 * noise(1, 1, 5), weights)["v"]
+    assert np.allclose(found, reduced(weights[0], (1, 1, 5)), rtol=1e-3, atol=1e-2)
+
+
+def test_sums_are_over_what_is_repeated() -> None:
+    change = noise(2, 3, 4)
+    assert np.allclose(reduced(change, (3, 1)), change.sum((0, 2)).reshape(3, 1))
+    assert reduced(change, (2, 3, 4)) is change
