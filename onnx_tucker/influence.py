@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 DRAWS, LEAST = 256, 4
 """Samples of which derivatives are taken, some of them several times for other sums of the outputs; and at least."""
-HELD, MOST = 2**29, 2**30
+HELD, MOST = 2**28, 2**30
 """Bytes of values that are held for them at the same time, as far as there are samples to be taken one by one; and of
 one sample, from which on nothing is derived."""
 WIDEST = 2048
