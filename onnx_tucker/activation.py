@@ -45,11 +45,13 @@ class Task(NamedTuple):
         site: the node.
         candidate: what it becomes.
         sight: what is seen of its outputs.
+        influence: how much errors of that count, (groups, out, out); None for all alike and each by itself.
     """
 
     site: Site
     candidate: Candidate
     sight: Sight
+    influence: Array | None = None
 
 
 def refitted(task: Task, chain: Chain, rows: Rows) -> Chain:
@@ -91,7 +93,8 @@ class _Loss:
         self.start = self._scaled.start
         wanted = self._windows(sight.normalised(rows.wanted))
         self._wanted = sight.of(wanted)
-        self._energy = _energy(self._wanted - self._wanted.mean(1, keepdims=True)) or 1.0
+        centred = self._wanted - self._wanted.mean(1, keepdims=True)
+        self._energy = _energy(centred, self._felt(centred)) or 1.0
         self._pull = PULL * self.start.size / (max(sight.shown(wanted), 1.0) * sight.size)
         self._first = np.concatenate([outputs for _, _, outputs in self._outputs(chain)], 1)
 
@@ -105,8 +108,9 @@ class _Loss:
             windows = self._windows(outputs)
             missed = sight.of(windows) - self._wanted[:, part.start // size : part.stop // size]
             moved = outputs - self._first[:, part]
-            lost += _energy(missed) + self._pull * _energy(moved)
-            change = sight.derivative(windows, missed).reshape(outputs.shape) + self._pull * moved
+            felt = self._felt(missed)
+            lost += _energy(missed, felt) + self._pull * _energy(moved, moved)
+            change = sight.derivative(windows, felt).reshape(outputs.shape) + self._pull * moved
             change = change if sight.affine is None else sight.affine.scaled(change)
             bias += change.sum(1, dtype=np.float64)
             spread = change.reshape(*seen.shape[:2], -1).swapaxes(1, 2) @ seen
@@ -121,6 +125,11 @@ class _Loss:
         parts = self._scaled.parts(values)
         bias = None if self._chain.bias is None else parts.pop()
         return Chain(self._chain.stages, tuple(parts), bias)
+
+    def _felt(self, missed: Array) -> Array:
+        """Errors (groups, windows, out) multiplied by how much they count."""
+        influence = self._task.influence
+        return missed if influence is None else missed @ influence.astype(missed.dtype)
 
     def _outputs(self, chain: Chain) -> Iterator[tuple[slice, Array, Array]]:
         """Which rows, what they see, and what a chain and what is added give there, (groups, rows, out); normalised."""
@@ -139,5 +148,5 @@ class _Loss:
         return outputs.reshape(groups, -1, self._task.sight.size, out)
 
 
-def _energy(values: Array) -> float:
-    return float(np.square(values).sum(dtype=np.float64))
+def _energy(values: Array, others: Array) -> float:
+    return float((values * others).sum(dtype=np.float64))

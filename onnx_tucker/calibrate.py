@@ -119,7 +119,7 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     if behind_:
         found.append("activations")
     if behind_ and felt:
-        found.append("influence, activations")
+        found += ["influence, activations", "influence on activations"]
     return found
 
 
@@ -147,6 +147,7 @@ class Fitting:
     ) -> None:
         self._job, self._planned = job, planned
         self._seen, self._influential = "activations" in basis, "influence" in basis
+        self._seen_counts = basis == "influence on activations"
         self._positions, self._rounds = statistics.ROWS, ROUNDS
         self._ridges: Sequence[float] = RIDGES
         self._whole, self._rough, self._trusts = job, rough, trusts
@@ -266,15 +267,17 @@ class Fitting:
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
         """A chain fitted to what is seen of its outputs, if that is not all of them."""
         total, _ = self._sum(found.output)
-        sight = behind.sight(self._view, total, found.axis)
-        if sight is None:
+        sight, value = behind.seen(self._view, total, found.axis)
+        if sight.whole:
             return chain
         rows = self._rows(found, sight.window, statistics.ROWS)
         if rows is None:
             return chain
         own = own_bias(found)
         chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
-        return activation.refitted(activation.Task(found.site, candidate, sight), chain, rows)
+        known = self._job.influences if self._seen_counts else None
+        influence = known.of_value(value) if known is not None else None
+        return activation.refitted(activation.Task(found.site, candidate, sight, influence), chain, rows)
 
     def _rows(self, found: Found, window: tuple[int, ...], most: int) -> Rows | None:
         """See `rows.seen_rows`; None too where onnxruntime cannot run what they need."""

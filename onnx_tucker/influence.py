@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from onnx_tucker.backward import Backward
+from onnx_tucker.graph import behind
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.segment import sums
 from onnx_tucker.runtime.batches import Batches, some
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.types import Array, Site
@@ -64,15 +66,14 @@ class Influences:
         self._view, self._batches, self._machine, self._folder = view, batches, machine, folder
         self._random, self._progress = np.random.default_rng(seed), progress
         self._draws = max(LEAST, min(DRAWS, most))
-        ends = view.outputs()
-        self._found = {
-            one.output: one
-            for one in found
-            if isinstance(one.reading.found, Site)
-            and one.place.scope.graph is view.model.graph
-            and one.site.stage.out <= WIDEST
-            and one.output not in ends
-        }
+        ends, self._found = view.outputs(), dict[str, Found]()
+        for one in found:
+            if not isinstance(one.reading.found, Site) or one.place.scope.graph is not view.model.graph:
+                continue
+            total, _ = sums(view.model.graph.node, ends).get(one.output, (one.output, ""))
+            names = [one.output, *(behind.seen(view, name, one.axis)[1] for name in (one.output, total))]
+            if one.site.stage.out <= WIDEST:
+                self._found |= {name: one for name in names if name not in ends}
 
     def of(self, found: Found) -> Array | None:
         """G of a node's outputs, together with those that share its weight.
@@ -80,30 +81,34 @@ class Influences:
         Returns:
             (groups, out, out) with a mean of 1 on the diagonal; None where it is not known.
         """
-        return self._known.get(found.group)
+        return self._known.get(found.output)
+
+    def of_value(self, name: str) -> Array | None:
+        """The same of a value that is what is seen of a node's outputs from behind."""
+        return self._known.get(name)
 
     @cached_property
     def _known(self) -> Mapping[str, Array]:
-        sums = dict[str, Array]()
+        totals = dict[str, Array]()
         if not self._found:
-            return sums
+            return totals
         try:
             backward = Backward(self._view, self._machine, self._folder, self._found.keys())
             sample = self._bytes_of_a_sample(backward)
             if sample > MOST:
                 logger.info("the outputs are not derived: a sample takes %.3g GB", sample / 2**30)
-                return sums
+                return totals
             for feed in self._feeds(max(1, int(HELD / (sample or 1)))):
                 with np.errstate(all="ignore"):  # of samples that are not finite
                     for name, change in backward.run(feed, self._signs):
-                        group, squares = self._found[name].group, _squares(change, self._found[name])
+                        squares = _squares(change, self._found[name])
                         if squares is not None:
-                            sums[group] = sums[group] + squares if group in sums else squares
+                            totals[name] = totals[name] + squares if name in totals else squares
         except FAILURES as error:
             logger.info("the outputs are not derived: %s", first_line(error))
             return {}
-        logger.info("influence on the outputs is known of %d of %d nodes", len(sums), len(self._found))
-        return {group: _evened(total) for group, total in sums.items()}
+        logger.info("influence on the outputs is known of %d of %d values", len(totals), len(self._found))
+        return {name: _evened(total) for name, total in totals.items()}
 
     def _bytes_of_a_sample(self, backward: Backward) -> float:
         """What all values that are needed take, as far as their shapes are known."""

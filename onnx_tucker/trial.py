@@ -85,7 +85,7 @@ def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -
     best: Factorised | None = None
     least, fitted = math.inf, "outputs"
     for basis in bases:
-        if basis.endswith("activations") and ("influence" in basis) != (fitted == "influence"):
+        if basis.endswith("activations") and ("influence" in basis) != ("influence" in fitted):
             continue
         made = factorise(job, planned, basis)
         missed = error(job, made.model)

@@ -20,9 +20,9 @@ from onnx_tucker.errors import PlanError
 Array = NDArray[np.floating[Any]]
 Ranks = tuple[int, ...]
 Status = Literal["factorized", "lowered", "kept", "skipped"]
-Basis = Literal["weights", "outputs", "influence", "activations", "influence, activations"]
+Basis = Literal["weights", "outputs", "influence", "activations", "influence, activations", "influence on activations"]
 """What chains are made from: the weights alone; what nodes are to give; that, as its errors count at the model's
-outputs; and from either of these what is seen of it behind activations."""
+outputs; and from either of these what is seen of it behind activations, all alike or as that counts."""
 
 PLAN_SCHEMA = "onnx-tucker/plan/1"
 
