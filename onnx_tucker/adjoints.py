@@ -110,7 +110,11 @@ def _by_itself(call: Call, changes: Sequence[Value | None], index: int) -> Value
     x, change = call.given(index), _single(changes)
     if x.dtype != np.float32 or not x.size:
         raise ValueError("there are no numbers in single precision")
-    step = np.float32(STEP * (float(np.sqrt(np.square(x).mean(dtype=np.float64))) or 1.0))
+    if call.op == "BatchNormalization" and (index or call.attributes.get("training_mode")):
+        raise ValueError("a normalisation that varies")
+    known = np.isfinite(x)
+    step = np.float32(STEP * (float(np.sqrt(np.square(x).mean(dtype=np.float64, where=known))) if known.any() else 1))
+    step = step or np.float32(STEP)
     up, down = (call.run([*call.inputs[:index], x + way, *call.inputs[index + 1 :]])[0] for way in (step, -step))
     return reduced(change * ((up - down) / (2 * step)), x.shape)
 
@@ -119,6 +123,33 @@ def _added(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     """Through sums and differences, in which small steps of a small value would be lost."""
     change = _single(changes)
     return reduced(-change if call.op == "Sub" and index else change, call.given(index).shape)
+
+
+def _divided(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    share = _single(changes) / call.given(1)
+    return reduced(-share * call.made if index else share, call.given(index).shape)
+
+
+def _raised(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a power, whose base a step might lead below 0."""
+    base, exponent = call.given(0), call.given(1)
+    slope = call.made * np.log(base) if index else exponent * np.power(base, exponent - 1)
+    return np.asarray(reduced(_single(changes) * slope, call.given(index).shape), np.float32)
+
+
+def _chosen(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    taken = call.given(0) if index == 1 else ~call.given(0)
+    return reduced(_single(changes) * taken, call.given(index).shape)
+
+
+def _exponential(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through exponentials and what would leave its domain by a step."""
+    change, y = _single(changes), call.made
+    if call.op == "Log":
+        return np.asarray(change / call.given(index))
+    if call.op == "Sqrt":
+        return np.asarray(change / (2 * y))
+    return np.asarray(change * (y if call.op == "Exp" else -y * y))
 
 
 def _multiplied(call: Call, changes: Sequence[Value | None], index: int) -> Value:
@@ -132,8 +163,10 @@ def _rectified(call: Call, changes: Sequence[Value | None], index: int) -> Value
 def _moved(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     """Through what only moves values about: it is run on their numbers, of which 0 stands for all others."""
     x = call.given(index)
-    if call.op in SHAPERS and call.op != "Cast":
-        return _single(changes).reshape(x.shape)
+    if call.op in SHAPERS:
+        return _single(changes).reshape(x.shape).astype(np.float32, copy=False)
+    if call.attributes.get("value") or call.attributes.get("extrapolation_value"):
+        raise ValueError("numbers between the others")
     if call.attributes.get("mode", "nearest") not in ("nearest", "constant", "reflect", "edge", "wrap", "DCR", "CRD"):
         raise ValueError("new values between the others")
 
@@ -316,7 +349,7 @@ _MOVES = (
     *"DepthToSpace Dropout Expand Gather GatherElements GatherND Pad Resize Slice SpaceToDepth Split Tile".split(),
     *"Concat Transpose Upsample".split(),
 )
-_BY_ITSELF = (*OPERATORS, *"BatchNormalization Cos Mean PRelu Sin Where".split())
+_BY_ITSELF = (*OPERATORS, *"BatchNormalization Cos Mean PRelu Sin".split())
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_BY_ITSELF, _by_itself),
@@ -330,8 +363,12 @@ RULES: Mapping[str, Rule] = {
     "ConvTranspose": _transposed,
     "Gemm": _gemm,
     "MatMul": _product,
+    **dict.fromkeys(("Exp", "Log", "Reciprocal", "Sqrt"), _exponential),
+    "Div": _divided,
     "MaxPool": _largest,
     "Mul": _multiplied,
+    "Pow": _raised,
     "Relu": _rectified,
+    "Where": _chosen,
 }
 """By operator."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Backward:
         wanted: names of the values.
 
     Attributes:
-        outputs: those of the model in single precision, of which derivatives are taken.
+        outputs: those of the model in single precision that follow from the values.
 
     Raises:
         FAILURES: onnxruntime cannot run the model with these values as outputs.
@@ -50,8 +51,10 @@ class Backward:
     def __init__(self, view: View, machine: Machine, folder: Path, wanted: Collection[str]) -> None:
         self._view, self._machine, self._wanted = view, machine, wanted
         graph = view.model.graph
-        self.outputs = [output.name for output in graph.output if _single(output)]
-        self._path = self._on_the_way()
+        ends = [output.name for output in graph.output if _single(output)]
+        self._path = self._on_the_way(ends)
+        changing = {*wanted, *(name for node in self._path for name in node.output)}
+        self.outputs = [name for name in ends if name in changing]
         held = {name for node in self._path for name in (*node.input, *node.output) if name}
         constants = {name for name in held if view.constant(name) is not None}
         inputs = {value.name for value in graph.input}
@@ -64,10 +67,10 @@ class Backward:
         """Names of the values that are held at the same time."""
         return {output.name for output in self._session.get_outputs()}
 
-    def _on_the_way(self) -> list[onnx.NodeProto]:
+    def _on_the_way(self, ends: Collection[str]) -> list[onnx.NodeProto]:
         """The nodes between the values and the outputs."""
         varying, path = {*self._wanted}, []
-        for node in between(self._view.model.graph.node, (), self.outputs):
+        for node in between(self._view.model.graph.node, (), ends):
             if not varying.isdisjoint(uses(node)) and node.op_type not in SIZES:
                 path.append(node)
                 varying.update(name for name in node.output if name)
@@ -90,17 +93,19 @@ class Backward:
         for node in reversed(self._path):
             yield from self._told(node.output, changes, lost)
             made = [changes.pop(name, None) for name in node.output]
-            taken = [name for name in uses(node) if name in varying and _has_fractions(values.get(name))]
+            before = [name for name in uses(node) if name in varying]
             if not lost.isdisjoint(node.output):
-                lost.update(taken)
+                lost.update(before)
                 continue
             if all(change is None for change in made):
                 continue
             try:
-                self._through(node, values, made, taken, changes)
+                taken = [name for name in before if _has_fractions(values.get(name))]
+                with np.errstate(all="ignore"):  # of samples that are not finite
+                    self._through(node, values, made, taken, changes)
             except (*FAILURES, LookupError, NotImplementedError, TypeError) as error:
                 logger.info("derivatives do not pass the %s %s: %s", node.op_type, node.name, first_line(error))
-                lost.update(taken)
+                lost.update(before)
         yield from self._told(self._wanted, changes, lost)
 
     def _told(
@@ -136,9 +141,10 @@ class Backward:
             known = {name: value for name, value in zip(names, inputs, strict=True) if value is not None}
             made = [f"y{i}" for i in range(outputs or (1 if op else len(node.output)))]
             kinds = tuple((name, value.dtype.str, value.ndim) for name, value in known.items())
-            key = (id(node), op, kinds, str(sorted(given.items())))
-            if key not in self._runners:
-                self._runners[key] = self._machine.session(self._alone(node, op, names, made, known, given))
+            model = self._alone(node, op, names, made, known, given)
+            key = (model, kinds)
+            if key not in self._runners:  # with a thread of its own for each there would be hundreds
+                self._runners[key] = replace(self._machine, threads=1).session(model)
             return [np.asarray(array) for array in self._runners[key].run(made, known)]
 
         return run
@@ -159,6 +165,8 @@ class Backward:
             bare = helper.make_model(helper.make_graph([], "", [], []), opset_imports=[helper.make_opsetid("", OPSET)])
             return model_of(bare, [copy], {}, known, made)
         copy.CopyFrom(node)
+        copy.name = copy.doc_string = ""
+        copy.ClearField("metadata_props")
         del copy.input[:], copy.output[:]
         copy.input.extend(inputs)
         copy.output.extend(made)

@@ -276,7 +276,7 @@ class Fitting:
         own = own_bias(found)
         chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
         known = self._job.influences if self._seen_counts else None
-        influence = known.of_value(value) if known is not None else None
+        influence = known.of_seen(found, value) if known is not None else None
         return activation.refitted(activation.Task(found.site, candidate, sight, influence), chain, rows)
 
     def _rows(self, found: Found, window: tuple[int, ...], most: int) -> Rows | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_tucker.backward import Backward
+from onnx_tucker.factor.regression import shrinkage
 from onnx_tucker.graph import behind
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
@@ -34,8 +35,9 @@ HELD, MOST = 2**28, 2**30
 one sample, from which on nothing is derived."""
 WIDEST = 2048
 """Channels up to which they are told apart."""
-EVEN = 0.1
-"""The share of the identity in G, as a few derivatives do not say all."""
+EVEN, ALIKE = 0.1, 64
+"""The least share of the identity in G, as derivatives do not say all; and positions that count as one, being
+neighbours, where it is found out how far their number tells G."""
 
 
 class Influences:
@@ -81,15 +83,18 @@ class Influences:
         Returns:
             (groups, out, out) with a mean of 1 on the diagonal; None where it is not known.
         """
-        return self._known.get(found.output)
+        return self.of_seen(found, found.output)
 
-    def of_value(self, name: str) -> Array | None:
+    def of_seen(self, found: Found, name: str) -> Array | None:
         """The same of a value that is what is seen of a node's outputs from behind."""
-        return self._known.get(name)
+        known, stage = self._known.get(name), found.site.stage
+        if known is None or known.shape[:2] != (stage.groups, stage.out):  # or of another node that goes into it
+            return None
+        return known if found.place.scope.graph is self._view.model.graph else None
 
     @cached_property
     def _known(self) -> Mapping[str, Array]:
-        totals = dict[str, Array]()
+        totals, rows = dict[str, Array](), dict[str, int]()
         if not self._found:
             return totals
         try:
@@ -99,16 +104,18 @@ class Influences:
                 logger.info("the outputs are not derived: a sample takes %.3g GB", sample / 2**30)
                 return totals
             for feed in self._feeds(max(1, int(HELD / (sample or 1)))):
-                with np.errstate(all="ignore"):  # of samples that are not finite
-                    for name, change in backward.run(feed, self._signs):
+                for name, change in backward.run(feed, self._signs):
+                    with np.errstate(all="ignore"):  # of samples that are not finite
                         squares = _squares(change, self._found[name])
                         if squares is not None:
                             totals[name] = totals[name] + squares if name in totals else squares
-        except FAILURES as error:
+                            alike = change.size // change.shape[self._found[name].axis] // ALIKE
+                            rows[name] = rows.get(name, 0) + max(alike, self._batches.batch(feed))
+        except (*FAILURES, LookupError) as error:
             logger.info("the outputs are not derived: %s", first_line(error))
             return {}
         logger.info("influence on the outputs is known of %d of %d values", len(totals), len(self._found))
-        return {name: _evened(total) for name, total in totals.items()}
+        return {name: _evened(total, rows[name]) for name, total in totals.items() if total.any()}
 
     def _bytes_of_a_sample(self, backward: Backward) -> float:
         """What all values that are needed take, as far as their shapes are known."""
@@ -151,13 +158,18 @@ def _squares(change: Array, found: Found) -> Array | None:
     if not -change.ndim <= found.axis < change.ndim or change.shape[found.axis] != stage.groups * stage.out:
         return None
     rows = np.moveaxis(change, found.axis, -1).reshape(-1, stage.groups, stage.out)
-    rows = rows[np.isfinite(rows).all(axis=(1, 2))]
+    rows = rows[np.isfinite(rows).all(axis=(1, 2))].astype(np.float32, copy=False)
     squares = np.asarray(rows.transpose(1, 2, 0) @ rows.transpose(1, 0, 2), np.float64)
     return squares if np.isfinite(squares).all() else None
 
 
-def _evened(total: Array) -> Array:
-    """G from such sums: scaled, and drawn to the identity."""
+def _evened(total: Array, rows: int) -> Array:
+    """G from such sums over so many rows: scaled, and drawn to the identity, the more the fewer they are."""
     width = total.shape[1]
-    mean = float(np.einsum("gii->", total)) / (len(total) * width) or 1.0
-    return np.asarray((1 - EVEN) / mean * total + EVEN * np.eye(width))
+    scaled = total / (float(np.einsum("gii->", total)) / (len(total) * width) or 1.0)
+    evened = []
+    for part in scaled:
+        mean = float(part.trace()) / width
+        even = max(EVEN, shrinkage(mean, float(np.square(part).sum()), width, rows))
+        evened.append((1 - even) * part + even * np.eye(width))
+    return np.array(evened)

@@ -123,5 +123,5 @@ def test_what_is_seen_counts_as_much_as_it_does_for_the_outputs(monkeypatch: pyt
         return relative(run(made, x=x[400:])[0], run(slim, x=x[400:])[0])
 
     known = missed()
-    monkeypatch.setattr(Influences, "of_value", lambda *_: None)
+    monkeypatch.setattr(Influences, "of_seen", lambda *_: None)
     assert known < 0.97 * missed()

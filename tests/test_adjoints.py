@@ -18,6 +18,11 @@ from tests.helpers import Array, look, model, run
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _same_for_every_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(1))
+
+
 def noise(*shape: int) -> Array:
     return RNG.standard_normal(shape).astype(np.float32)
 
@@ -131,10 +136,11 @@ def graph_of(case: Case) -> Any:
     names = list(tensors)
     names.insert(case.at, "v")
     given = {"mode": "nearest"} if case.op in ("Resize", "Upsample") else {}
+    given |= case.attributes
     outputs = [f"y{i}" for i in range(case.outputs)]
     nodes = [
         helper.make_node("Identity", ["x"], ["v"]),
-        helper.make_node(case.op, names, outputs, **given, **case.attributes),
+        helper.make_node(case.op, names, outputs, **given),
         *(helper.make_node("Identity", [f"y{i}"], [f"z{i}"]) for i in range(case.outputs)),
     ]
     return model(nodes, tensors, {"x": case.shape}, {f"z{i}": 0 for i in range(case.outputs)}, opset=case.opset)
@@ -183,3 +189,54 @@ def test_sums_are_over_what_is_repeated() -> None:
     change = noise(2, 3, 4)
     assert np.allclose(reduced(change, (3, 1)), change.sum((0, 2)).reshape(3, 1))
     assert reduced(change, (2, 3, 4)) is change
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("Pad", (4, 5), attributes={"pads": [0, 1, 1, 0], "value": 1.0}, opset=10),
+        Case("BatchNormalization", (4,), (noise(2, 4, 5, 4), noise(4), noise(4), noise(4) ** 2), at=1),
+        Case("Resize", constants=(noise(0), np.array([1, 1, 2, 2], np.float32)), attributes={"mode": "linear"}),
+        Case("ConvTranspose", (2, 4, 5), (noise(4, 3, 3),), {"auto_pad": "SAME_UPPER", "strides": [2]}),
+        Case("CumSum", (2, 4), (np.array(1),)),
+    ],
+    ids=str,
+)
+def test_what_no_rule_knows_has_no_derivatives(case: Case) -> None:
+    made, x = unranked(graph_of(case)), noise(*case.shape)
+    assert derivatives(made, x, [noise(*run(made, x=x)[0].shape)]) == {}
+
+
+def test_a_mask_of_infinities_lets_the_others_through() -> None:
+    mask = np.triu(np.ones((5, 5), bool), 1)
+    nodes = [
+        helper.make_node("Identity", ["x"], ["v"]),
+        helper.make_node("Where", ["mask", "low", "v"], ["w"]),
+        helper.make_node("Softmax", ["w"], ["y"]),
+    ]
+    made = model(nodes, {"mask": mask, "low": np.float32(-np.inf)}, {"x": [2, 5, 5]}, {"y": 3})
+    found = derivatives(made, noise(2, 5, 5), [noise(2, 5, 5)])["v"]
+    assert np.isfinite(found).all()
+    assert not found[:, mask].any()
+    assert found[:, ~mask].any()
+
+
+def test_a_part_that_is_not_known_is_not_left_out() -> None:
+    nodes = [
+        helper.make_node("Identity", ["x"], ["v"]),
+        helper.make_node("QuantizeLinear", ["v", "s"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
+        helper.make_node("Add", ["v", "d"], ["y"]),
+    ]
+    made = model(nodes, {"s": np.float32(0.1)}, {"x": [3, 4]}, {"y": 2})
+    assert derivatives(made, noise(3, 4), [noise(3, 4)]) == {}
+
+
+def test_values_that_are_rounded_on_the_way_keep_their_places() -> None:
+    nodes = [
+        helper.make_node("Identity", ["x"], ["v"]),
+        helper.make_node("Cast", ["v"], ["h"], to=10),
+        helper.make_node("Cast", ["h"], ["y"], to=1),
+    ]
+    made, weights = model(nodes, {}, {"x": [10, 1000]}, {"y": 2}), noise(10, 1000)
+    assert np.allclose(derivatives(made, noise(10, 1000), [weights])["v"], weights)

@@ -142,6 +142,8 @@ def test_a_low_rank_keeps_what_counts() -> None:
 
 def test_samples_that_are_not_finite_count_for_nothing() -> None:
     made, x = linear(noise(5, 6), noise(6, 40)), noise(80, 5)
+    made.graph.node[1].input[0] = "s"
+    made.graph.node.insert(1, helper.make_node("Sigmoid", ["h"], ["s"]))
     x[3, 0], x[60, 2] = np.nan, np.inf
     found = known(job_of(made, x))["first"]
     assert found is not None
@@ -164,3 +166,43 @@ def test_samples_are_taken_one_by_one_where_memory_is_short(held: int, monkeypat
     monkeypatch.setattr(Backward, "run", lambda self, feed, w: sizes.append(len(feed["x"])) or run_(self, feed, w))
     assert known(job)["first"] is not None
     assert sizes == ([1] * 10 if held == 1 else [10])
+
+
+def test_the_fewer_derivatives_the_more_channels_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, x = noise(30, 40), noise(40, 3), noise(70, 30)
+    spread = []
+    for draws in (4, 256):
+        monkeypatch.setattr(influence, "DRAWS", draws)
+        found = known(job_of(linear(first, second), x))["first"]
+        assert found is not None
+        values = np.linalg.eigvalsh(found[0])
+        spread.append(values[0] / values[-1])
+    exact = np.linalg.eigvalsh(second @ second.T)[-1] / np.square(second).sum() * 40
+    assert spread[0] > 2 * spread[1] > influence.EVEN / exact
+
+
+def test_outputs_that_follow_from_nothing_take_no_derivatives() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"], "first"),
+        helper.make_node("Add", ["h", "c"], ["s"]),
+        helper.make_node("MatMul", ["s", "b"], ["y"], "second"),
+    ]
+    made = model(nodes, {"a": noise(4, 5), "b": noise(5, 3), "c": noise(5)}, {"x": ["n", 4]}, {"y": 2, "c": 1})
+    assert known(job_of(made, noise(70, 4)))["first"] is not None
+
+
+def test_what_several_nodes_give_together_is_known_to_those_of_its_groups() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["c"], "whole", kernel_shape=[1]),
+        helper.make_node("Conv", ["x", "b"], ["d"], "halves", kernel_shape=[1], group=2),
+        helper.make_node("Add", ["c", "d"], ["s"]),
+        helper.make_node("Relu", ["s"], ["r"]),
+        helper.make_node("Conv", ["r", "e"], ["y"], "last", kernel_shape=[1]),
+    ]
+    tensors = {"a": noise(16, 16, 1), "b": noise(16, 8, 1), "e": noise(6, 16, 1)}
+    made, x = model(nodes, tensors, {"x": ["n", 16, 9]}, {"y": 3}), noise(80, 16, 9)
+    job = job_of(made, x)
+    assert job.influences is not None
+    shapes = {f.place.label: np.shape(job.influences.of_seen(f, "r")) for f in job.found[:2]}
+    assert sorted(shapes.values()) == [(), (2, 8, 8)]
+    compress(made, ranks="3", data={"x": x}, exclude=["halves"], benchmark=False)
