@@ -110,13 +110,18 @@ def _by_itself(call: Call, changes: Sequence[Value | None], index: int) -> Value
     x, change = call.given(index), _single(changes)
     if x.dtype != np.float32 or not x.size:
         raise ValueError("there are no numbers in single precision")
-    if call.op == "BatchNormalization" and (index or call.attributes.get("training_mode")):
-        raise ValueError("a normalisation that varies")
     known = np.isfinite(x)
     step = np.float32(STEP * (float(np.sqrt(np.square(x).mean(dtype=np.float64, where=known))) if known.any() else 1))
     step = step or np.float32(STEP)
     up, down = (call.run([*call.inputs[:index], x + way, *call.inputs[index + 1 :]])[0] for way in (step, -step))
     return reduced(change * ((up - down) / (2 * step)), x.shape)
+
+
+def _normalised(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a normalisation by constants."""
+    if index or call.attributes.get("training_mode"):
+        raise ValueError("a normalisation that varies")
+    return _by_itself(call, changes, index)
 
 
 def _added(call: Call, changes: Sequence[Value | None], index: int) -> Value:
@@ -349,7 +354,7 @@ _MOVES = (
     *"DepthToSpace Dropout Expand Gather GatherElements GatherND Pad Resize Slice SpaceToDepth Split Tile".split(),
     *"Concat Transpose Upsample".split(),
 )
-_BY_ITSELF = (*OPERATORS, *"BatchNormalization Cos Mean PRelu Sin".split())
+_BY_ITSELF = (*OPERATORS, *"Cos Mean PRelu Sin".split())
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_BY_ITSELF, _by_itself),
@@ -359,6 +364,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("LogSoftmax", "Softmax"), _softmax),
     **dict.fromkeys(("InstanceNormalization", "LayerNormalization"), _standardised),
     "AveragePool": _averaged,
+    "BatchNormalization": _normalised,
     "Conv": _convolved,
     "ConvTranspose": _transposed,
     "Gemm": _gemm,

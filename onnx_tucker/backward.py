@@ -53,14 +53,14 @@ class Backward:
         graph = view.model.graph
         ends = [output.name for output in graph.output if _single(output)]
         self._path = self._on_the_way(ends)
-        changing = {*wanted, *(name for node in self._path for name in node.output)}
-        self.outputs = [name for name in ends if name in changing]
+        self._varying = {*wanted, *(name for node in self._path for name in node.output if name)}
+        self.outputs = [name for name in ends if name in self._varying]
         held = {name for node in self._path for name in (*node.input, *node.output) if name}
         constants = {name for name in held if view.constant(name) is not None}
         inputs = {value.name for value in graph.input}
         fetched = sorted({*held, *self.outputs} - constants - inputs)
         self._session = machine.session(probe(view.model, fetched), folder)
-        self._runners: dict[tuple[object, ...], Any] = {}
+        self._runners: dict[bytes, Any] = {}
 
     @property
     def held(self) -> set[str]:
@@ -88,12 +88,11 @@ class Backward:
         """
         values = {**feed, **run_named(self._session, feed)}
         changes: dict[str, Value] = dict(weights({name: values[name] for name in self.outputs}))
-        varying = {*self._wanted, *(name for node in self._path for name in node.output if name)}
         lost: set[str] = set()
         for node in reversed(self._path):
             yield from self._told(node.output, changes, lost)
             made = [changes.pop(name, None) for name in node.output]
-            before = [name for name in uses(node) if name in varying]
+            before = [name for name in uses(node) if name in self._varying]
             if not lost.isdisjoint(node.output):
                 lost.update(before)
                 continue
@@ -140,12 +139,10 @@ class Backward:
             names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
             known = {name: value for name, value in zip(names, inputs, strict=True) if value is not None}
             made = [f"y{i}" for i in range(outputs or (1 if op else len(node.output)))]
-            kinds = tuple((name, value.dtype.str, value.ndim) for name, value in known.items())
             model = self._alone(node, op, names, made, known, given)
-            key = (model, kinds)
-            if key not in self._runners:  # with a thread of its own for each there would be hundreds
-                self._runners[key] = replace(self._machine, threads=1).session(model)
-            return [np.asarray(array) for array in self._runners[key].run(made, known)]
+            if model not in self._runners:  # with threads of its own for each there would be hundreds
+                self._runners[model] = replace(self._machine, threads=1).session(model)
+            return [np.asarray(array) for array in self._runners[model].run(made, known)]
 
         return run
 

@@ -68,14 +68,8 @@ class Influences:
         self._view, self._batches, self._machine, self._folder = view, batches, machine, folder
         self._random, self._progress = np.random.default_rng(seed), progress
         self._draws = max(LEAST, min(DRAWS, most))
-        ends, self._found = view.outputs(), dict[str, Found]()
-        for one in found:
-            if not isinstance(one.reading.found, Site) or one.place.scope.graph is not view.model.graph:
-                continue
-            total, _ = sums(view.model.graph.node, ends).get(one.output, (one.output, ""))
-            names = [one.output, *(behind.seen(view, name, one.axis)[1] for name in (one.output, total))]
-            if one.site.stage.out <= WIDEST:
-                self._found |= {name: one for name in names if name not in ends}
+        main = [one for one in found if one.place.scope.graph is view.model.graph]
+        self._nodes = [o for o in main if isinstance(o.reading.found, Site) and o.site.stage.out <= WIDEST]
 
     def of(self, found: Found) -> Array | None:
         """G of a node's outputs, together with those that share its weight.
@@ -91,6 +85,17 @@ class Influences:
         if known is None or known.shape[:2] != (stage.groups, stage.out):  # or of another node that goes into it
             return None
         return known if found.place.scope.graph is self._view.model.graph else None
+
+    @cached_property
+    def _found(self) -> Mapping[str, Found]:
+        """The values that G is of, with the node whose channels they have."""
+        view, ends, values = self._view, self._view.outputs(), dict[str, Found]()
+        summed = sums(view.model.graph.node, ends)
+        for one in self._nodes:
+            total, _ = summed.get(one.output, (one.output, ""))
+            names = [one.output, *(behind.seen(view, name, one.axis)[1] for name in (one.output, total))]
+            values |= {name: one for name in names if name not in ends}
+        return values
 
     @cached_property
     def _known(self) -> Mapping[str, Array]:

@@ -83,9 +83,10 @@ def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -
         if min(errors.values(), default=math.inf) < math.inf:
             return factorise(job, planned, min(errors, key=errors.__getitem__))
     best: Factorised | None = None
-    least, fitted = math.inf, "outputs"
+    least = math.inf
     for basis in bases:
-        if basis.endswith("activations") and ("influence" in basis) != ("influence" in fitted):
+        influential = best is not None and "influence" in best.basis
+        if basis.endswith("activations") and ("influence" in basis) != influential:
             continue
         made = factorise(job, planned, basis)
         missed = error(job, made.model)
@@ -95,7 +96,6 @@ def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -
         worth = 1.0 if basis == "influence" and best is not None and best.basis == "outputs" else WORTHWHILE
         if best is None or untold or missed * worth < least:
             best, least = made, missed
-            fitted = basis
     assert best is not None
     return best
 
