@@ -25,7 +25,7 @@ from onnx_tucker.types import Array, Candidate, Chain, Site
 logger = logging.getLogger(__name__)
 
 STEPS = 40
-"""Steps of a descent at most."""
+"""Steps of a descent at most, unless less is asked for."""
 KEPT = 20
 """Earlier steps that the curvature is known from."""
 ENOUGH = 1e-4
@@ -54,16 +54,17 @@ class Task(NamedTuple):
     influence: Array | None = None
 
 
-def refitted(task: Task, chain: Chain, rows: Rows) -> Chain:
+def refitted(task: Task, chain: Chain, rows: Rows, steps: int = STEPS) -> Chain:
     """The chain that misses less of what is seen than a given one does.
 
     Args:
         task: what is fitted.
         chain: where to start; its bias is all that the node adds.
         rows: of the node.
+        steps: how many are taken at most.
     """
     loss = _Loss(task, chain, rows)
-    options = {"maxiter": STEPS, "maxcor": KEPT, "ftol": ENOUGH, "gtol": 0.0}
+    options = {"maxiter": steps, "maxcor": KEPT, "ftol": ENOUGH, "gtol": 0.0}
     found = scipy.optimize.minimize(loss, loss.start, method="L-BFGS-B", jac=True, options=options)
     logger.info("%s: misses %.3g of what is seen after %d steps", task.site.name, found.fun, found.nit)
     return loss.chain(found.x) if found.nit else chain

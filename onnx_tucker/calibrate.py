@@ -35,8 +35,10 @@ from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
 
-ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES = 10_000, 4, RIDGES[::2]
-"""The positions in a rough pass, how often its factors are refitted, and the pulls of trained weights that it tries."""
+ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS, ROUGH_RIDGES = 10_000, 4, 10, RIDGES[::2]
+"""The positions in a rough pass, how often its factors are refitted, how many steps they take towards what is seen
+behind an activation, and the pulls of trained weights that it tries.
+"""
 HEAVY, HEAVY_ROUNDS = 1.2e9, 1
 """Multiplications of a step of a fit from which on a rough pass has so few rounds."""
 
@@ -151,11 +153,12 @@ class Fitting:
         self._job, self._planned = job, planned
         self._seen, self._influential = "activations" in basis, "influence" in basis
         self._seen_counts = basis == "influence on activations"
-        self._positions, self._rounds = statistics.ROWS, ROUNDS
+        self._positions, self._rounds, self._steps = statistics.ROWS, ROUNDS, activation.STEPS
         self._ridges: Sequence[float] = RIDGES
         self._whole, self._rough, self._trusts = job, rough, trusts
         if rough:
-            self._positions, self._rounds, self._ridges = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_RIDGES
+            self._positions, self._rounds, self._steps = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS
+            self._ridges = ROUGH_RIDGES
             self._job = job = trust.lighter(job)
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
@@ -273,14 +276,15 @@ class Fitting:
         sight, value = behind.seen(self._view, total, found.axis)
         if sight.whole:
             return chain
-        rows = self._rows(found, sight.window, statistics.ROWS)
+        rows = self._rows(found, sight.window, self._positions)
         if rows is None:
             return chain
         own = own_bias(found)
         chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
         known = self._job.influences if self._seen_counts else None
         influence = known.of_seen(found, value) if known is not None else None
-        return activation.refitted(activation.Task(found.site, candidate, sight, influence), chain, rows)
+        task = activation.Task(found.site, candidate, sight, influence)
+        return activation.refitted(task, chain, rows, self._steps)
 
     def _rows(self, found: Found, window: tuple[int, ...], most: int) -> Rows | None:
         """See `rows.seen_rows`; None too where onnxruntime cannot run what they need."""

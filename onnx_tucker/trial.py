@@ -71,32 +71,32 @@ def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = No
     recalled = job.memory.recall(key)
     if recalled is not None and recalled.value in bases:
         return factorise(job, planned, recalled.value)
-    best = _tried(job, planned, bases)
-    job.memory.remember(key, best.basis)
-    return best
+    way = _way(job, planned, bases)
+    made = factorise(job, planned, way)
+    job.memory.remember(key, way)
+    return made
 
 
-def _tried(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> Factorised:
-    """The model made in the way that changes its outputs least."""
+def _way(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> Basis:
+    """The way that changes a model's outputs least, which rough fits tell."""
     if trust.scarce(job):
         errors = held_out(job, planned, bases)
         if min(errors.values(), default=math.inf) < math.inf:
-            return factorise(job, planned, min(errors, key=errors.__getitem__))
-    best: Factorised | None = None
-    least = math.inf
-    for basis in bases:
-        influential = best is not None and "influence" in best.basis
-        if basis.endswith("activations") and ("influence" in basis) != influential:
+            return min(errors, key=errors.__getitem__)
+    best: Basis = bases[0]
+    least, trusts = math.inf, Trusts(planned)
+    for i, basis in enumerate(bases):
+        job.progress("trying what chains are made from", i, len(bases))
+        if basis.endswith("activations") and ("influence" in basis) != ("influence" in best):
             continue
-        made = factorise(job, planned, basis)
-        missed = error(job, made.model)
-        logger.info("chains made from the %s: error %.4g of the outputs", basis, missed)
+        missed = error(job, factorise(job, planned, basis, rough=True, trusts=trusts).model)
+        logger.info("chains roughly made from the %s: error %.4g of the outputs", basis, missed)
         # Nothing may tell, as for outputs of another shape each time.
         untold = basis == "outputs" and math.isinf(least) and not trust.scarce(job)
-        worth = 1.0 if basis == "influence" and best is not None and best.basis == "outputs" else WORTHWHILE
-        if best is None or untold or missed * worth < least:
-            best, least = made, missed
-    assert best is not None
+        longer = best == "weights" or (basis.endswith("activations") and not best.endswith("activations"))
+        if untold or missed * (WORTHWHILE if longer else 1.0) < least:
+            best, least = basis, missed
+    job.progress("trying what chains are made from", len(bases), len(bases))
     return best
 
 

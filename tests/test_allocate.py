@@ -20,17 +20,18 @@ RNG = np.random.default_rng(0)
 
 def uneven() -> tuple[onnx.ModelProto, Array]:
     """Two layers: one of full rank in which inputs hardly vary but in few directions, one that mixes them all."""
+    rng = np.random.default_rng(0)
     nodes = [
         helper.make_node("Gemm", ["x", "a", "p"], ["h"], "first"),
         helper.make_node("Gemm", ["h", "b", "q"], ["y"], "second"),
     ]
     tensors = {
-        "a": RNG.standard_normal((32, 32)).astype(np.float32),
+        "a": rng.standard_normal((32, 32)).astype(np.float32),
         "p": np.zeros(32, np.float32),
-        "b": RNG.standard_normal((32, 32)).astype(np.float32),
+        "b": rng.standard_normal((32, 32)).astype(np.float32),
         "q": np.zeros(32, np.float32),
     }
-    x = RNG.standard_normal((200, 4)) @ RNG.standard_normal((4, 32)) + 0.05 * RNG.standard_normal((200, 32))
+    x = rng.standard_normal((200, 4)) @ rng.standard_normal((4, 32)) + 0.05 * rng.standard_normal((200, 32))
     return model(nodes, tensors, {"x": ["n", 32]}, {"y": 2}), x.astype(np.float32)
 
 
@@ -83,7 +84,7 @@ def test_how_far_data_is_trusted_the_first_rough_pass_says(heavy: float, monkeyp
     monkeypatch.setattr(allocate, "error", lambda *about: tried.append(error(*about)) or tried[-1])
     result = compress(made, ranks="auto", budget="flops:0.5", data={"x": x}, benchmark=False)
     assert len(tried) > 1
-    assert looked.count("first") == looked.count("second") == 3  # roughly once, and to stay by both fits
+    assert looked.count("first") == looked.count("second") == 2  # roughly once, and once to stay
     assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.3
 
 
