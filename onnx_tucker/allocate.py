@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnx_tucker import calibrate, trust
+from onnx_tucker import trust
 from onnx_tucker.aim import Aimed, aim
 from onnx_tucker.curves import Curve, Point, Wanted, curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
-from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.factorise import Factorised
 from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
@@ -32,10 +32,10 @@ from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
 from onnx_tucker.rank.given import Given
 from onnx_tucker.rank.lagrange import choose
+from onnx_tucker.rough import Rough
 from onnx_tucker.timed import planned, timed, whole_model
-from onnx_tucker.trial import error, held_out
 from onnx_tucker.tuning import Tuner, alike, promising
-from onnx_tucker.types import Basis, Candidate, Skip
+from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,6 @@ LEAST = 1e-3
 
 CLEARLY = 1.01
 """How much closer a law has to bring the model than a simpler one: less may be the samples' doing."""
-
-FITS = ("outputs", "influence")
-"""What chains may be fitted to in trials."""
 
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
@@ -80,9 +77,7 @@ class Allocator:
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         self._timed: dict[object, float] = {}
-        self._first: Mapping[str, Candidate] | None = None
-        self._fit: Basis | None = None
-        self._trusts: trust.Trusts | None = None
+        self._rough = Rough(job)
 
     def _curves(self, groups: Sequence[list[Found]], *, blind: bool) -> Iterator[Curve]:
         wanted = Wanted([*self._counted, "flops"] if self._tuner else self._counted, aligned=self._tuner is not None)
@@ -142,7 +137,7 @@ class Allocator:
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
-        return self._tried(allocation)[1]
+        return self._rough.made(self._planned(allocation))[1]
 
     def _within(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The allocation by a law that holds all budgets, that of time by measurement."""
@@ -221,7 +216,7 @@ class Allocator:
             recipes = _recipes(allocation)
             if recipes not in errors:
                 self._job.progress("trying allocations", len(errors), trials)
-                errors[recipes] = self._error(allocation)
+                errors[recipes] = self._rough.error(self._planned(allocation))
             return errors[recipes]
 
         law = Law()
@@ -239,61 +234,6 @@ class Allocator:
             best = blind if missed(blind) < least else best
         self._job.progress("trying allocations", trials, trials)
         return best
-
-    def _error(self, allocation: Allocation) -> float:
-        """The error of the outputs of a model with an allocation, which is remembered."""
-        if not any(point.method for _, point in allocation):
-            return 0.0
-        planned_ = self._planned(allocation)
-        if self._trusts is None:
-            self._first, self._trusts = planned_, trust.Trusts(planned_)
-        key = self._job.planned_key("allocation", planned_)
-        recalled = self._job.memory.recall(key)
-        if recalled is not None and isinstance(recalled.value, float):
-            return recalled.value
-        if trust.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
-            bases: list[Basis] = ["weights", *self._fits(planned_)]
-            errors = held_out(self._job, planned_, bases, self._trusts)
-            self._choose_fit(errors)
-            found = min(errors.values(), default=math.inf)
-        else:
-            found = self._tried(allocation)[0]
-        if math.isfinite(found):
-            self._job.memory.remember(key, found)
-        return found
-
-    def _tried(self, allocation: Allocation) -> tuple[float, Factorised]:
-        """The error of the outputs of a model with an allocation, and the model."""
-        planned_ = self._planned(allocation)
-        if not trust.usable(self._job):
-            return math.nan, factorise(self._job, planned_, "weights", rough=True)
-        bases = self._fits(planned_)
-        if trust.few(self._job):
-            bases.append("weights")
-        ways = {b: factorise(self._job, planned_, b, rough=True, trusts=self._trusts) for b in bases}
-        errors = {basis: error(self._job, way.model) for basis, way in ways.items()}
-        self._choose_fit(errors)
-        best = min(errors, key=errors.__getitem__)
-        return errors[best], ways[best]
-
-    def _fits(self, planned_: Mapping[str, Candidate]) -> list[Basis]:
-        """What chains are fitted to in trials: all that there is, until one is chosen."""
-        every: list[Basis] = [basis for basis in calibrate.bases(self._job, planned_) if basis in FITS]
-        recalled = self._job.memory.recall(self._fit_key)
-        chosen = self._fit or (recalled.value if recalled is not None else None)
-        return [chosen] if chosen in every else every or ["outputs"]
-
-    def _choose_fit(self, errors: Mapping[Basis, float]) -> None:
-        """Fits all further trials to what the first one came closest by; see `_fits`."""
-        fitted = {basis: missed for basis, missed in errors.items() if basis in FITS}
-        if self._fit is None and fitted:
-            chosen = min(fitted, key=fitted.__getitem__)
-            self._job.memory.remember(self._fit_key, chosen)
-            self._fit = chosen
-
-    @property
-    def _fit_key(self) -> str | None:
-        return self._job.planned_key("fit", self._first or {})
 
     def _planned(self, allocation: Allocation) -> Mapping[str, Candidate]:
         if self._tuner is not None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnx_tucker import allocate, calibrate, compress, curves, trust
+from onnx_tucker import compress, curves, trust
 from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError, UsageError
-from onnx_tucker.graph.find import Found
 from tests.helpers import Array, model, relative, run, two_layers
 
 RNG = np.random.default_rng(0)
@@ -65,27 +62,6 @@ def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
     assert min(rows) == trust.FEW
     assert max(rows) == 440
     assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.05
-
-
-@pytest.mark.parametrize("heavy", [1, calibrate.HEAVY])
-def test_how_far_data_is_trusted_the_first_rough_pass_says(heavy: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "HEAVY", heavy)
-    looked: list[str] = []
-    trusted = trust.trusted
-
-    def counting(found: Found, *about: Any, **further: Any) -> trust.Trust:
-        looked.append(found.place.label)
-        return trusted(found, *about, **further)
-
-    monkeypatch.setattr(trust, "trusted", counting)
-    made, x = uneven()
-    tried: list[float] = []
-    error = allocate.error
-    monkeypatch.setattr(allocate, "error", lambda *about: tried.append(error(*about)) or tried[-1])
-    result = compress(made, ranks="auto", budget="flops:0.5", data={"x": x}, benchmark=False)
-    assert len(tried) > 1
-    assert looked.count("first") == looked.count("second") == 2  # roughly once, and once to stay
-    assert relative(run(made, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.3
 
 
 def test_a_model_that_takes_no_part_of_a_batch_is_tried_on_a_whole_one(
