@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from onnx_tucker.allocate import Allocator, rules_of
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.giveback import SLOWER, Made, hold, make, planned_only
+from onnx_tucker.giveback import SLOWER, Made, hold, make, paying, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
-from onnx_tucker.pricing import decide
+from onnx_tucker.pricing import Decision, decide
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
@@ -43,36 +43,59 @@ def search(job: Job, promises: Promises) -> Outcome:
     Raises:
         PromiseError: nothing that was found holds all budgets and promises.
     """
-    return _within(job, promises) if job.settings.budgets else _fastest(job, promises)
-
-
-def _within(job: Job, promises: Promises) -> Outcome:
-    """The most accurate model within the budgets."""
     budgets = job.settings.budgets
+    if not budgets:
+        return _fastest(job, promises)
     if all(budget.of == "time" for budget in budgets):  # then other forms of the nodes, which lose nothing, may do
         lossless = decide(job, Rules({"*": Rule(Full())}))
-        made = make(job, lossless)
+        made = make(job, paying(job, lossless))
         if made.timings and not _exceeded(job, made, budgets):
             return (planned_only(job, lossless), None) if job.settings.dry_run else hold(job, made, promises)
     _require_known(job)
-    outcome = _closest(job, promises, budgets)
-    slower = any(choice.reason.startswith(SLOWER) for choice in outcome[0].decision.plan.choices)
-    if slower and all(budget.of != "time" for budget in budgets):
-        logger.info("what is closest within the budgets is slower than the original")
-        try:
-            return _closest(job, promises, (*budgets, Budget("time", FASTER)))
-        except PromiseError as error:
-            logger.info("%s", error)
+    return _within(job, promises, budgets)
+
+
+def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcome:
+    """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
+    allocator = Allocator(job, [budget.of for budget in budgets])
+    decision = decide(job, rules_of(allocator.allocation(budgets)))
+    if job.settings.dry_run:
+        return planned_only(job, decision), None
+    decision = paying(job, decision)
+    faster = _faster(job, promises, budgets) if _slower(decision) else None
+    if faster is not None:
+        return faster
+    outcome = _closest(job, promises, budgets, allocator, decision)
+    if _slower(outcome[0].decision) and not _slower(decision):
+        return _faster(job, promises, budgets) or outcome
     return outcome
 
 
-def _closest(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcome:
-    """The most accurate model within some budgets; they are tightened while it measures above them."""
-    allocator = Allocator(job, [budget.of for budget in budgets])
+def _slower(decision: Decision) -> bool:
+    """Whether chains had to be given back for the time of the whole model."""
+    return any(choice.reason.startswith(SLOWER) for choice in decision.plan.choices)
+
+
+def _faster(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcome | None:
+    """The most accurate model within some budgets that is faster than the original; None where there is none."""
+    if any(budget.of == "time" for budget in budgets):
+        return None
+    logger.info("what is closest within the budgets is slower than the original")
+    try:
+        return _within(job, promises, (*budgets, Budget("time", FASTER)))
+    except PromiseError as error:
+        logger.info("%s", error)
+        return None
+
+
+def _closest(
+    job: Job, promises: Promises, budgets: tuple[Budget, ...], allocator: Allocator, decision: Decision
+) -> Outcome:
+    """The model of a decision; while it measures above the budgets, the most accurate within tighter ones."""
+    outcome: Outcome = hold(job, make(job, decision), promises)
     aims = budgets
-    outcome = _carried_out(job, promises, rules_of(allocator.allocation(aims)))
     for _ in range(TRIES - 1):
-        exceeded = {} if job.settings.dry_run else _exceeded(job, outcome[0], budgets)
+        exceeded = _exceeded(job, outcome[0], budgets)
         if not exceeded:
             break
         logger.info("missed: %s", ", ".join(f"{quantity} {share:.4g}" for quantity, share in exceeded.items()))
@@ -136,7 +159,7 @@ def _fastest(job: Job, promises: Promises) -> Outcome:
             low = number if firm(number) else low
     above = low + 1
     if above < len(ways) and not job.settings.dry_run:  # chains that are fitted in full are closer
-        made = make(job, decide(job, rules_of(ways[above])))
+        made = make(job, paying(job, decide(job, rules_of(ways[above]))))
         verdict = promises.verify(made.result)
         if not verdict.broken and not lucky(above, verdict):
             return made, verdict
@@ -150,4 +173,4 @@ def _carried_out(job: Job, promises: Promises, rules: Rules) -> Outcome:
     decision = decide(job, rules)
     if job.settings.dry_run:
         return planned_only(job, decision), None
-    return hold(job, make(job, decision), promises)
+    return hold(job, make(job, paying(job, decision)), promises)

@@ -53,15 +53,36 @@ class Made:
         return replace(self.decision.plan, basis=basis)
 
 
+def paying(job: Job, decision: Decision) -> Decision:
+    """A decision less what does not pay in the time of the whole model.
+
+    That does not depend on what chains are fitted to, which is therefore done once it is known which are left. Where
+    nothing is fitted, `make` finds it out.
+
+    Args:
+        job: the run.
+        decision: what nodes become.
+    """
+    settings = job.settings
+    if settings.keep_slower or settings.plan is not None or not trust.usable(job) or job.cost != "time":
+        return decision
+    return _paying(job, _timed(job, Made(decision, factorise(job, _planned(job, decision), "weights")))).decision
+
+
 def make(job: Job, decision: Decision, basis: Basis | None = None) -> Made:
     """Carries a decision out; gives back the weaker half of the chains while the whole model measures slower.
 
     Args:
         job: the run.
-        decision: what nodes become.
+        decision: what nodes become, as `paying` leaves it.
         basis: what their chains are made from if the plan does not say; None for what is closest.
     """
     made = _timed(job, Made(decision, closest(job, _planned(job, decision), decision.plan.basis or basis)))
+    return _not_slower(job, made) if trust.usable(job) else _paying(job, made)
+
+
+def _paying(job: Job, made: Made) -> Made:
+    """A model without the chains that are slower within it, and no slower than the original as a whole."""
     if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
         made = _without_slow(job, made, made.timings)
     return _not_slower(job, made)
