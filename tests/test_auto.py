@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import Result, compress, sweep
+from onnx_tucker import Result, compress, sweep, trial
 from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError
+from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.job import Job
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.runtime.timing import Stopwatch, Timing
+from onnx_tucker.types import Basis, Candidate
 from tests.helpers import Array, model, relative, run
 
 RNG = np.random.default_rng(0)
@@ -101,6 +105,22 @@ def test_where_the_closest_model_is_slower_a_faster_one_within_the_budget_is_fou
     slower = compress(made, **options, keep_slower=True).report.totals
     assert slower.speedup is not None
     assert slower.speedup < 1
+
+
+def test_what_turns_out_slower_is_not_fitted_first(
+    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_of(monkeypatch, node=0.04)
+    fitted: list[bool] = []
+
+    def noted(job: Job, planned: Mapping[str, Candidate], basis: Basis, **further: Any) -> Factorised:
+        fitted.append(basis != "weights" and not further)
+        return factorise(job, planned, basis, **further)
+
+    monkeypatch.setattr(trial, "factorise", noted)
+    made, x = smooth
+    compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}, {"x": x[::-1]}], threads=1)
+    assert sum(fitted) == 1
 
 
 def test_a_budget_of_time_out_of_reach_breaks_the_promise(smooth: tuple[onnx.ModelProto, Array]) -> None:
