@@ -25,7 +25,7 @@ from onnx_tucker.types import Array, Candidate, Chain, Site
 logger = logging.getLogger(__name__)
 
 STEPS = 40
-"""Steps of a descent at most, unless less is asked for."""
+"""Steps of a descent at most, unless fewer are asked for."""
 KEPT = 20
 """Earlier steps that the curvature is known from."""
 ENOUGH = 1e-4

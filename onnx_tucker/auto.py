@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from onnx_tucker.allocate import Allocator, rules_of
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.giveback import SLOWER, Made, hold, make, paying, planned_only
+from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, paying, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
-from onnx_tucker.pricing import Decision, decide
+from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
@@ -48,9 +48,11 @@ def search(job: Job, promises: Promises) -> Outcome:
         return _fastest(job, promises)
     if all(budget.of == "time" for budget in budgets):  # then other forms of the nodes, which lose nothing, may do
         lossless = decide(job, Rules({"*": Rule(Full())}))
-        made = make(job, paying(job, lossless))
+        made = paying(job, lossless)
         if made.timings and not _exceeded(job, made, budgets):
-            return (planned_only(job, lossless), None) if job.settings.dry_run else hold(job, made, promises)
+            if job.settings.dry_run:
+                return planned_only(job, lossless), None
+            return hold(job, fitted(job, made), promises)
     _require_known(job)
     return _within(job, promises, budgets)
 
@@ -61,54 +63,51 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcom
     decision = decide(job, rules_of(allocator.allocation(budgets)))
     if job.settings.dry_run:
         return planned_only(job, decision), None
-    decision = paying(job, decision)
-    faster = _faster(job, promises, budgets) if _slower(decision) else None
-    if faster is not None:
-        return faster
-    outcome = _closest(job, promises, budgets, allocator, decision)
-    if _slower(outcome[0].decision) and not _slower(decision):
-        return _faster(job, promises, budgets) or outcome
-    return outcome
+    made = paying(job, decision)
+    if _slower(made) and all(budget.of != "time" for budget in budgets):
+        logger.info("what is closest within the budgets is slower than the original")
+        try:
+            outcome = _within(job, promises, (*budgets, Budget("time", FASTER)))
+            if not _slower(outcome[0]):
+                return outcome
+        except PromiseError as error:
+            logger.info("%s", error)
+    return hold(job, _measured_within(job, made, allocator, budgets), promises)
 
 
-def _slower(decision: Decision) -> bool:
+def _slower(made: Made) -> bool:
     """Whether chains had to be given back for the time of the whole model."""
-    return any(choice.reason.startswith(SLOWER) for choice in decision.plan.choices)
+    return any(choice.reason.startswith(SLOWER) for choice in made.decision.plan.choices)
 
 
-def _faster(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcome | None:
-    """The most accurate model within some budgets that is faster than the original; None where there is none."""
-    if any(budget.of == "time" for budget in budgets):
-        return None
-    logger.info("what is closest within the budgets is slower than the original")
-    try:
-        return _within(job, promises, (*budgets, Budget("time", FASTER)))
-    except PromiseError as error:
-        logger.info("%s", error)
-        return None
+def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[Budget, ...]) -> Made:
+    """A model that measures within the budgets, fitted; tighter ones are aimed at while it does not.
 
-
-def _closest(
-    job: Job, promises: Promises, budgets: tuple[Budget, ...], allocator: Allocator, decision: Decision
-) -> Outcome:
-    """The model of a decision; while it measures above the budgets, the most accurate within tighter ones."""
-    outcome: Outcome = hold(job, make(job, decision), promises)
+    Args:
+        job: the run.
+        made: the first one, with chains from its weights, which tell as much before any are fitted.
+        allocator: of the budgets.
+        budgets: those.
+    """
     aims = budgets
     for _ in range(TRIES - 1):
-        exceeded = _exceeded(job, outcome[0], budgets)
+        exceeded = _exceeded(job, made, budgets)
         if not exceeded:
-            break
+            whole = fitted(job, made)
+            exceeded = _exceeded(job, whole, budgets)  # by a few bytes more
+            if not exceeded:
+                return whole
         logger.info("missed: %s", ", ".join(f"{quantity} {share:.4g}" for quantity, share in exceeded.items()))
         aims = tuple(
             replace(a, share=a.share * b.share / exceeded[a.of] * TIGHTER) if a.of in exceeded else a
             for a, b in zip(aims, budgets, strict=True)
         )
         try:
-            outcome = _carried_out(job, promises, rules_of(allocator.allocation(aims)))
+            made = paying(job, decide(job, rules_of(allocator.allocation(aims))))
         except PromiseError as error:  # what was asked for could be reached, but for a little
             logger.info("%s", error)
             break
-    return outcome
+    return fitted(job, made)
 
 
 def _require_known(job: Job) -> None:
@@ -159,18 +158,14 @@ def _fastest(job: Job, promises: Promises) -> Outcome:
             low = number if firm(number) else low
     above = low + 1
     if above < len(ways) and not job.settings.dry_run:  # chains that are fitted in full are closer
-        made = make(job, paying(job, decide(job, rules_of(ways[above]))))
+        made = make(job, decide(job, rules_of(ways[above])))
         verdict = promises.verify(made.result)
         if not verdict.broken and not lucky(above, verdict):
             return made, verdict
     while low > 0 and not firm(low):
         low -= 1
     job.progress("holding promises", 1, 1)
-    return _carried_out(job, promises, rules_of(ways[low]))
-
-
-def _carried_out(job: Job, promises: Promises, rules: Rules) -> Outcome:
-    decision = decide(job, rules)
+    decision = decide(job, rules_of(ways[low]))
     if job.settings.dry_run:
         return planned_only(job, decision), None
-    return hold(job, make(job, paying(job, decision)), promises)
+    return hold(job, make(job, decision), promises)

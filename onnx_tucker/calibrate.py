@@ -143,7 +143,7 @@ class Fitting:
         job: the run, with data.
         planned: what nodes become, by label; those that only stay or change their form may be refitted.
         basis: what chains are fitted to; not the weights.
-        rough: whether fewer positions and rounds are enough.
+        rough: whether fewer samples, positions and rounds are enough.
         trusts: how far the data of nodes is trusted, if that is not found out anew.
     """
 

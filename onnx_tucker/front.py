@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from onnx_tucker.allocate import Allocator, evenly, rules_of
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.giveback import Made, make, paying
+from onnx_tucker.giveback import Made, make
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
 from onnx_tucker.measure import Outcome, report
@@ -55,7 +55,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         way = left.pop(0)
         if way < useless:
             job.progress("making models", len(made), max(len(first), len(made) + 1))
-            one = make(job, paying(job, decide(job, rules_of(ways[way]))), basis)
+            one = make(job, decide(job, rules_of(ways[way])), basis)
             basis = basis or one.plan(job).basis  # what is best for the one in the middle does for all
             made[way] = spot = _spot(job, promises, one)
             logger.info("error %.4g at %s", spot.error, spot.shares)

@@ -53,39 +53,37 @@ class Made:
         return replace(self.decision.plan, basis=basis)
 
 
-def paying(job: Job, decision: Decision) -> Decision:
-    """A decision less what does not pay in the time of the whole model.
+def make(job: Job, decision: Decision, basis: Basis | None = None) -> Made:
+    """Carries a decision out, but for chains that do not pay; see `paying` and `fitted`."""
+    return fitted(job, paying(job, decision), basis)
 
-    That does not depend on what chains are fitted to, which is therefore done once it is known which are left. Where
-    nothing is fitted, `make` finds it out.
+
+def paying(job: Job, decision: Decision) -> Made:
+    """The model of a decision with chains from its weights alone, less those that do not pay in time.
+
+    What chains are fitted to does not change what they take, so that it is known before which are worth to be.
+    Nodes that are slower within the model than they were are given back, and while the whole model measures slower, the
+    weaker half of the chains.
 
     Args:
         job: the run.
         decision: what nodes become.
     """
-    settings = job.settings
-    if settings.keep_slower or settings.plan is not None or not trust.usable(job) or job.cost != "time":
-        return decision
-    return _paying(job, _timed(job, Made(decision, factorise(job, _planned(job, decision), "weights")))).decision
-
-
-def make(job: Job, decision: Decision, basis: Basis | None = None) -> Made:
-    """Carries a decision out; gives back the weaker half of the chains while the whole model measures slower.
-
-    Args:
-        job: the run.
-        decision: what nodes become, as `paying` leaves it.
-        basis: what their chains are made from if the plan does not say; None for what is closest.
-    """
-    made = _timed(job, Made(decision, closest(job, _planned(job, decision), decision.plan.basis or basis)))
-    return _not_slower(job, made) if trust.usable(job) else _paying(job, made)
-
-
-def _paying(job: Job, made: Made) -> Made:
-    """A model without the chains that are slower within it, and no slower than the original as a whole."""
+    made = _timed(job, Made(decision, factorise(job, _planned(job, decision), "weights")))
     if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
         made = _without_slow(job, made, made.timings)
     return _not_slower(job, made)
+
+
+def fitted(job: Job, made: Made, basis: Basis | None = None) -> Made:
+    """The same model with chains that change its outputs least.
+
+    Args:
+        job: the run.
+        made: one whose chains are from its weights.
+        basis: what chains are made from if the plan does not say; None for what is closest.
+    """
+    return replace(made, result=closest(job, made.result, made.decision.plan.basis or basis))
 
 
 def planned_only(job: Job, decision: Decision) -> Made:
@@ -241,7 +239,7 @@ def _without_slow(job: Job, made: Made, timings: list[Timing]) -> Made:
 def _with_less(job: Job, made: Made, reasons: Mapping[str, str]) -> Made:
     """The model without some of its chains. Those that were fitted behind others are fitted anew."""
     decision = give_back(job, made.decision, reasons)
-    if trust.usable(job):
+    if made.result.basis != "weights":
         return Made(decision, factorise(job, _planned(job, decision), made.result.basis))
     return Made(decision, made.result.only(job, _planned(job, decision)))
 

@@ -17,7 +17,7 @@ from onnx_tucker.auto import search
 from onnx_tucker.distil import require_known, require_torch
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
-from onnx_tucker.giveback import Made, hold, make, paying, planned_only, restored, time
+from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
 from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, Source, prepare, silent, source_of
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
@@ -284,7 +284,7 @@ def _made(
     else:
         if job.settings.dry_run:
             return planned_only(job, decision), None
-        made = make(job, paying(job, decision))
+        made = make(job, decision)
         if course is not None and made.result.weights:
             tuned, verdict = trained(job, made, course, promises)
             if not verdict.broken:

@@ -56,29 +56,30 @@ def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float
     return mean_error(comparison.results())
 
 
-def closest(job: Job, planned: Mapping[str, Candidate], basis: Basis | None = None) -> Factorised:
-    """The model with nodes as they are planned, in the way that changes its outputs least.
+def closest(job: Job, unfitted: Factorised, basis: Basis | None = None) -> Factorised:
+    """A model with its chains made in the way that changes its outputs least.
 
     Args:
         job: the run.
-        planned: what nodes become, by label.
+        unfitted: the model with chains from its weights alone.
         basis: the way that was found before, if it was.
     """
+    planned = unfitted.planned
     bases = calibrate.bases(job, planned)
-    if len(bases) == 1 or basis in bases:
-        return factorise(job, planned, basis if basis in bases else bases[0])
-    key = job.planned_key("basis", planned)
-    recalled = job.memory.recall(key)
-    if recalled is not None and recalled.value in bases:
-        return factorise(job, planned, recalled.value)
-    way = _way(job, planned, bases)
-    made = factorise(job, planned, way)
-    job.memory.remember(key, way)
-    return made
+    if len(bases) > 1 and basis not in bases:
+        key = job.planned_key("basis", planned)
+        recalled = job.memory.recall(key)
+        if recalled is not None and recalled.value in bases:
+            basis = recalled.value
+        else:
+            basis = _way(job, unfitted, bases)
+            job.memory.remember(key, basis)
+    return factorise(job, planned, basis) if basis in bases and basis != "weights" else unfitted
 
 
-def _way(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> Basis:
+def _way(job: Job, unfitted: Factorised, bases: Sequence[Basis]) -> Basis:
     """The way that changes a model's outputs least, which rough fits tell."""
+    planned = unfitted.planned
     if trust.scarce(job):
         errors = held_out(job, planned, bases)
         if min(errors.values(), default=math.inf) < math.inf:
@@ -89,7 +90,8 @@ def _way(job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis]) -> 
         job.progress("trying what chains are made from", i, len(bases))
         if basis.endswith("activations") and ("influence" in basis) != ("influence" in best):
             continue
-        missed = error(job, factorise(job, planned, basis, rough=True, trusts=trusts).model)
+        made = factorise(job, planned, basis, rough=True, trusts=trusts) if basis != "weights" else unfitted
+        missed = error(job, made.model)
         logger.info("chains roughly made from the %s: error %.4g of the outputs", basis, missed)
         # Nothing may tell, as for outputs of another shape each time.
         untold = basis == "outputs" and math.isinf(least) and not trust.scarce(job)

@@ -74,10 +74,10 @@ class Trust(NamedTuple):
 
 
 class Trusts:
-    """How far data is trusted in all rough passes of a search: as far as the first one finds.
+    """How far data is trusted in all rough passes that are compared: as far as the first one finds.
 
     Args:
-        first: what nodes become in that; what is remembered of it serves all searches that begin so.
+        first: what nodes become in that; what is remembered of it serves all comparisons that begin so.
     """
 
     def __init__(self, first: Mapping[str, Candidate]) -> None:

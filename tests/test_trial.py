@@ -71,7 +71,7 @@ def test_the_way_that_changes_the_outputs_least_is_taken(rectified: bool, sample
     if rectified and samples:  # further on from the worse of the two fits is not tried
         closer = errors["influence"] < errors["outputs"]
         errors = {way: missed for way, missed in errors.items() if way in ways[:3] or closer == ("influence" in way)}
-    made = closest(job, planned(job))
+    made = closest(job, factorise(job, planned(job), "weights"))
     assert made.basis == min(errors, key=errors.__getitem__)
     assert error(job, made.model) == errors[made.basis]
     assert made.changed == ["conv"]
@@ -99,18 +99,18 @@ def test_samples_that_are_not_fitted_to_decide_where_they_are_few(seed: int) -> 
         stages = calibrate.METHODS["svd"].stages(job.found[0].site.stage, (20,))
         planned_ = {"matmul": Candidate("svd", (20,), stages, 0.0)}
         assert calibrate.bases(job, planned_) == ["weights", "outputs"]
-        assert closest(job, planned_).basis == basis
+        assert closest(job, factorise(job, planned_, "weights")).basis == basis
 
 
 def test_samples_that_say_nothing_leave_the_weights() -> None:
     made = network(rectified=True)
     job = prepare(made, Settings(data={"x": np.zeros((8, 10, 8, 8), np.float32)}), silent)
-    assert closest(job, planned(job)).basis == "weights"
+    assert closest(job, factorise(job, planned(job), "weights")).basis == "weights"
 
 
 def test_nothing_planned_is_nothing_made() -> None:
     job = job_of(network(rectified=True), 80)
-    assert closest(job, {}).model is job.model
+    assert closest(job, factorise(job, {}, "weights")).model is job.model
 
 
 def test_a_model_that_does_not_run_is_infinitely_far() -> None:
