@@ -61,19 +61,24 @@ class Allocator:
     Args:
         job: the run.
         quantities: what budgets are of.
+        law: how errors of nodes add up, if another search of the run has found that out.
+
+    Attributes:
+        law: the same, once this one has; None where errors of the weights alone told more.
 
     Raises:
         PromiseError: times count, but the model cannot be timed.
     """
 
-    def __init__(self, job: Job, quantities: Sequence[str]) -> None:
+    def __init__(self, job: Job, quantities: Sequence[str], law: Law | None = None) -> None:
         self._job = job
         self._counted = [quantity for quantity in quantities if quantity != "time"]
         self._tuner = Tuner(job) if "time" in quantities else None
         groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
         self._found = list(self._curves(groups, blind=False))
         self._blind = list(self._curves(groups, blind=True)) if trust.few(job) else None
-        self._law: Sequence[Curve] | None = None if trust.usable(job) else Law().of(self._found)
+        self.law = law if trust.usable(job) else Law()
+        self._lawful: Sequence[Curve] | None = None if self.law is None else self.law.of(self._found)
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         self._timed: dict[object, float] = {}
@@ -102,12 +107,12 @@ class Allocator:
             PromiseError: they cannot be reached.
         """
         shares = {budget.of: budget.share for budget in budgets}
-        if self._law is None:
+        if self._lawful is None:
             limits = self._limits(shares)
             if self._tuner is not None:  # what the layers may take is known from then on
                 limits["time"] = _used(self._within(Law().of(self._found), shares))
-            self._law = self._best(limits)
-        return self._within(self._law, shares)
+            self._lawful = self._best(limits)
+        return self._within(self._lawful, shares)
 
     def path(self, quantity: str, number: int) -> list[Allocation]:
         """Different allocations from the one that loses nothing to the cheapest, by estimate of what they cost.
@@ -121,13 +126,13 @@ class Allocator:
         least = max(self._least(quantity), most * LEAST)
         if most <= 0:  # nothing is known to cost anything
             return [kept]
-        if self._law is None:
-            self._law = self._best({quantity: math.sqrt(most * least)})
+        if self._lawful is None:
+            self._lawful = self._best({quantity: math.sqrt(most * least)})
         found: list[Allocation] = []
         for finer in FINER:  # several limits may lead to the same allocation
             ways: dict[object, Allocation] = {}
             for limit in np.geomspace(most * (1 + 1e-9), least * (1 + 1e-9), finer * number):
-                allocation = _chosen(self._law, {quantity: float(limit)})
+                allocation = _chosen(self._lawful, {quantity: float(limit)})
                 if allocation is not None:
                     ways.setdefault(_recipes(allocation), allocation)
             found = list(ways.values())
@@ -227,11 +232,12 @@ class Allocator:
             error_ = missed(other.of(self._found))
             logger.info("%s: error %.4g", other, error_)
             law, least = (other, error_) if error_ * CLEARLY < least else (law, least)
-        best = law.of(self._found)
+        best, self.law = law.of(self._found), law
         if self._blind is not None:
             blind = Law().of(self._blind)
             logger.info("by the errors of weights: error %.4g", missed(blind))
-            best = blind if missed(blind) < least else best
+            if missed(blind) < least:
+                best, self.law = blind, None
         self._job.progress("trying allocations", trials, trials)
         return best
 

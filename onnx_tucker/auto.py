@@ -11,6 +11,7 @@ from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, paying, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
+from onnx_tucker.law import Law
 from onnx_tucker.menu import eligible
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict
@@ -57,9 +58,9 @@ def search(job: Job, promises: Promises) -> Outcome:
     return _within(job, promises, budgets)
 
 
-def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcome:
+def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], law: Law | None = None) -> Outcome:
     """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
-    allocator = Allocator(job, [budget.of for budget in budgets])
+    allocator = Allocator(job, [budget.of for budget in budgets], law)
     decision = decide(job, rules_of(allocator.allocation(budgets)))
     if job.settings.dry_run:
         return planned_only(job, decision), None
@@ -67,7 +68,7 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...]) -> Outcom
     if _slower(made) and all(budget.of != "time" for budget in budgets):
         logger.info("what is closest within the budgets is slower than the original")
         try:
-            outcome = _within(job, promises, (*budgets, Budget("time", FASTER)))
+            outcome = _within(job, promises, (*budgets, Budget("time", FASTER)), allocator.law)
             if not _slower(outcome[0]):
                 return outcome
         except PromiseError as error:
