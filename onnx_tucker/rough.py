@@ -46,7 +46,8 @@ class Rough:
             return recalled.value
         if trust.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
             bases: list[Basis] = ["weights", *self._fits(planned)]
-            errors = held_out(self._job, planned, bases, self._trusts)
+            unfitted = factorise(self._job, planned, "weights", rough=True)
+            errors = held_out(self._job, unfitted, bases, self._trusts)
             self._choose_fit(errors)
             found = min(errors.values(), default=math.inf)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 import onnx
@@ -15,7 +15,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.trust import Trusts
-from onnx_tucker.types import Basis, Candidate
+from onnx_tucker.types import Basis
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _way(job: Job, unfitted: Factorised, bases: Sequence[Basis]) -> Basis:
     """The way that changes a model's outputs least, which rough fits tell."""
     planned = unfitted.planned
     if trust.scarce(job):
-        errors = held_out(job, planned, bases)
+        errors = held_out(job, unfitted, bases)
         if min(errors.values(), default=math.inf) < math.inf:
             return min(errors, key=errors.__getitem__)
     best: Basis = bases[0]
@@ -103,7 +103,7 @@ def _way(job: Job, unfitted: Factorised, bases: Sequence[Basis]) -> Basis:
 
 
 def held_out(
-    job: Job, planned: Mapping[str, Candidate], bases: Sequence[Basis], trusts: Trusts | None = None
+    job: Job, unfitted: Factorised, bases: Sequence[Basis], trusts: Trusts | None = None
 ) -> dict[Basis, float]:
     """Of each way the mean error of models on the samples that they are not fitted to; empty where that is not known.
 
@@ -111,18 +111,19 @@ def held_out(
 
     Args:
         job: the run.
-        planned: what nodes become, by label.
+        unfitted: the model with chains from its weights alone.
         bases: the ways.
         trusts: see `calibrate.Fitting`.
     """
     errors: dict[Basis, list[float]] = {}
     if not job.folds:
         return {}
-    blind = factorise(job, planned, "weights", rough=True)
     for fold in job.folds:
         assert fold.inputs is not None
         for basis in bases:
-            made = blind if basis == "weights" else factorise(fold, planned, basis, rough=True, trusts=trusts)
+            made = unfitted
+            if basis != "weights":
+                made = factorise(fold, unfitted.planned, basis, rough=True, trusts=trusts)
             errors.setdefault(basis, []).append(error(fold, made.model, fold.inputs.check.samples))
     means = {basis: fmean(found) for basis, found in errors.items()}
     logger.info("errors of the outputs on other samples: %s", ", ".join(f"{b} {e:.4g}" for b, e in means.items()))
