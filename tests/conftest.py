@@ -11,6 +11,7 @@ if worker and hasattr(os, "sched_setaffinity"):  # Linux only
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
@@ -21,3 +22,10 @@ settings.load_profile("machine may be busy")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the slow tests first: short ones fill the time of the worker that is done with those."""
     items.sort(key=lambda item: "slow" not in item.keywords)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(request: pytest.FixtureRequest) -> None:
+    """Lets each test draw the same numbers from its module's RNG, whichever ones its worker ran before."""
+    if (rng := getattr(request.module, "RNG", None)) is not None:
+        rng.bit_generator.state = np.random.default_rng(0).bit_generator.state

@@ -111,17 +111,21 @@ def test_what_is_seen_counts_as_much_as_it_does_for_the_outputs(monkeypatch: pyt
         helper.make_node("Relu", ["g"], ["r"]),
         helper.make_node("Gemm", ["r", "c"], ["y"], "second", transB=1),
     ]
-    use = noise(6, 24) * np.geomspace(1, 1e-2, 24).astype(np.float32)
-    made = model(nodes, {"a": noise(24, 24), "b": noise(24), "c": use}, {"x": ["n", 24]}, {"y": 2})
-    x = noise(800, 24)
     choice = Choice("first", "Gemm", (24, 24), "factorized", "", "svd", "direct", (6,))
     kept = Choice("second", "Gemm", (6, 24), "kept", "as asked", None, None, None)
+    chains = Plan((choice, kept), "influence on activations")
 
-    def missed() -> float:
-        chains = Plan((choice, kept), "influence on activations")
+    def missed(made: onnx.ModelProto, x: Array) -> float:
         slim = compress(made, plan=chains, data={"x": x[:400]}, benchmark=False).model
         return relative(run(made, x=x[400:])[0], run(slim, x=x[400:])[0])
 
-    known = missed()
-    monkeypatch.setattr(Influences, "of_seen", lambda *_: None)
-    assert known < 0.97 * missed()
+    known, alike = 0.0, 0.0
+    for _ in range(5):  # of single draws one in ten is no closer
+        use = noise(6, 24) * np.geomspace(1, 1e-2, 24).astype(np.float32)
+        made = model(nodes, {"a": noise(24, 24), "b": noise(24), "c": use}, {"x": ["n", 24]}, {"y": 2})
+        x = noise(800, 24)
+        known += missed(made, x)
+        with monkeypatch.context() as blind:
+            blind.setattr(Influences, "of_seen", lambda *_: None)
+            alike += missed(made, x)
+    assert known < 0.97 * alike

@@ -32,7 +32,7 @@ def network() -> onnx.ModelProto:
     return model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 2})
 
 
-NETWORK = network()
+NETWORK, OTHER = network(), network()
 X = noise(100, 3, 8, 8).repeat(4, axis=1)[:, :10] * np.float32(0.5) + noise(100, 10, 8, 8) / np.float32(4)
 
 
@@ -87,7 +87,7 @@ def test_they_say_where_a_budget_goes(kept: Path, caplog: pytest.LogCaptureFixtu
 
 def test_those_of_another_model_are_refused(kept: Path) -> None:
     with pytest.raises(DataError, match="of another model"):
-        compress(network(), benchmark=False, statistics=kept)
+        compress(OTHER, benchmark=False, statistics=kept)
 
 
 @pytest.mark.parametrize(

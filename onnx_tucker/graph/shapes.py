@@ -83,7 +83,7 @@ def declared(model: onnx.ModelProto, folder: Path) -> Partial:
     bare.opset_import.add(domain=UNKNOWN, version=1)
     constants = {tensor.name: tensor for tensor in bare.graph.initializer}
     for node in bare.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].name == "value":
             constants[node.output[0]] = node.attribute[0].t
         if _disputed(node, constants):
             node.domain = UNKNOWN

@@ -168,15 +168,20 @@ def run_named(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
 
 def environment(machine: Machine) -> dict[str, Any]:
     """What a measurement depends on, for the report."""
-    packages = ("onnx-tucker", "onnx", "onnxruntime", "numpy", "tensorly")
     return {
         "cpu": cpu_name(),
         "cores": cores(),
         **machine.describe(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name.replace("-", "_"): version(name) for name in packages},
+        **_versions(),
     }
+
+
+@cache  # what is installed is read from files
+def _versions() -> dict[str, str]:
+    packages = ("onnx-tucker", "onnx", "onnxruntime", "numpy", "tensorly")
+    return {name.replace("-", "_"): version(name) for name in packages}
 
 
 def cores() -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.errors import UsageError
 from onnx_tucker.graph.shapes import declared, infer
@@ -27,6 +27,12 @@ def test_dimensions_and_shapes_can_be_given() -> None:
     assert infer(free, Path(), {}, {"h": 9, "w": 7})["y"] == (1, 4, 7, 5)
     assert infer(free, Path(), {"x": (2, 3, 9, 7)}, {})["y"] == (2, 4, 7, 5)
     assert infer(free, Path(), {}, {"n": 5, "h": 9, "w": 7})["y"] == (5, 4, 7, 5)
+
+
+def test_a_constant_that_gives_nothing_is_none() -> None:
+    made = two_layers()
+    made.graph.node.append(helper.make_node("Constant", [], [], "nothing", value=numpy_helper.from_array(WEIGHT)))
+    assert declared(made, Path())["c"] == ("n", 32, 16, 16)
 
 
 def test_the_model_is_not_touched() -> None:
