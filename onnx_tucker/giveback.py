@@ -30,6 +30,8 @@ SLOWER = "given back, the whole model measured"
 """How the reason begins why a chain was given back for the time of the whole model."""
 MODEL_SECONDS = 3.0
 """Time spent at most on comparing the whole model before and after."""
+MODEL_TIGHT = 0.01
+"""How narrow the interval of that is to be: chains are given back where it is on the wrong side of 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +231,7 @@ def _without_slow(job: Job, made: Made, timings: list[Timing]) -> Made:
     if not other.result.weights:
         return made
     models = [one.result.model.SerializeToString(deterministic=True) for one in (made, other)]
-    [_, with_less] = job.stopwatch.compare(models, job.timed_feed or {}, MODEL_SECONDS, job.folder)
+    [_, with_less] = job.stopwatch.compare(models, job.timed_feed or {}, MODEL_SECONDS, job.folder, MODEL_TIGHT)
     if with_less.speedup_ci[0] <= 1:
         return made
     logger.info("%s: slower within the model", ", ".join(sorted(slow)))
@@ -264,7 +266,7 @@ def time(job: Job, made: Factorised) -> list[Timing] | None:
     if made.weights:
         contents.append(made.model.SerializeToString(deterministic=True))
     try:
-        timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder)
+        timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder, MODEL_TIGHT)
     except FAILURES as error:
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
     warn_if_noisy(timings)

@@ -1,0 +1,76 @@
+"""Through what takes each value by itself, or with those at the same place of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_tucker.adjoints.call import Call, Value, reduced, single
+
+STEP = 1e-3
+"""How far up and down values go, relative to the root of their mean square."""
+
+
+def by_itself(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through what takes every value by itself, alone or with those at the same place of others."""
+    x, change = call.given(index), single(changes)
+    if x.dtype != np.float32 or not x.size:
+        raise ValueError("there are no numbers in single precision")
+    known = np.isfinite(x)
+    step = np.float32(STEP * (float(np.sqrt(np.square(x).mean(dtype=np.float64, where=known))) if known.any() else 1))
+    step = step or np.float32(STEP)
+    up, down = (call.run([*call.inputs[:index], x + way, *call.inputs[index + 1 :]])[0] for way in (step, -step))
+    return reduced(change * ((up - down) / (2 * step)), x.shape)
+
+
+def normalised(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a normalisation by constants."""
+    if index or call.attributes.get("training_mode"):
+        raise ValueError("a normalisation that varies")
+    return by_itself(call, changes, index)
+
+
+def added(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through sums and differences, in which small steps of a small value would be lost."""
+    change = single(changes)
+    return reduced(-change if call.op == "Sub" and index else change, call.given(index).shape)
+
+
+def multiplied(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a product, value by value."""
+    return reduced(single(changes) * call.given(1 - index), call.given(index).shape)
+
+
+def divided(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a quotient."""
+    share = single(changes) / call.given(1)
+    return reduced(-share * call.made if index else share, call.given(index).shape)
+
+
+def raised(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a power, whose base a step might lead below 0."""
+    base, exponent = call.given(0), call.given(1)
+    slope = call.made * np.log(base) if index else exponent * np.power(base, exponent - 1)
+    return np.asarray(reduced(single(changes) * slope, call.given(index).shape), np.float32)
+
+
+def exponential(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through exponentials and what would leave its domain by a step."""
+    change, y = single(changes), call.made
+    if call.op == "Log":
+        return np.asarray(change / call.given(index))
+    if call.op == "Sqrt":
+        return np.asarray(change / (2 * y))
+    return np.asarray(change * (y if call.op == "Exp" else -y * y))
+
+
+def rectified(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a rectifier."""
+    return single(changes) * (call.given(index) > 0)
+
+
+def chosen(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a choice between two values."""
+    taken = call.given(0) if index == 1 else ~call.given(0)
+    return reduced(single(changes) * taken, call.given(index).shape)

@@ -1,0 +1,70 @@
+"""Through sums over axes, and what is scaled by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from onnx_tucker.adjoints.call import Call, Value, single
+
+
+def summed(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through sums, means and largest values."""
+    x, change = call.given(index), single(changes)
+    axes = _axes(call, x)
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    spread = np.broadcast_to(change.reshape(kept), x.shape)
+    if call.op.endswith("Sum"):
+        return spread
+    if call.op.endswith(("Mean", "AveragePool")):
+        return np.asarray(spread / np.float32(math.prod(x.shape[a] for a in axes)))
+    largest = x == call.made.reshape(kept)
+    return np.asarray(spread * largest / largest.sum(axis=axes, keepdims=True, dtype=np.float32))
+
+
+def _axes(call: Call, x: Value) -> tuple[int, ...]:
+    """Those that a reduction goes over."""
+    given = call.attributes.get("axes")
+    if given is None and len(call.inputs) > 1 and call.inputs[1] is not None:
+        given = call.inputs[1].tolist()
+    if call.op.startswith("Global"):
+        given = range(2, x.ndim)
+    return tuple(a % x.ndim for a in given) if given else tuple(range(x.ndim))
+
+
+def softmax(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a softmax or its logarithm; before opset 13 over all axes from one on."""
+    y, change = call.made, single(changes)
+    old = call.opset < 13
+    axis = int(call.attributes.get("axis", 1 if old else -1)) % y.ndim
+    axes: Any = tuple(range(axis, y.ndim)) if old else axis
+    if call.op == "LogSoftmax":
+        return np.asarray(change - np.exp(y) * change.sum(axis=axes, keepdims=True))
+    return np.asarray(y * (change - (y * change).sum(axis=axes, keepdims=True)))
+
+
+def standardised(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a normalisation by mean and variance of the values themselves."""
+    x, scale = call.given(0), call.given(1)
+    if index:
+        raise ValueError("a scale that varies")
+    if call.op == "LayerNormalization":
+        axes = tuple(range(int(call.attributes.get("axis", -1)) % x.ndim, x.ndim))
+    else:
+        axes = tuple(range(2, x.ndim))
+        scale = np.repeat(scale, x.shape[1] // len(scale)).reshape(
+            -1, *[1] * (x.ndim - 2)
+        )  # of groups, before opset 21
+    scaled = single(changes) * scale
+    if call.op == "GroupNormalization":
+        axes, shape = (2,), (len(x), call.attributes["num_groups"], -1)
+        x, scaled = x.reshape(shape), scaled.reshape(shape)
+    centred = x - x.mean(axis=axes, keepdims=True)
+    spread = np.sqrt(np.square(centred).mean(axis=axes, keepdims=True) + call.attributes.get("epsilon", 1e-5))
+    unit, mean = centred / spread, partial(np.mean, axis=axes, keepdims=True)
+    found = np.asarray((scaled - mean(scaled) - unit * mean(scaled * unit)) / spread, np.float32)
+    return found.reshape(call.given(0).shape)
