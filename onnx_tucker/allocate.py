@@ -61,28 +61,28 @@ class Allocator:
     Args:
         job: the run.
         quantities: what budgets are of.
-        law: how errors of nodes add up, if another search of the run has found that out.
+        before: another search of the run, which has found out how errors of nodes add up.
 
     Attributes:
-        law: the same, once this one has; None where errors of the weights alone told more.
+        rough: the models that were tried.
 
     Raises:
         PromiseError: times count, but the model cannot be timed.
     """
 
-    def __init__(self, job: Job, quantities: Sequence[str], law: Law | None = None) -> None:
+    def __init__(self, job: Job, quantities: Sequence[str], before: Allocator | None = None) -> None:
         self._job = job
         self._counted = [quantity for quantity in quantities if quantity != "time"]
         self._tuner = Tuner(job) if "time" in quantities else None
         groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
         self._found = list(self._curves(groups, blind=False))
         self._blind = list(self._curves(groups, blind=True)) if trust.few(job) else None
-        self.law = law if trust.usable(job) else Law()
-        self._lawful: Sequence[Curve] | None = None if self.law is None else self.law.of(self._found)
+        self.rough: Rough = before.rough if before else Rough(job)
+        self._law: Law | None = (before._law if before else None) if trust.usable(job) else Law()
+        self._lawful: Sequence[Curve] | None = None if self._law is None else self._law.of(self._found)
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         self._timed: dict[object, float] = {}
-        self._rough = Rough(job)
 
     def _curves(self, groups: Sequence[list[Found]], *, blind: bool) -> Iterator[Curve]:
         wanted = Wanted([*self._counted, "flops"] if self._tuner else self._counted, aligned=self._tuner is not None)
@@ -142,7 +142,7 @@ class Allocator:
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
-        return self._rough.made(self._planned(allocation))[1]
+        return self.rough.made(self._planned(allocation))[1]
 
     def _within(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The allocation by a law that holds all budgets, that of time by measurement."""
@@ -221,7 +221,7 @@ class Allocator:
             recipes = _recipes(allocation)
             if recipes not in errors:
                 self._job.progress("trying allocations", len(errors), trials)
-                errors[recipes] = self._rough.error(self._planned(allocation))
+                errors[recipes] = self.rough.error(self._planned(allocation))
             return errors[recipes]
 
         law = Law()
@@ -232,12 +232,12 @@ class Allocator:
             error_ = missed(other.of(self._found))
             logger.info("%s: error %.4g", other, error_)
             law, least = (other, error_) if error_ * CLEARLY < least else (law, least)
-        best, self.law = law.of(self._found), law
+        best, self._law = law.of(self._found), law
         if self._blind is not None:
             blind = Law().of(self._blind)
             logger.info("by the errors of weights: error %.4g", missed(blind))
             if missed(blind) < least:
-                best, self.law = blind, None
+                best, self._law = blind, None
         self._job.progress("trying allocations", trials, trials)
         return best
 

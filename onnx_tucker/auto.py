@@ -11,7 +11,6 @@ from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, paying, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
-from onnx_tucker.law import Law
 from onnx_tucker.menu import eligible
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict
@@ -58,9 +57,9 @@ def search(job: Job, promises: Promises) -> Outcome:
     return _within(job, promises, budgets)
 
 
-def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], law: Law | None = None) -> Outcome:
+def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: Allocator | None = None) -> Outcome:
     """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
-    allocator = Allocator(job, [budget.of for budget in budgets], law)
+    allocator = Allocator(job, [budget.of for budget in budgets], before)
     decision = decide(job, rules_of(allocator.allocation(budgets)))
     if job.settings.dry_run:
         return planned_only(job, decision), None
@@ -68,7 +67,7 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], law: Law 
     if _slower(made) and all(budget.of != "time" for budget in budgets):
         logger.info("what is closest within the budgets is slower than the original")
         try:
-            outcome = _within(job, promises, (*budgets, Budget("time", FASTER)), allocator.law)
+            outcome = _within(job, promises, (*budgets, Budget("time", FASTER)), allocator)
             if not _slower(outcome[0]):
                 return outcome
         except PromiseError as error:
@@ -94,7 +93,7 @@ def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[
     for _ in range(TRIES - 1):
         exceeded = _exceeded(job, made, budgets)
         if not exceeded:
-            whole = fitted(job, made)
+            whole = fitted(job, made, rough=allocator.rough)
             exceeded = _exceeded(job, whole, budgets)  # by a few bytes more
             if not exceeded:
                 return whole
@@ -108,7 +107,7 @@ def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[
         except PromiseError as error:  # what was asked for could be reached, but for a little
             logger.info("%s", error)
             break
-    return fitted(job, made)
+    return fitted(job, made, rough=allocator.rough)
 
 
 def _require_known(job: Job) -> None:
@@ -159,7 +158,7 @@ def _fastest(job: Job, promises: Promises) -> Outcome:
             low = number if firm(number) else low
     above = low + 1
     if above < len(ways) and not job.settings.dry_run:  # chains that are fitted in full are closer
-        made = make(job, decide(job, rules_of(ways[above])))
+        made = make(job, decide(job, rules_of(ways[above])), rough=allocator.rough)
         verdict = promises.verify(made.result)
         if not verdict.broken and not lucky(above, verdict):
             return made, verdict
@@ -169,4 +168,4 @@ def _fastest(job: Job, promises: Promises) -> Outcome:
     decision = decide(job, rules_of(ways[low]))
     if job.settings.dry_run:
         return planned_only(job, decision), None
-    return hold(job, make(job, decision), promises)
+    return hold(job, make(job, decision, rough=allocator.rough), promises)

@@ -43,7 +43,8 @@ def front(job: Job, promises: Promises, number: int) -> Front:
     """
     if job.session is None or job.inputs is None:
         raise PromiseError("A sweep compares outputs, and the model cannot be run; see the reason above.")
-    ways = Allocator(job, [job.cost]).path(job.cost, 2 * number)
+    allocator = Allocator(job, [job.cost])
+    ways = allocator.path(job.cost, 2 * number)
     first = evenly(len(ways), number)
     middle = len(first) // 2
     left = [first[middle], *first[:middle], *first[middle + 1 :]]
@@ -55,7 +56,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         way = left.pop(0)
         if way < useless:
             job.progress("making models", len(made), max(len(first), len(made) + 1))
-            one = make(job, decide(job, rules_of(ways[way])), basis)
+            one = make(job, decide(job, rules_of(ways[way])), basis, allocator.rough)
             basis = basis or one.plan(job).basis  # what is best for the one in the middle does for all
             made[way] = spot = _spot(job, promises, one)
             logger.info("error %.4g at %s", spot.error, spot.shares)

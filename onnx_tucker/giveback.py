@@ -19,9 +19,9 @@ from onnx_tucker.measure import in_situ
 from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import give_back, planned_candidate, replay
+from onnx_tucker.rough import Rough
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
-from onnx_tucker.trial import closest
 from onnx_tucker.types import Basis, Candidate, Plan, Site
 
 logger = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ class Made:
         return replace(self.decision.plan, basis=basis)
 
 
-def make(job: Job, decision: Decision, basis: Basis | None = None) -> Made:
+def make(job: Job, decision: Decision, basis: Basis | None = None, rough: Rough | None = None) -> Made:
     """Carries a decision out, but for chains that do not pay; see `paying` and `fitted`."""
-    return fitted(job, paying(job, decision), basis)
+    return fitted(job, paying(job, decision), basis, rough)
 
 
 def paying(job: Job, decision: Decision) -> Made:
@@ -77,15 +77,16 @@ def paying(job: Job, decision: Decision) -> Made:
     return _not_slower(job, made)
 
 
-def fitted(job: Job, made: Made, basis: Basis | None = None) -> Made:
+def fitted(job: Job, made: Made, basis: Basis | None = None, rough: Rough | None = None) -> Made:
     """The same model with chains that change its outputs least.
 
     Args:
         job: the run.
         made: one whose chains are from its weights.
         basis: what chains are made from if the plan does not say; None for what is closest.
+        rough: the rough models of the search that found the decision, if one did.
     """
-    return replace(made, result=closest(job, made.result, made.decision.plan.basis or basis))
+    return replace(made, result=(rough or Rough(job)).closest(made.result, made.decision.plan.basis or basis))
 
 
 def planned_only(job: Job, decision: Decision) -> Made:

@@ -1,9 +1,10 @@
-"""Models of a search made roughly, all in the same way, so that they can be compared."""
+"""Models made roughly, so that allocations of ranks, and ways to make chains, can be compared."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnx_tucker import calibrate, trust
 from onnx_tucker.factorise import Factorised, factorise
@@ -11,6 +12,10 @@ from onnx_tucker.job import Job
 from onnx_tucker.trial import error, held_out
 from onnx_tucker.types import Basis, Candidate
 
+logger = logging.getLogger(__name__)
+
+WORTHWHILE = 1.05
+"""How much closer chains have to be that take longer to make."""
 FITS = ("outputs", "influence")
 """What chains may be fitted to, of which the first model says which."""
 
@@ -29,6 +34,7 @@ class Rough:
         self._first: Mapping[str, Candidate] | None = None
         self._fit: Basis | None = None
         self._trusts: trust.Trusts | None = None
+        self._errors: dict[tuple[object, Basis], float] = {}
 
     def error(self, planned: Mapping[str, Candidate]) -> float:
         """The error of the outputs of a model, which is remembered.
@@ -38,8 +44,7 @@ class Rough:
         """
         if not any(candidate.method for candidate in planned.values()):
             return 0.0
-        if self._trusts is None:
-            self._first, self._trusts = planned, trust.Trusts(planned)
+        trusts = self._begin(planned)
         key = self._job.planned_key("allocation", planned)
         recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
@@ -47,7 +52,7 @@ class Rough:
         if trust.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
             bases: list[Basis] = ["weights", *self._fits(planned)]
             unfitted = factorise(self._job, planned, "weights", rough=True)
-            errors = held_out(self._job, unfitted, bases, self._trusts)
+            errors = held_out(self._job, unfitted, bases, trusts)
             self._choose_fit(errors)
             found = min(errors.values(), default=math.inf)
         else:
@@ -69,9 +74,69 @@ class Rough:
             bases.append("weights")
         ways = {basis: factorise(self._job, planned, basis, rough=True, trusts=self._trusts) for basis in bases}
         errors = {basis: error(self._job, way.model) for basis, way in ways.items()}
+        self._errors |= {(_recipes(planned), basis): missed for basis, missed in errors.items()}
         self._choose_fit(errors)
         best = min(errors, key=errors.__getitem__)
         return errors[best], ways[best]
+
+    def closest(self, unfitted: Factorised, basis: Basis | None = None) -> Factorised:
+        """A model with its chains made in the way that changes its outputs least.
+
+        Args:
+            unfitted: the model with chains from its weights alone.
+            basis: the way that was found before, if it was.
+        """
+        planned = unfitted.planned
+        bases = calibrate.bases(self._job, planned)
+        if len(bases) > 1 and basis not in bases:
+            key = self._job.planned_key("basis", planned)
+            recalled = self._job.memory.recall(key)
+            if recalled is not None and recalled.value in bases:
+                basis = recalled.value
+            else:
+                basis = self._way(unfitted, bases)
+                self._job.memory.remember(key, basis)
+        return factorise(self._job, planned, basis) if basis in bases and basis != "weights" else unfitted
+
+    def _way(self, unfitted: Factorised, bases: Sequence[Basis]) -> Basis:
+        """The way that changes a model's outputs least."""
+        if trust.scarce(self._job):
+            errors = held_out(self._job, unfitted, bases)
+            if min(errors.values(), default=math.inf) < math.inf:
+                return min(errors, key=errors.__getitem__)
+        best: Basis = bases[0]
+        least, fit = math.inf, self._fit
+        for i, basis in enumerate(bases):
+            self._job.progress("trying what chains are made from", i, len(bases))
+            if basis in FITS and fit not in (None, basis):
+                continue
+            if basis.endswith("activations") and ("influence" in basis) != ("influence" in best):
+                continue
+            missed = self._missed(unfitted, basis)
+            logger.info("chains roughly made from the %s: error %.4g of the outputs", basis, missed)
+            # Nothing may tell, as for outputs of another shape each time.
+            untold = best == "weights" and basis in FITS and math.isinf(least) and not trust.scarce(self._job)
+            longer = best == "weights" or (basis.endswith("activations") and not best.endswith("activations"))
+            if untold or missed * (WORTHWHILE if longer else 1.0) < least:
+                best, least = basis, missed
+        self._job.progress("trying what chains are made from", len(bases), len(bases))
+        return best
+
+    def _missed(self, unfitted: Factorised, basis: Basis) -> float:
+        """The error of a model's outputs with its chains made in a way, if that was not tried before."""
+        key = _recipes(unfitted.planned), basis
+        if key not in self._errors:
+            made, trusts = unfitted, self._begin(unfitted.planned)
+            if basis != "weights":
+                made = factorise(self._job, unfitted.planned, basis, rough=True, trusts=trusts)
+            self._errors[key] = error(self._job, made.model)
+        return self._errors[key]
+
+    def _begin(self, planned: Mapping[str, Candidate]) -> trust.Trusts:
+        """How far data is trusted, as the first model says, which this one is if there was none."""
+        if self._trusts is None:
+            self._first, self._trusts = planned, trust.Trusts(planned)
+        return self._trusts
 
     def _fits(self, planned: Mapping[str, Candidate]) -> list[Basis]:
         """What chains are fitted to: all that there is, until one is chosen."""
@@ -91,3 +156,8 @@ class Rough:
     @property
     def _fit_key(self) -> str | None:
         return self._job.planned_key("fit", self._first or {})
+
+
+def _recipes(planned: Mapping[str, Candidate]) -> object:
+    """What tells models apart whose nodes may have other forms."""
+    return frozenset((label, candidate.method, candidate.ranks) for label, candidate in planned.items())

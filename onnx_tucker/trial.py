@@ -1,4 +1,4 @@
-"""Models tried on samples: of the ways to make the chains that are planned, the one whose outputs change least."""
+"""Models tried on samples: how far their outputs are from the original's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import fmean
 
 import onnx
 
-from onnx_tucker import calibrate, trust
+from onnx_tucker import trust
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
@@ -25,9 +25,6 @@ SAMPLES = 64
 More where that takes no time: of allocations for a quarter of a CIFAR network, 64 images took the second best for the
 worse one and stopped there, at .457 of the outputs; all 512, though most are fitted to, led to .434.
 """
-
-WORTHWHILE = 1.05
-"""How much closer chains have to be that take longer to make."""
 
 
 def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float:
@@ -54,52 +51,6 @@ def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float
         logger.info("a model cannot be tried: %s", first_line(reason))
         return math.inf
     return mean_error(comparison.results())
-
-
-def closest(job: Job, unfitted: Factorised, basis: Basis | None = None) -> Factorised:
-    """A model with its chains made in the way that changes its outputs least.
-
-    Args:
-        job: the run.
-        unfitted: the model with chains from its weights alone.
-        basis: the way that was found before, if it was.
-    """
-    planned = unfitted.planned
-    bases = calibrate.bases(job, planned)
-    if len(bases) > 1 and basis not in bases:
-        key = job.planned_key("basis", planned)
-        recalled = job.memory.recall(key)
-        if recalled is not None and recalled.value in bases:
-            basis = recalled.value
-        else:
-            basis = _way(job, unfitted, bases)
-            job.memory.remember(key, basis)
-    return factorise(job, planned, basis) if basis in bases and basis != "weights" else unfitted
-
-
-def _way(job: Job, unfitted: Factorised, bases: Sequence[Basis]) -> Basis:
-    """The way that changes a model's outputs least, which rough fits tell."""
-    planned = unfitted.planned
-    if trust.scarce(job):
-        errors = held_out(job, unfitted, bases)
-        if min(errors.values(), default=math.inf) < math.inf:
-            return min(errors, key=errors.__getitem__)
-    best: Basis = bases[0]
-    least, trusts = math.inf, Trusts(planned)
-    for i, basis in enumerate(bases):
-        job.progress("trying what chains are made from", i, len(bases))
-        if basis.endswith("activations") and ("influence" in basis) != ("influence" in best):
-            continue
-        made = factorise(job, planned, basis, rough=True, trusts=trusts) if basis != "weights" else unfitted
-        missed = error(job, made.model)
-        logger.info("chains roughly made from the %s: error %.4g of the outputs", basis, missed)
-        # Nothing may tell, as for outputs of another shape each time.
-        untold = basis == "outputs" and math.isinf(least) and not trust.scarce(job)
-        longer = best == "weights" or (basis.endswith("activations") and not best.endswith("activations"))
-        if untold or missed * (WORTHWHILE if longer else 1.0) < least:
-            best, least = basis, missed
-    job.progress("trying what chains are made from", len(bases), len(bases))
-    return best
 
 
 def held_out(

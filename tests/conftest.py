@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Workers that share a machine each keep to a core of their own: what they time would be of the others' making
 # otherwise. Before numpy is imported, which counts the cores.
@@ -25,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def same_numbers(request: pytest.FixtureRequest) -> None:
-    """Lets each test draw the same numbers from its module's RNG, whichever ones its worker ran before."""
-    if (rng := getattr(request.module, "RNG", None)) is not None:
-        rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
+def same_numbers() -> None:
+    """Lets each test draw the same numbers from the RNG of its module, whichever tests its worker ran before."""
+    for name, module in [*sys.modules.items()]:  # others too, as tests use what they have
+        if name.startswith("tests.") and isinstance(rng := getattr(module, "RNG", None), np.random.Generator):
+            rng.bit_generator.state = np.random.default_rng(0).bit_generator.state

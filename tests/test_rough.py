@@ -1,4 +1,4 @@
-"""Models of a search made roughly, all in the same way."""
+"""Models made roughly, all in the same way, to choose allocations and how chains are made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper
 
 from onnx_tucker import calibrate, compress, rough, trust
 from onnx_tucker.factorise import Factorised, factorise
@@ -14,9 +16,12 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job, prepare, silent
 from onnx_tucker.rough import Rough
 from onnx_tucker.settings import Settings
+from onnx_tucker.trial import error
 from onnx_tucker.types import Basis, Candidate
-from tests.helpers import relative, run
+from tests.helpers import model, relative, run
 from tests.test_allocate import uneven
+from tests.test_trial import job_of, network, noise
+from tests.test_trial import planned as tucker
 
 
 def planned(job: Job, rank: int) -> dict[str, Candidate]:
@@ -56,6 +61,22 @@ def test_an_error_is_remembered(made: list[Basis]) -> None:
     assert not made
 
 
+def test_what_a_search_has_tried_is_not_tried_again(made: list[Basis]) -> None:
+    model_, x = uneven()
+    job = prepare(model_, Settings(data={"x": x}), silent)
+    models = Rough(job)
+    models.error(planned(job, 8))
+    made.clear()
+    found = models.closest(factorise(job, planned(job, 8), "weights"))
+    assert made == [found.basis]  # in full
+    made.clear()
+    assert Rough(job).closest(factorise(job, planned(job, 16), "weights")).basis in ("outputs", "influence")
+    assert made[:2] == ["outputs", "influence"]
+    made.clear()
+    models.closest(factorise(job, planned(job, 24), "weights"))
+    assert len(made) == 2  # roughly by what the first was fitted to, and in full
+
+
 def test_few_samples_are_weighed_against_the_weights(made: list[Basis]) -> None:
     model, x = uneven()
     job = prepare(model, Settings(data={"x": x[:60]}), silent)
@@ -92,3 +113,68 @@ def test_how_far_data_is_trusted_the_first_rough_pass_says(heavy: float, monkeyp
     assert len(tried) > 1
     assert looked.count("first") == looked.count("second") == 2  # roughly once, and once to stay
     assert relative(run(model, x=x[:50])[0], run(result.model, x=x[:50])[0]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("rectified", "samples", "bases"),
+    [
+        (True, 0, ["weights"]),
+        (
+            True,
+            80,
+            ["weights", "outputs", "influence", "activations", "influence, activations", "influence on activations"],
+        ),
+        (False, 80, ["weights", "outputs", "influence"]),
+    ],
+)
+def test_the_way_that_changes_the_outputs_least_is_taken(rectified: bool, samples: int, bases: list[str]) -> None:
+    job = job_of(network(rectified=rectified), samples)
+    ways = calibrate.bases(job, tucker(job))
+    assert list(ways) == bases
+    errors = {way: error(job, factorise(job, tucker(job), way).model) for way in ways}
+    if rectified and samples:  # further on from the worse of the two fits is not tried
+        closer = errors["influence"] < errors["outputs"]
+        errors = {way: missed for way, missed in errors.items() if way in ways[:3] or closer == ("influence" in way)}
+    made = Rough(job).closest(factorise(job, tucker(job), "weights"))
+    assert made.basis == min(errors, key=errors.__getitem__)
+    assert error(job, made.model) == errors[made.basis]
+    assert made.changed == ["conv"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_that_are_not_fitted_to_decide_where_they_are_few(seed: int) -> None:
+    """Eight samples of noise look better fitted, and are not; of inputs in few directions, others are too."""
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((100, 100)).astype(np.float32)
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"], "matmul")], {"w": weight}, {"x": ["n", 100]}, {"y": 2})
+    narrow = rng.standard_normal((12, 100))
+    for directions, basis in ((np.eye(100), "weights"), (narrow, "outputs")):
+        x = (rng.standard_normal((8, len(directions))) @ directions).astype(np.float32)
+        job = prepare(made, Settings(data={"x": x}), silent)
+        stages = calibrate.METHODS["svd"].stages(job.found[0].site.stage, (20,))
+        planned_ = {"matmul": Candidate("svd", (20,), stages, 0.0)}
+        assert calibrate.bases(job, planned_) == ["weights", "outputs"]
+        assert Rough(job).closest(factorise(job, planned_, "weights")).basis == basis
+
+
+def test_samples_that_say_nothing_leave_the_weights() -> None:
+    made = network(rectified=True)
+    job = prepare(made, Settings(data={"x": np.zeros((8, 10, 8, 8), np.float32)}), silent)
+    assert Rough(job).closest(factorise(job, tucker(job), "weights")).basis == "weights"
+
+
+def test_nothing_planned_is_nothing_made() -> None:
+    job = job_of(network(rectified=True), 80)
+    assert Rough(job).closest(factorise(job, {}, "weights")).model is job.model
+
+
+@pytest.mark.parametrize(("samples", "told"), [(12, True), (50, False), (100, True)])
+def test_what_counts_is_fitted_to_where_other_samples_or_many_tell(samples: int, told: bool) -> None:
+    """A fifth of them is kept for checks."""
+    weight = noise(20, 20)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "conv"), helper.make_node("MatMul", ["h", "v"], ["y"])]
+    made = model(nodes, {"w": weight, "v": noise(20, 8)}, {"x": ["n", 20]}, {"y": 2})
+    job = prepare(made, Settings(data={"x": noise(samples, 20)}), silent)
+    found = job.found[0]
+    stages = calibrate.METHODS["svd"].stages(found.site.stage, (4,))
+    assert ("influence" in calibrate.bases(job, {found.place.label: Candidate("svd", (4,), stages, 0.0)})) == told
