@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from onnx_tucker.allocate import Allocator, rules_of
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, paying, planned_only
+from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, outlined, paying, planned_only
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.pricing import decide
-from onnx_tucker.promises import Promises, Verdict
+from onnx_tucker.promises import Promises, Verdict, require_budgets
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
@@ -28,6 +28,8 @@ FASTER = 0.95
 """The share of the time that a model is to have where the closest within the budgets is slower than the original: less
 than all, as what is made may take a few percent more than what was timed.
 """
+FIRM = ("flops", "params")
+"""What a model has of the original's, of which chains that are fitted change nothing."""
 STEPS = 32
 """Allocations between what loses nothing and the cheapest, among which the fastest that holds what was promised is."""
 
@@ -72,6 +74,7 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
                 return outcome
         except PromiseError as error:
             logger.info("%s", error)
+        require_budgets([budget for budget in budgets if budget.of in FIRM], outlined(job, made))
     return hold(job, _measured_within(job, made, allocator, budgets), promises)
 
 

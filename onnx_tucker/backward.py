@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_tucker.adjoints import RULES, Call, Run, Value
 from onnx_tucker.graph.elementwise import View
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 OPSET = 13
 """Of the operators that derivatives are computed with."""
+RANKED = 8
+"""Whole numbers of which a vector may be sizes, one for each axis."""
 SIZES = ("Shape", "Size")
 """Operators whose results do not follow from the values."""
 
@@ -138,8 +140,10 @@ class Backward:
         def run(inputs: Sequence[Value | None], op: str = "", outputs: int = 0, **given: Any) -> list[Value]:
             names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
             known = {name: value for name, value in zip(names, inputs, strict=True) if value is not None}
+            sizes = {name: value for name, value in known.items() if _may_be_sizes(value)}
+            known = {name: value for name, value in known.items() if name not in sizes}
             made = [f"y{i}" for i in range(outputs or (1 if op else len(node.output)))]
-            model = self._alone(node, op, names, made, known, given)
+            model = self._alone(node, op, names, made, known, sizes, given)
             if model not in self._runners:  # with threads of its own for each there would be hundreds
                 self._runners[model] = replace(self._machine, threads=1).session(model)
             return [np.asarray(array) for array in self._runners[model].run(made, known)]
@@ -153,26 +157,32 @@ class Backward:
         inputs: Sequence[str],
         made: Sequence[str],
         known: Mapping[str, NDArray[Any]],
+        sizes: Mapping[str, NDArray[Any]],
         given: Mapping[str, Any],
     ) -> bytes:
-        """A model of the node, or of an operator in its place."""
+        """A model of the node, or of an operator in its place, with sizes in it: shapes follow from constants only."""
+        tensors = {name: numpy_helper.from_array(array, name) for name, array in sizes.items()}
         copy = onnx.NodeProto()
         if op:
             copy = helper.make_node(op, inputs, made, **given)
             bare = helper.make_model(helper.make_graph([], "", [], []), opset_imports=[helper.make_opsetid("", OPSET)])
-            return model_of(bare, [copy], {}, known, made)
+            return model_of(bare, [copy], tensors, known, made)
         copy.CopyFrom(node)
         copy.name = copy.doc_string = ""
         copy.ClearField("metadata_props")
         del copy.input[:], copy.output[:]
         copy.input.extend(inputs)
         copy.output.extend(made)
-        return model_of(self._view.model, [copy], {}, known, made)
+        return model_of(self._view.model, [copy], tensors, known, made)
 
 
 def _has_fractions(value: object) -> bool:
     """Whether a value may have derivatives; a sequence, or one that is not known, may."""
     return not isinstance(value, np.ndarray) or value.dtype.kind == "f"
+
+
+def _may_be_sizes(value: NDArray[Any]) -> bool:
+    return value.dtype == np.int64 and value.ndim == 1 and 0 < value.size <= RANKED
 
 
 def _single(value: onnx.ValueInfoProto) -> bool:

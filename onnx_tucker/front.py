@@ -9,14 +9,11 @@ from itertools import pairwise
 
 from onnx_tucker.allocate import Allocator, evenly, rules_of
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.giveback import Made, make
-from onnx_tucker.graph.io import file_bytes
+from onnx_tucker.giveback import Made, make, outlined
 from onnx_tucker.job import Job
-from onnx_tucker.measure import Outcome, report
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises
 from onnx_tucker.report.front import Front, Spot
-from onnx_tucker.report.schema import Change
 from onnx_tucker.runtime.fidelity import mean_error
 from onnx_tucker.runtime.session import environment
 from onnx_tucker.types import Basis
@@ -81,12 +78,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
 
 def _spot(job: Job, promises: Promises, made: Made) -> Spot:
     verdict = promises.verify(made.result)
-    size = file_bytes(made.result.model, apart=job.apart) if made.result.weights else job.size
-    none: Change[dict[str, float]] = Change()
-    outcome = Outcome(
-        made.decision, made.result.errors, {}, none, made.timings, verdict.closeness, Change(job.size, size), Change()
-    )
-    totals = report(job, outcome).totals
+    totals = outlined(job, made, verdict.closeness).totals
     changes = {"flops": totals.flops, "params": totals.params, "bytes": totals.file_bytes}
     shares = {name: c.after / c.before for name, c in changes.items() if c.before and c.after is not None}
     if totals.speedup is not None:

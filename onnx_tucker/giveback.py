@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -13,16 +13,19 @@ from onnx_tucker import trust
 from onnx_tucker.errors import PlanError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph import provenance
+from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.graph.nodes import graphs
 from onnx_tucker.job import Job
-from onnx_tucker.measure import in_situ
+from onnx_tucker.measure import Outcome, in_situ, report
 from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import give_back, planned_candidate, replay
+from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.rough import Rough
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
-from onnx_tucker.types import Basis, Candidate, Plan, Site
+from onnx_tucker.timed import MODEL_TIGHT
+from onnx_tucker.types import Basis, Candidate, Closeness, Plan, Site
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +33,6 @@ SLOWER = "given back, the whole model measured"
 """How the reason begins why a chain was given back for the time of the whole model."""
 MODEL_SECONDS = 3.0
 """Time spent at most on comparing the whole model before and after."""
-MODEL_TIGHT = 0.01
-"""How narrow the interval of that is to be: chains are given back where it is on the wrong side of 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,19 @@ def fitted(job: Job, made: Made, basis: Basis | None = None, rough: Rough | None
         rough: the rough models of the search that found the decision, if one did.
     """
     return replace(made, result=(rough or Rough(job)).closest(made.result, made.decision.plan.basis or basis))
+
+
+def outlined(job: Job, made: Made, closeness: Sequence[Closeness] | None = None) -> Report:
+    """A report on a model, without what is measured of single nodes within it.
+
+    Args:
+        job: the run.
+        made: the model.
+        closeness: of its outputs, if it was measured.
+    """
+    size = file_bytes(made.result.model, apart=job.apart) if made.result.weights else job.size
+    outcome = Outcome(made.decision, made.result.errors, made.timings, closeness, Change(job.size, size))
+    return report(job, outcome)
 
 
 def planned_only(job: Job, decision: Decision) -> Made:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -43,22 +43,22 @@ class Outcome:
     Attributes:
         decision: the plan and the times of single nodes.
         weight_errors: relative Frobenius error of each chain's weight, by node.
-        output_errors: relative L2 error of each chain's output, by node, where it was measured.
-        in_situ: times of single nodes within the whole model, before and after.
         timings: of the whole model before and after, or None.
         closeness: of the outputs, or None.
         file_bytes: size of the model before, and after unless nothing was made.
+        output_errors: relative L2 error of each chain's output, by node, where it was measured.
+        in_situ: times of single nodes within the whole model, before and after.
         score: the user's, before and after, if it was asked for.
     """
 
     decision: Decision
     weight_errors: Mapping[str, float | None]
-    output_errors: Mapping[str, float | None]
-    in_situ: Change[dict[str, float]]
     timings: Sequence[Timing] | None
     closeness: Sequence[Closeness] | None
     file_bytes: Change[int]
-    score: Change[float]
+    output_errors: Mapping[str, float | None] = field(default_factory=dict)
+    in_situ: Change[dict[str, float]] = field(default_factory=Change)
+    score: Change[float] = field(default_factory=Change)
 
 
 def report(job: Job, outcome: Outcome) -> Report:

@@ -22,7 +22,7 @@ from onnx_tucker.graph import io
 from onnx_tucker.job import Job, Progress, Source, prepare, silent, source_of
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import decide, rules_of
-from onnx_tucker.promises import Promises, Verdict, require_budget
+from onnx_tucker.promises import Promises, Verdict, require_budgets
 from onnx_tucker.rank import Rules
 from onnx_tucker.replay import replay
 from onnx_tucker.report import writer
@@ -107,7 +107,8 @@ def compress(
             final, size = outputs.stage_model(job, source, final, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
         result = Result(final, report(job, outcome), plan)
-        require_budget(settings, result.report)
+        if settings.plan is None:
+            require_budgets(settings.budgets, result.report)
         outputs.stage_sides(job, result.report, plan, staging)
         staging.commit(target, job.data_files)
     return result
@@ -334,4 +335,4 @@ def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) 
     size = io.file_bytes(result.model, apart=job.apart) if result.weights else job.size
     sizes = Change(job.size, None if job.settings.dry_run else size)
     scores = Change(promises.original_score, verdict.score if verdict else None)
-    return Outcome(made.decision, result.errors, measured, profiled, made.timings, closeness, sizes, scores)
+    return Outcome(made.decision, result.errors, made.timings, closeness, sizes, measured, profiled, scores)

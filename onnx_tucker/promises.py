@@ -15,11 +15,11 @@ from onnx_tucker.errors import DataError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.job import Job
+from onnx_tucker.rank.budget import Budget
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, score
 from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.settings import Settings
 from onnx_tucker.types import Closeness
 
 logger = logging.getLogger(__name__)
@@ -192,14 +192,12 @@ def too_far(outputs: Sequence[Closeness], most: float, kind: str) -> str | None:
     return None
 
 
-def require_budget(settings: Settings, found: Report) -> None:
-    """Holds the result to the budgets that its ranks were chosen for.
+def require_budgets(budgets: Sequence[Budget], found: Report) -> None:
+    """Holds a model to the budgets that its ranks were chosen for.
 
     Raises:
         PromiseError: it costs more.
     """
-    if settings.plan is not None:
-        return
     totals = found.totals
     shares = {
         "flops": _share(_known(node.flops for node in found.nodes)),
@@ -207,7 +205,7 @@ def require_budget(settings: Settings, found: Report) -> None:
         "bytes": _share(totals.file_bytes),
         "time": 1 / totals.speedup if totals.speedup else None,
     }
-    for budget in settings.budgets:
+    for budget in budgets:
         share = shares[budget.of]
         if share is not None and share > budget.share * (1 + 1e-9):
             given_back = any(node.reason.startswith("given back") for node in found.nodes)

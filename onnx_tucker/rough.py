@@ -105,7 +105,7 @@ class Rough:
             if min(errors.values(), default=math.inf) < math.inf:
                 return min(errors, key=errors.__getitem__)
         best: Basis = bases[0]
-        least, fit = math.inf, self._fit
+        least, fit = math.inf, self._chosen(bases)
         for i, basis in enumerate(bases):
             self._job.progress("trying what chains are made from", i, len(bases))
             if basis in FITS and fit not in (None, basis):
@@ -141,9 +141,14 @@ class Rough:
     def _fits(self, planned: Mapping[str, Candidate]) -> list[Basis]:
         """What chains are fitted to: all that there is, until one is chosen."""
         every: list[Basis] = [basis for basis in calibrate.bases(self._job, planned) if basis in FITS]
-        recalled = self._job.memory.recall(self._fit_key)
+        chosen = self._chosen(every)
+        return [chosen] if chosen else every or ["outputs"]
+
+    def _chosen(self, bases: Sequence[Basis]) -> Basis | None:
+        """What chains are fitted to, of some ways, if the first model has said so."""
+        recalled = self._job.memory.recall(self._fit_key) if self._first is not None else None
         chosen = self._fit or (recalled.value if recalled is not None else None)
-        return [chosen] if chosen in every else every or ["outputs"]
+        return next((basis for basis in bases if basis == chosen), None)
 
     def _choose_fit(self, errors: Mapping[Basis, float]) -> None:
         """Fits all further models to what the first one came closest by."""

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import Result, compress, sweep, trial
+from onnx_tucker import Result, compress, rough, sweep
 from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factorise import Factorised, factorise
@@ -29,8 +29,9 @@ WIDE = 256
 @pytest.fixture(scope="module")
 def smooth() -> tuple[onnx.ModelProto, Array]:
     """Two wide matrices of falling spectra, whose products take long enough to be timed, and inputs."""
+    rng = np.random.default_rng(0)
     spectrum = np.diag(0.85 ** np.arange(WIDE))
-    left, right = (np.linalg.qr(RNG.standard_normal((WIDE, WIDE)))[0] for _ in range(2))
+    left, right = (np.linalg.qr(rng.standard_normal((WIDE, WIDE)))[0] for _ in range(2))
     tensors = {
         "a": (left @ spectrum @ right).astype(np.float32),
         "b": (right @ spectrum @ left).astype(np.float32),
@@ -40,7 +41,7 @@ def smooth() -> tuple[onnx.ModelProto, Array]:
         helper.make_node("Relu", ["h"], ["r"]),
         helper.make_node("Gemm", ["r", "b"], ["y"], "second"),
     ]
-    x = RNG.standard_normal((256, WIDE)).astype(np.float32)
+    x = rng.standard_normal((256, WIDE)).astype(np.float32)
     return model(nodes, tensors, {"x": [256, WIDE]}, {"y": 2}), x
 
 
@@ -117,10 +118,24 @@ def test_what_turns_out_slower_is_not_fitted_first(
         fitted.append(basis != "weights" and not further)
         return factorise(job, planned, basis, **further)
 
-    monkeypatch.setattr(trial, "factorise", noted)
+    monkeypatch.setattr(rough, "factorise", noted)
     made, x = smooth
     compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}, {"x": x[::-1]}], threads=1)
     assert sum(fitted) == 1
+
+
+def test_nothing_is_fitted_that_a_budget_rules_out(
+    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_of(monkeypatch, node=10)  # no chain is worth its nodes
+
+    def refused(*_: Any, **__: Any) -> Factorised:
+        raise AssertionError
+
+    monkeypatch.setattr(rough.Rough, "closest", refused)
+    made, x = smooth
+    with pytest.raises(PromiseError, match="as chains that made the model slower"):
+        compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}, {"x": x[::-1]}], threads=1)
 
 
 def test_a_budget_of_time_out_of_reach_breaks_the_promise(smooth: tuple[onnx.ModelProto, Array]) -> None:

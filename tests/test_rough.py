@@ -57,8 +57,11 @@ def test_an_error_is_remembered(made: list[Basis]) -> None:
     job = prepare(model, Settings(data={"x": x}), silent)
     first = Rough(job).error(planned(job, 8))
     made.clear()
-    assert Rough(job).error(planned(job, 8)) == first
+    later = Rough(job)
+    assert later.error(planned(job, 8)) == first
     assert not made
+    later.closest(factorise(job, planned(job, 8), "weights"))
+    assert len(made) == 2  # what chains are fitted to is remembered too: so roughly, and in full
 
 
 def test_what_a_search_has_tried_is_not_tried_again(made: list[Basis]) -> None:
@@ -75,6 +78,18 @@ def test_what_a_search_has_tried_is_not_tried_again(made: list[Basis]) -> None:
     made.clear()
     models.closest(factorise(job, planned(job, 24), "weights"))
     assert len(made) == 2  # roughly by what the first was fitted to, and in full
+
+
+def test_a_fit_that_there_is_not_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for chains before an operator that derivatives do not pass."""
+    model_, x = uneven()
+    job = prepare(model_, Settings(data={"x": x}), silent)
+    models = Rough(job)
+    models.error(planned(job, 8))
+    chosen = models.closest(factorise(job, planned(job, 8), "weights")).basis
+    other = "outputs" if "influence" in chosen else "influence"
+    monkeypatch.setattr(calibrate, "bases", lambda *_: ["weights", other])
+    assert models.closest(factorise(job, planned(job, 16), "weights")).basis == other
 
 
 def test_few_samples_are_weighed_against_the_weights(made: list[Basis]) -> None:

@@ -42,27 +42,30 @@ def moved(call: Call, changes: Sequence[Value | None], index: int) -> Value:
 def resized(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     """Through a change of sizes, linear in each axis: by the transpose of what it makes of each value alone."""
     x, found, given = call.given(index), single(changes), call.attributes
-    if given.get("coordinate_transformation_mode") == "tf_crop_and_resize" or given.get("axes"):
+    if not x.size:
+        return np.zeros_like(x)
+    if given.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise ValueError("a part of it alone")
     if given.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise ValueError("sizes that depend on one another")
     at = 1 if call.op == "Upsample" or call.opset < 11 else 2
-    scales = call.inputs[at]
-    if scales is None or not scales.size:  # sizes are given
-        scales = np.array([_scale(*sizes) for sizes in zip(x.shape, found.shape, strict=True)], np.float32)
-    for axis, (size, result) in enumerate(zip(x.shape, found.shape, strict=True)):
-        if scales[axis] == 1:
+    axes = [int(axis) % x.ndim for axis in given.get("axes") or range(x.ndim)]
+    told = [(i, one) for i, one in enumerate(call.inputs) if i >= at and one is not None and one.size]
+    if not told:
+        raise ValueError("scales that cannot be changed")
+    at, stretched = told[0]
+    by_size = stretched.dtype.kind == "i"
+    for place, axis in enumerate(axes):
+        size, result = x.shape[axis], found.shape[axis]
+        if stretched[place] == (size if by_size else 1):
             continue
+        if size == result:  # a run of this axis alone would leave it as it is
+            raise ValueError("values that are moved by less than a place")
         shape = [1] * x.ndim  # a batch of inputs, each with one value that is not zero
         shape[axis] = shape[0 if axis else 1] = size
-        alone = np.where(np.arange(x.ndim) == axis, scales, np.float32(1))
-        [made] = call.run([np.eye(size, dtype=np.float32).reshape(shape), *call.inputs[1:at], alone])
-        lines = np.moveaxis(made, axis, -1).reshape(size, result)
+        alone = np.array([shape[a] if by_size else 1 for a in axes], stretched.dtype)
+        alone[place] = stretched[place]
+        inputs = [np.eye(size, dtype=np.float32).reshape(shape), *call.inputs[1:at], alone]
+        lines = np.moveaxis(call.run(inputs)[0], axis, -1).reshape(size, result)
         found = np.moveaxis(np.tensordot(found, lines, (axis, 1)), -1, axis)
     return np.ascontiguousarray(found)
-
-
-def _scale(size: int, result: int) -> float:
-    """By what a size is multiplied, and rounded down, for a result: shapes are inferred from no sizes but constants."""
-    scale = np.float32(result / size)
-    return float(scale if int(scale * np.float32(size)) == result else np.nextafter(scale, np.float32(np.inf)))

@@ -41,4 +41,7 @@ def einstein(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     if not arrow or "." in equation or len(set(ours)) < len(ours) or not set(ours) <= {*result, *"".join(terms)}:
         raise ValueError("axes without names, of a diagonal, or of sums of one factor")
     others = [call.given(i) for i in range(len(call.inputs)) if i != index]
-    return np.asarray(np.einsum(f"{','.join((result, *terms))}->{ours}", single(changes), *others, optimize=True))
+    found = np.einsum(f"{','.join((result, *terms))}->{ours}", single(changes), *others, optimize=True)
+    if found.shape != call.given(index).shape:
+        raise ValueError("axes that are repeated")
+    return np.asarray(found)

@@ -56,9 +56,8 @@ def standardised(call: Call, changes: Sequence[Value | None], index: int) -> Val
         axes = tuple(range(int(call.attributes.get("axis", -1)) % x.ndim, x.ndim))
     else:
         axes = tuple(range(2, x.ndim))
-        scale = np.repeat(scale, x.shape[1] // len(scale)).reshape(
-            -1, *[1] * (x.ndim - 2)
-        )  # of groups, before opset 21
+        by_channel = np.repeat(scale, x.shape[1] // len(scale))  # before opset 21 there is one for each group
+        scale = by_channel.reshape(-1, *[1] * (x.ndim - 2))
     scaled = single(changes) * scale
     if call.op == "GroupNormalization":
         axes, shape = (2,), (len(x), call.attributes["num_groups"], -1)

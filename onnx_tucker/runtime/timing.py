@@ -154,7 +154,7 @@ class Stopwatch:
         Raises:
             session.FAILURES: onnxruntime cannot run one of them.
         """
-        key = self._key(models, feed, "compared")
+        key = self._key(models, feed, f"compared to {tight}")
         known = _timings(self._recall(key), len(models))
         if not known:
             began = time.perf_counter()

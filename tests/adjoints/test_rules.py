@@ -89,6 +89,9 @@ RESIZED = [
     resize((1, 1, 1.3), (2, 4, 7), mode="linear"),
     resize((1, 1, 2, 1, 2), (1, 2, 4, 3, 5), mode="linear"),
     resize((3, 2), (4, 5)),
+    resize((2, 1.4), mode="linear", axes=[2, -1]),
+    Case("Resize", (1, 1, 7), (noise(0), noise(0), ints(1, 1, 31)), {"nearest_mode": "floor"}),
+    Case("Resize", (0, 4, 6), (noise(0), noise(0), ints(0, 4, 9)), {"mode": "linear"}),
     Case("Resize", constants=(noise(0), noise(0), ints(2, 4, 9, 11)), attributes={"mode": "linear"}),
     Case("Upsample", constants=(np.array([1, 1, 2, 3], np.float32),), attributes={"mode": "nearest"}, opset=9),
     Case("Upsample", constants=(np.array([1, 1, 2, 3], np.float32),), attributes={"mode": "linear"}, opset=9),
@@ -221,7 +224,10 @@ def test_sums_are_over_what_is_repeated() -> None:
         Case(
             "Resize", (1, 1, 4, 4), (np.array([0, 0, 0.2, 0.2, 1, 1, 0.9, 0.9], np.float32), noise(0), ints(1, 1, 3, 3))
         )._replace(attributes={"coordinate_transformation_mode": "tf_crop_and_resize"}),
-        resize((2, 2), (2, 4, 6, 5), axes=[2, 3]),
+        resize((1, 1, 2, 1.1), mode="linear"),
+        Case("Resize", (4, 5), (noise(0), noise(0), ints(8, 20)), {"keep_aspect_ratio_policy": "not_larger"}),
+        Case("Upsample", attributes={"mode": "linear", "scales": [1.0, 1.0, 2.0, 3.0]}, opset=7),
+        Case("Einsum", (2, 1), (noise(3, 4),), {"equation": "ij,jk->ik"}),
         Case("Einsum", (3, 3), (noise(3),), {"equation": "ii,i->i"}),
         Case("Einsum", (3, 4), (noise(3),), {"equation": "ij,i->i"}),
         Case("Einsum", (3, 4), (noise(4, 5),), {"equation": "...j,jk->...k"}),
