@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 import onnx_tucker
-from onnx_tucker import compress, inspect
+from onnx_tucker import arrange, compress, inspect
 from onnx_tucker.errors import DataError, ModelError, OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.runtime.timing import Stopwatch, Timing
 from onnx_tucker.types import Plan
@@ -32,7 +32,7 @@ def source(tmp_path: Path) -> Path:
 def pretend(monkeypatch: pytest.MonkeyPatch, *speedups: float) -> list[int]:
     """Makes each comparison report the next of some speed-ups for all but the first model; returns their sizes.
 
-    Comparisons of forms within the model, which ask for a tight interval, see no difference and are not counted.
+    Comparisons of forms within the model, which take less time, see no difference and are not counted.
     """
     sizes: list[int] = []
     left = list(speedups)
@@ -45,7 +45,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *speedups: float) -> list[int]:
         folder: object = None,
         tight: float | None = None,
     ) -> list[Timing]:
-        if tight is not None:
+        if tight is not None and seconds == arrange.CONTEST_SECONDS:
             return [Timing(1.0, 0.0, 1.0, (1.0, 1.0)) for _ in models]
         sizes.append(len(models))
         speed = left.pop(0) if len(left) > 1 else left[0]
