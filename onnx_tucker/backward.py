@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 OPSET = 13
 """Of the operators that derivatives are computed with."""
-RANKED = 8
-"""Whole numbers of which a vector may be sizes, one for each axis."""
 SIZES = ("Shape", "Size")
 """Operators whose results do not follow from the values."""
 
@@ -140,10 +138,11 @@ class Backward:
         def run(inputs: Sequence[Value | None], op: str = "", outputs: int = 0, **given: Any) -> list[Value]:
             names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
             known = {name: value for name, value in zip(names, inputs, strict=True) if value is not None}
-            sizes = {name: value for name, value in known.items() if _may_be_sizes(value)}
-            known = {name: value for name, value in known.items() if name not in sizes}
+            fixed = {}
+            if node.op_type == "Resize" and not op:  # shapes are inferred from no sizes but constant ones
+                fixed = {name: known.pop(name) for name in [*known] if known[name].dtype == np.int64}
             made = [f"y{i}" for i in range(outputs or (1 if op else len(node.output)))]
-            model = self._alone(node, op, names, made, known, sizes, given)
+            model = self._alone(node, op, names, made, known, fixed, given)
             if model not in self._runners:  # with threads of its own for each there would be hundreds
                 self._runners[model] = replace(self._machine, threads=1).session(model)
             return [np.asarray(array) for array in self._runners[model].run(made, known)]
@@ -157,11 +156,11 @@ class Backward:
         inputs: Sequence[str],
         made: Sequence[str],
         known: Mapping[str, NDArray[Any]],
-        sizes: Mapping[str, NDArray[Any]],
+        fixed: Mapping[str, NDArray[Any]],
         given: Mapping[str, Any],
     ) -> bytes:
-        """A model of the node, or of an operator in its place, with sizes in it: shapes follow from constants only."""
-        tensors = {name: numpy_helper.from_array(array, name) for name, array in sizes.items()}
+        """A model of the node, or of an operator in its place, with what is fixed in it."""
+        tensors = {name: numpy_helper.from_array(array, name) for name, array in fixed.items()}
         copy = onnx.NodeProto()
         if op:
             copy = helper.make_node(op, inputs, made, **given)
@@ -179,10 +178,6 @@ class Backward:
 def _has_fractions(value: object) -> bool:
     """Whether a value may have derivatives; a sequence, or one that is not known, may."""
     return not isinstance(value, np.ndarray) or value.dtype.kind == "f"
-
-
-def _may_be_sizes(value: NDArray[Any]) -> bool:
-    return value.dtype == np.int64 and value.ndim == 1 and 0 < value.size <= RANKED
 
 
 def _single(value: onnx.ValueInfoProto) -> bool:
