@@ -14,7 +14,7 @@ from onnx_tucker.types import Basis, Candidate
 
 logger = logging.getLogger(__name__)
 
-WORTHWHILE = 1.05
+WORTHWHILE = 1.02
 """How much closer chains have to be that take longer to make."""
 FITS = ("outputs", "influence")
 """What chains may be fitted to, of which the first model says which."""

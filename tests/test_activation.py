@@ -8,11 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from scipy.optimize import approx_fprime
 
-from onnx_tucker import compress
+from onnx_tucker import activation, compress
+from onnx_tucker.calibrate import decomposed
+from onnx_tucker.factor.sight import Affine, Sight
 from onnx_tucker.graph import behind
 from onnx_tucker.influence import Influences
-from onnx_tucker.types import Choice, Plan
+from onnx_tucker.rows import Rows
+from onnx_tucker.types import Candidate, Chain, Choice, Plan, Site, Stage, Window
 from tests.helpers import Array, model, relative, run
 
 RNG = np.random.default_rng(0)
@@ -129,3 +133,58 @@ def test_what_is_seen_counts_as_much_as_it_does_for_the_outputs(monkeypatch: pyt
             blind.setattr(Influences, "of_seen", lambda *_: None)
             alike += missed(made, x)
     assert known < 0.97 * alike
+
+
+STAGE = Stage(6, 8, Window(), 2)
+
+
+def task(sight: Sight, influence: Array | None = None) -> tuple[activation.Task, Chain]:
+    """Two groups of products with a matrix, and their chain from the weight alone, with a bias."""
+    weight = noise(12, 8).astype(np.float64)
+    site = Site("n", "Conv", STAGE, weight.dtype, lambda: weight, None, bias=True)
+    candidate = Candidate("svd", (3,), (), 0.0)
+    chain = decomposed(weight, STAGE, candidate)
+    return activation.Task(site, candidate, sight, influence), Chain(chain.stages, chain.factors, noise(12) - 1.0)
+
+
+def rows(fitted: activation.Task, count: int, size: int = 1) -> Rows:
+    """What the original weight gives, less one."""
+    parts = noise(count * size, 16).astype(np.float64)
+    weight = fitted.site.read().reshape(2, 6, 8)
+    wanted = np.stack([parts[:, 8 * group : 8 * group + 8] @ weight[group].T - 1 for group in (0, 1)])
+    return Rows(STAGE, size, parts, wanted, 0.1 * noise(*wanted.shape), np.arange(count).repeat(size) % 2)
+
+
+@pytest.mark.parametrize("sight", [Sight(low=0.0), Sight(low=0.0, window=(2,), affine=Affine(noise(12), noise(12)))])
+@pytest.mark.parametrize("counts", [True, False])
+def test_derivatives(sight: Sight, counts: bool) -> None:
+    roots = noise(2, 6, 6).astype(np.float64)
+    fitted, chain = task(sight, roots @ roots.swapaxes(1, 2) if counts else None)
+    wanted = activation._Wanted(fitted, rows(fitted, 60, sight.size))
+    further = Chain(chain.stages, tuple(factor + 0.1 for factor in chain.factors), chain.bias)
+    loss = activation._Loss(wanted, further, chain, 20.0)
+    assert all(np.array_equal(a, b) for a, b in zip(chain.factors, loss.chain(loss.start).factors, strict=True))
+    expected = approx_fprime(loss.start, lambda coordinates: loss(coordinates)[0], 1e-7)
+    assert relative(expected, loss(loss.start)[1]) < 1e-4
+    assert loss(loss.start)[0] > wanted.missed(chain) > 0
+    assert activation._Loss(wanted, chain, chain, 20.0)(loss.start)[0] == pytest.approx(wanted.missed(chain))
+
+
+def test_fewer_rows_are_trusted_less() -> None:
+    fitted, chain = task(Sight(low=0.0))
+    few, many = (activation._ridge(fitted, chain, rows(fitted, count)) / count for count in (40, 4000))
+    assert many < 0.02 * few
+    blind = rows(fitted, 40)
+    blind.half[:] = 0
+    assert activation._ridge(fitted, chain, blind) == 100.0 * 40
+
+
+def test_what_misses_nothing_stays() -> None:
+    fitted, chain = task(Sight(low=0.0))
+    known = rows(fitted, 100)
+    assert activation.refitted(fitted, chain, known) is not chain
+    full = fitted._replace(candidate=Candidate("svd", (6,), (), 0.0))
+    whole = decomposed(fitted.site.read(), STAGE, full.candidate)
+    whole = Chain(whole.stages, whole.factors, np.full(12, -1.0))
+    known.added[:] = 0
+    assert activation.refitted(full, whole, known) is whole
