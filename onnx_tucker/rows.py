@@ -119,16 +119,6 @@ class Rows:
     added: Array
     half: NDArray[np.int64]
 
-    def among(self, half: int, most: int) -> Rows:
-        """Those of one half of the samples, at most so many, evenly."""
-        each = len(self.half) // len(self.parts)
-        parts = np.flatnonzero(self.half[::each] == half)
-        parts = parts[:: math.ceil(len(parts) * each / most) or 1]
-        rows = (parts[:, None] * each + np.arange(each)).ravel()
-        return replace(
-            self, parts=self.parts[parts], wanted=self.wanted[:, rows], added=self.added[:, rows], half=self.half[rows]
-        )
-
     def outputs(self, weight: Array) -> Iterator[tuple[slice, Array, Array]]:
         """Which rows, what they see, and what a weight without bias and what is added give there, (groups, rows, out).
 
