@@ -8,15 +8,14 @@ are not fitted to.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 
-from onnx_tucker.factor.preconditioner import PROBES, Preconditioner
+from onnx_tucker.factor.scaled import Scaled
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.types import Array, Chain
 
@@ -26,14 +25,12 @@ LEAST = 64
 """Samples without which nothing is fitted."""
 APART = 5
 """One of so many samples tells how many steps are good."""
-STEPS, PATIENCE, KEPT = 200, 20, 20
-"""Steps at most, after the best so far, and earlier ones that the curvature is known from."""
+STEPS, KEPT = 200, 20
+"""Steps at most, and earlier ones that the curvature is known from."""
 WORK, VALUE = 5e10, 40
 """Multiplications that all steps may take, and as how many of them each value counts that an activation takes."""
 GAIN = 0.02
 """By what share the error has to fall on the samples kept apart."""
-ENOUGH = 1e-6
-"""The error from which on it does not have to."""
 
 
 class Layer(NamedTuple):
@@ -79,23 +76,18 @@ def refitted(layers: Sequence[Layer], x: Array, wanted: Array) -> list[Layer]:
         x: what the first one takes, (rows, in).
         wanted: what the last one is to give, (rows, out).
     """
-    work = sum(factor.size + VALUE * len(factor) for one in layers for factor in one.chain.factors)
-    steps = min(STEPS, int(WORK / (3 * len(x) * max(1, work)))) if len(x) >= LEAST else 0
-    if steps < 1 or not any(one.free for one in layers):
-        return list(layers)
     loss = _Loss(layers, x, wanted)
-    before = least = loss.apart(loss.start)
-    best, waited = loss.start, 0
-    if before < ENOUGH:
+    steps = min(STEPS, int(WORK / (3 * len(x) * max(1, loss.work))))
+    if len(x) < LEAST or not loss.start.size or steps < 1:
         return list(layers)
+    before = least = loss.apart(loss.start)
+    best = loss.start
 
     def watch(values: Array) -> None:
-        nonlocal best, least, waited
-        missed, waited = loss.apart(values), waited + 1
+        nonlocal best, least
+        missed = loss.apart(values)
         if missed < least:
-            best, least, waited = values.copy(), missed, 0
-        if waited >= PATIENCE:
-            raise StopIteration
+            best, least = values.copy(), missed
 
     options = {"maxiter": steps, "maxcor": KEPT}
     scipy.optimize.minimize(loss, loss.start, method="L-BFGS-B", jac=True, options=options, callback=watch)
@@ -107,7 +99,8 @@ class _Loss:
     """The share of the energy of the wanted outputs, about their mean, that layers miss, by all their values.
 
     Attributes:
-        start: the coordinates there.
+        start: the values there.
+        work: multiplications for a row.
     """
 
     def __init__(self, layers: Sequence[Layer], x: Array, wanted: Array) -> None:
@@ -116,32 +109,37 @@ class _Loss:
         self._fit, self._check = ((x[rows], wanted[rows]) for rows in (~apart, apart))
         self._energy = [_energy(part - wanted.mean(0)) or 1.0 for part in (self._fit[1], self._check[1])]
         parts = [part for one in layers for part in one.parts]
-        self._coordinates = Preconditioner(parts, self._probes())
-        self.start = self._coordinates.start
+        self._scaled = Scaled(parts)
+        self.start = self._scaled.start
+        self.work = sum(factor.size + VALUE * len(factor) for one in layers for factor in one.chain.factors)
 
-    def __call__(self, coordinates: Array) -> tuple[float, Array]:
+    def __call__(self, values: Array) -> tuple[float, Array]:
         """The loss on the samples that are fitted to, and its derivatives."""
-        layers, (x, wanted) = self.layers(coordinates), self._fit
-        raws = _raws(layers, x)
-        missed = _seen(layers[-1], raws[-1][-1]) - wanted
-        found = _back(layers, raws, missed * (2 / self._energy[0]))
-        return _energy(missed) / self._energy[0], self._coordinates.derivatives(found)
+        layers, (x, wanted) = self.layers(values), self._fit
+        raws = []
+        for one in layers:
+            raws.append(_raw(one, x))
+            x = _seen(one, raws[-1][-1])
+        change = x - wanted
+        lost, found = _energy(change), list[Array]()
+        for one, raw in zip(reversed(layers), reversed(raws), strict=True):
+            change = _unseen(one, raw[-1], change)
+            bias = [] if one.chain.bias is None else [change.sum(0)]
+            factors = list[Array]()
+            for factor, taken in zip(reversed(one.chain.factors), reversed(raw[:-1]), strict=True):
+                factors.insert(0, change.T @ taken)
+                change = change @ factor
+            found = [*factors, *bias, *found] if one.free else found
+        return lost / self._energy[0], self._scaled.derivatives(found) * (2 / self._energy[0])
 
-    def _probes(self) -> Iterator[list[Array]]:
-        """Derivatives at the start of what the loss is a sum of squares of, see `Preconditioner`."""
-        rng, (x, wanted) = np.random.default_rng(0), self._fit
-        for rows in np.array_split(np.arange(len(x)), PROBES):
-            signs = rng.choice((-1, 1), (len(rows), wanted.shape[1])) * math.sqrt(2 / self._energy[0])
-            yield _back(self._layers, _raws(self._layers, x[rows]), signs)
-
-    def apart(self, coordinates: Array) -> float:
+    def apart(self, values: Array) -> float:
         """The loss on the samples kept apart."""
         x, wanted = self._check
-        return _energy(outputs(self.layers(coordinates), x) - wanted) / self._energy[1]
+        return _energy(outputs(self.layers(values), x) - wanted) / self._energy[1]
 
-    def layers(self, coordinates: Array) -> list[Layer]:
-        """The layers there."""
-        parts = iter(self._coordinates.parts(coordinates))
+    def layers(self, values: Array) -> list[Layer]:
+        """The layers with these values."""
+        parts = iter(self._scaled.parts(values))
         return [one.of([next(parts) for _ in one.parts]) for one in self._layers]
 
 
@@ -153,29 +151,6 @@ def _raw(one: Layer, x: Array) -> list[Array]:
     if one.chain.bias is not None:
         made[-1] = made[-1] + one.chain.bias
     return made
-
-
-def _raws(layers: Sequence[Layer], x: Array) -> list[list[Array]]:
-    """The same of each layer, of rows that the first one takes."""
-    raws = list[list[Array]]()
-    for one in layers:
-        raws.append(_raw(one, x))
-        x = _seen(one, raws[-1][-1])
-    return raws
-
-
-def _back(layers: Sequence[Layer], raws: Sequence[Sequence[Array]], change: Array) -> list[Array]:
-    """The derivatives of a function by the values that may change, from that by what the last layer gives."""
-    found = list[Array]()
-    for one, raw in zip(reversed(layers), reversed(raws), strict=True):
-        change = _unseen(one, raw[-1], change)
-        bias = [] if one.chain.bias is None else [change.sum(0)]
-        factors = list[Array]()
-        for factor, taken in zip(reversed(one.chain.factors), reversed(raw[:-1]), strict=True):
-            factors.insert(0, change.T @ taken)
-            change = change @ factor
-        found = [*factors, *bias, *found] if one.free else found
-    return found
 
 
 def _seen(one: Layer, y: Array) -> Array:
