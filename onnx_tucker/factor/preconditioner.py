@@ -53,8 +53,7 @@ class Preconditioner:
 
     def derivatives(self, parts: Sequence[Array]) -> Array:
         """Of a function with respect to the coordinates, from those with respect to the arrays."""
-        found = [root.times(part).ravel() for root, part in zip(self._roots, parts, strict=True)]
-        return np.concatenate(found) if found else np.zeros(0)
+        return np.concatenate([root.times(part).ravel() for root, part in zip(self._roots, parts, strict=True)])
 
 
 class _Moments:
