@@ -189,3 +189,16 @@ def test_what_misses_nothing_stays() -> None:
     known = rows(fitted, 100)
     known.added[:] = 0
     assert relative(reconstruct(whole), reconstruct(activation.refitted(full, whole, known))) < 1e-4
+
+
+@pytest.mark.parametrize("factor", [1e-2, 30.0])
+def test_how_outputs_are_scaled_changes_nothing(factor: float) -> None:
+    fitted, chain = task(Sight(low=0.0))
+    known = rows(fitted, 100)
+    first, last = chain.factors
+    assert chain.bias is not None
+    small = replace(chain, factors=(first, last / factor), bias=chain.bias / factor)
+    given = replace(known, wanted=known.wanted / factor, added=known.added / np.float32(factor))
+    scaled = fitted._replace(sight=Sight(low=0.0, affine=Affine(np.full(12, factor), np.zeros(12))))
+    plain = reconstruct(activation.refitted(fitted, chain, known))
+    assert relative(plain, factor * reconstruct(activation.refitted(scaled, small, given))) < 1e-2

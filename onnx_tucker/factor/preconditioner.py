@@ -16,10 +16,10 @@ import numpy as np
 
 from onnx_tucker.types import Array
 
-PROBES = 64
-"""Sums, at least, that the curvature is known from."""
+PROBES = 16
+"""Sums that suffice for the curvature to be known from."""
 DAMPED = 0.1
-"""Share of the mean curvature along an axis that its directions have at least."""
+"""Share of the mean curvature along an axis that its directions have at least; more where little is known of them."""
 WIDE = 1024
 """Values of an axis above which its directions are taken to be alike."""
 
@@ -62,15 +62,15 @@ class _Moments:
     def __init__(self, shape: Sequence[int]) -> None:
         self._shape = tuple(shape) if len(shape) < 3 else (*shape[:2], math.prod(shape[2:]))
         self._along = {axis: np.zeros((n, n)) for axis, n in enumerate(self._shape) if 1 < n <= WIDE}
-        self._total = 0.0
+        self._total, self._probes = 0.0, 0
 
     def add(self, derivatives: Array) -> None:
         """Takes further ones."""
         shaped = derivatives.reshape(self._shape)
         total = float(np.square(shaped, dtype=np.float64).sum())
-        if not math.isfinite(total):
+        if not 0 < total < math.inf:
             return
-        self._total += total
+        self._total, self._probes = self._total + total, self._probes + 1
         for axis, moment in self._along.items():
             unfolded = np.moveaxis(shaped, axis, 0).reshape(len(moment), -1)
             moment += unfolded @ unfolded.T
@@ -78,7 +78,11 @@ class _Moments:
     def root(self) -> _Root:
         """The inverse root of the curvature."""
         total = self._total or 1.0
-        roots = {axis: _inverse_root(moment / total) for axis, moment in self._along.items()}
+        samples = max(1, self._probes) * math.prod(self._shape)
+        roots = {
+            axis: _inverse_root(moment / total, max(DAMPED, len(moment) ** 2 / samples))
+            for axis, moment in self._along.items()
+        }
         alike = math.prod(n for axis, n in enumerate(self._shape) if axis not in roots)
         return _Root(self._shape, roots, math.sqrt(alike / total))
 
@@ -103,8 +107,8 @@ class _Root:
         return made
 
 
-def _inverse_root(moment: Array) -> Array:
-    """That of a moment of trace one with a little of its mean added."""
+def _inverse_root(moment: Array, damped: float) -> Array:
+    """That of a moment of trace one with so many times its mean added."""
     values, vectors = np.linalg.eigh(moment)
-    values = (np.maximum(values, 0.0) + DAMPED / len(values)) / (1 + DAMPED)
+    values = (np.maximum(values, 0.0) + damped / len(values)) / (1 + damped)
     return np.asarray(vectors / np.sqrt(values) @ vectors.T)

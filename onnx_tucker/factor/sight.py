@@ -142,12 +142,6 @@ class Sight:
         values = np.clip(outputs.max(axis=-2), self.low, self.high)
         return values if self.curve is None else self.curve.of(values)
 
-    def shown(self, outputs: Array) -> float:
-        """How many values are seen, by how much of a change of each is, where most is."""
-        through = self.derivative(outputs, np.ones_like(outputs[..., 0, :]))
-        steepest = self.curve.steepest if self.curve is not None else 1.0
-        return float(np.abs(through, out=through).sum(dtype=np.float64)) / (steepest or 1.0)
-
     def derivative(self, outputs: Array, change: Array) -> Array:
         """That of a function with respect to the outputs, from what it is with respect to what is seen of them."""
         if self.curve is not None:

@@ -67,11 +67,3 @@ def test_what_is_straight_is_seen_whole() -> None:
     assert Sight(curve=Curve(3 - 2 * GRID)).whole
     assert not Sight(curve=SIGMOID).whole
     assert not Sight(0.0, curve=Curve(3 - 2 * GRID)).whole
-
-
-def test_values_that_are_squeezed_are_shown_less() -> None:
-    outputs = np.array([-9.0, -1.0, 2.0, 30.0]).reshape(4, 1, 1)
-    assert Sight(0.0).shown(outputs) == 2
-    assert Sight(0.0, 9.0).shown(outputs) == 1
-    assert 1 < Sight(curve=SWISH).shown(outputs) < 3
-    assert Sight(window=(2,)).shown(outputs.reshape(2, 2, 1)) == 2
