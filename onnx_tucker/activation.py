@@ -39,7 +39,7 @@ Without it fits miss less on the samples that they are made with, and models mor
 pitch tracker at a quarter of its FLOPs instead of .251, and .405 instead of .403 of those of a residual network.
 """
 DRAWS = 2
-"""Sums that say how that curves."""
+"""Sums with random signs that say how that curves."""
 
 
 class Task(NamedTuple):
@@ -107,17 +107,18 @@ class _Loss:
 
     def __call__(self, coordinates: Array) -> tuple[float, Array]:
         """The loss, and its derivatives."""
-        chain, stage = self.chain(coordinates), self._stage
-        moved = (self._weight(chain) - self._first).swapaxes(1, 2)
+        chain = self.chain(coordinates)
+        weight = self._weight(chain)
+        moved = (weight - self._first).swapaxes(1, 2)
         drawn = self._ridge * self._felt(moved)
-        lost, weight, bias = _energy(moved, drawn), drawn.swapaxes(1, 2), np.zeros((stage.groups, stage.out))
-        for seen, windows, missed in self._missed(chain):
+        lost, by_weight, by_bias = _energy(moved, drawn), drawn.swapaxes(1, 2), np.zeros(weight.shape[:2])
+        for seen, windows, missed in self._missed(weight, chain.bias):
             felt = self._felt(missed)
             lost += _energy(missed, felt)
-            by_weight, by_bias = self._back(seen, self._task.sight.derivative(windows, felt))
-            weight += by_weight
-            bias += by_bias
-        parts = self._by_part(chain, weight, bias)
+            found = self._back(seen, self._task.sight.derivative(windows, felt))
+            by_weight += found[0]
+            by_bias += found[1]
+        parts = self._by_part(chain, by_weight, by_bias)
         return lost / self._energy, self._coordinates.derivatives(parts) * (2 / self._energy)
 
     def chain(self, coordinates: Array) -> Chain:
@@ -138,7 +139,7 @@ class _Loss:
 
         each, taken = math.ceil(len(self._rows.parts) / PROBES), 0  # parts that a sum is of
         weight, bias = np.zeros(self._first.shape), np.zeros((groups, out))
-        for seen, windows, missed in self._missed(chain):
+        for seen, windows, missed in self._missed(self._first, chain.bias):
             change = sight.derivative(windows, signs(*missed.shape)).reshape(*seen.shape[:2], -1)
             start, parts = 0, seen.shape[1]
             while start < parts:
@@ -153,15 +154,15 @@ class _Loss:
             drawn = math.sqrt(self._ridge / DRAWS) * signs(groups, width, out).swapaxes(1, 2)
             yield self._by_part(chain, drawn, np.zeros((groups, out)))
 
-    def _missed(self, chain: Chain) -> Iterator[tuple[Array, Array, Array]]:
-        """The parts that rows see, what a chain and what is added give there, normalised, and what is missed of it.
+    def _missed(self, weight: Array, bias: Array | None) -> Iterator[tuple[Array, Array, Array]]:
+        """The parts that rows see, what is given there with all that is added, normalised, and what is missed of it.
 
         Of the shapes (groups, parts, in * reach), (groups, windows, rows of one, out) and (groups, windows, out).
         """
         sight, size = self._task.sight, self._rows.size
-        for part, seen, outputs in self._rows.outputs(reconstruct(chain)):
-            if chain.bias is not None:
-                outputs += chain.bias.reshape(len(outputs), 1, -1).astype(outputs.dtype)
+        for part, seen, outputs in self._rows.outputs(weight):
+            if bias is not None:
+                outputs += bias.reshape(len(outputs), 1, -1).astype(outputs.dtype)
             windows = self._windows(sight.normalised(outputs))
             yield seen, windows, sight.of(windows) - self._wanted[:, part.start // size : part.stop // size]
 

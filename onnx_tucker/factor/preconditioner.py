@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from onnx_tucker.factor.scaled import joined, split
 from onnx_tucker.types import Array
 
 PROBES = 16
@@ -47,13 +48,12 @@ class Preconditioner:
 
     def parts(self, coordinates: Array) -> list[Array]:
         """The arrays with these coordinates."""
-        ends = np.cumsum([part.size for part in self._parts])[:-1]
-        moved = zip(self._parts, self._roots, np.split(coordinates, ends), strict=True)
-        return [part + root.times(values).reshape(part.shape) for part, root, values in moved]
+        moved = split(coordinates, [part.shape for part in self._parts])
+        return [part + root.times(step) for part, root, step in zip(self._parts, self._roots, moved, strict=True)]
 
     def derivatives(self, parts: Sequence[Array]) -> Array:
         """Of a function with respect to the coordinates, from those with respect to the arrays."""
-        return np.concatenate([root.times(part).ravel() for root, part in zip(self._roots, parts, strict=True)])
+        return joined([root.times(part) for root, part in zip(self._roots, parts, strict=True)])
 
 
 class _Moments:
@@ -104,7 +104,7 @@ class _Root:
         made = self._scale * array.reshape(self._shape)
         for axis, factor in self._factors.items():
             made = np.moveaxis(np.tensordot(factor, made, (1, axis)), 0, axis)
-        return made
+        return made.reshape(array.shape)
 
 
 def _inverse_root(moment: Array, damped: float) -> Array:

@@ -23,18 +23,24 @@ class Scaled:
     def __init__(self, parts: Sequence[Array]) -> None:
         units = [math.sqrt(float(np.square(part).mean())) or 1.0 for part in parts]
         self._shapes = [part.shape for part in parts]
-        self._units = _joined([np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)])
-        self.start: Array = _joined(parts) / self._units
+        self._units = joined([np.full(part.size, unit) for part, unit in zip(parts, units, strict=True)])
+        self.start: Array = joined(parts) / self._units
 
     def parts(self, values: Array) -> list[Array]:
         """The arrays with these values."""
-        ends = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
-        return [p.reshape(s) for p, s in zip(np.split(values * self._units, ends), self._shapes, strict=True)]
+        return split(values * self._units, self._shapes)
 
     def derivatives(self, parts: Sequence[Array]) -> Array:
         """Of a function with respect to the values, from those with respect to the arrays."""
-        return _joined(parts) * self._units
+        return joined(parts) * self._units
 
 
-def _joined(parts: Sequence[Array]) -> Array:
+def split(values: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """One vector as arrays of some shapes."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    return [part.reshape(shape) for part, shape in zip(np.split(values, ends), shapes, strict=True)]
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Arrays as one vector."""
     return np.concatenate([part.ravel() for part in parts]) if parts else np.zeros(0)

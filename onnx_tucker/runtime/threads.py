@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import scipy.linalg  # noqa: F401  # it has a BLAS of its own, which has to be there to be told
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def limited(work: Callable[P, T]) -> Callable[P, T]:
         paths = [one.filepath for one in known.lib_controllers]
         own = [path for path in paths if {"scipy", "scipy.libs"} & set(Path(path).parts[-3:-1])]
         limit = threads if isinstance(threads, int) and threads > 0 else None
-        with threadpool_limits(limit, user_api="blas"), known.select(filepath=own).limit(limits=1):
+        with known.limit(limits=limit, user_api="blas"), known.select(filepath=own).limit(limits=1):
             return work(*args, **options)
 
     return run
