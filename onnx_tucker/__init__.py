@@ -8,6 +8,8 @@ See `compress` for the main job, `Settings` for its options and `errors` for wha
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from onnx_tucker.version import __version__
+
 if TYPE_CHECKING:
     from onnx_tucker.comparison import compare
     from onnx_tucker.errors import TuckerError
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from onnx_tucker.rivals import bench
     from onnx_tucker.settings import Settings
     from onnx_tucker.types import Plan
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Plan",

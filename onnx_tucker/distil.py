@@ -35,6 +35,7 @@ from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.inputs import fixed_sizes
 from onnx_tucker.runtime.session import FAILURES, Feed, cores, cpu_name, first_line, run_named
 from onnx_tucker.settings import Course
+from onnx_tucker.version import __version__
 from onnx_tucker.walk import Walk
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | 
     if job.settings.cache is None or job.inputs is None or job.data_files:
         return None
     content, labels = model.SerializeToString(deterministic=True), [job.inputs.fit.labels, job.inputs.check.labels]
-    versions = [version(name) for name in ("onnx-tucker", "torch", "onnx2torch")]
+    versions = [__version__, version("torch"), version("onnx2torch")]
     return str(joblib.hash((job.fingerprint, content, job.inputs.digest, labels, part, course, versions)))
 
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate
+from onnx_tucker.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Job:
             return None
         data = self.inputs.digest if self.inputs is not None and self.inputs.kind == "data" else None
         settings = [getattr(self.settings, name) for name in KEY_SETTINGS]
-        return str(joblib.hash((version("onnx-tucker"), ort.__version__, self.fingerprint, data, settings, parts)))
+        return str(joblib.hash((__version__, ort.__version__, self.fingerprint, data, settings, parts)))
 
     def planned_key(self, what: str, planned: Mapping[str, Candidate], *parts: object) -> str | None:
         """The same of what follows from what nodes are to become, by label."""

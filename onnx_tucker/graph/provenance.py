@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import onnx
 
 from onnx_tucker.graph.nodes import Place
+from onnx_tucker.version import __version__
 
 KEY = "onnx_tucker"
 
@@ -74,7 +74,7 @@ def record(model: onnx.ModelProto, new: Chains, recipes: Mapping[str, Recipe]) -
     """Notes chains in the model, in place, beside those of earlier runs, and what this run made of its nodes."""
     known = chains(model)
     content = {name: sorted(getattr(known, name) | getattr(new, name)) for name in new._fields}
-    text = json.dumps({"version": version("onnx-tucker"), **content, "recipes": recipes})
+    text = json.dumps({"version": __version__, **content, "recipes": recipes})
     entry = next((entry for entry in model.metadata_props if entry.key == KEY), None)
     if entry is None:
         entry = model.metadata_props.add(key=KEY)
