@@ -9,7 +9,6 @@ from dataclasses import replace
 from onnx_tucker.allocate import Allocator, rules_of
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, outlined, paying, planned_only
-from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.pricing import decide
@@ -126,10 +125,8 @@ def _require_known(job: Job) -> None:
 
 def _exceeded(job: Job, made: Made, budgets: Sequence[Budget]) -> dict[str, float]:
     """What a model has of the original's time and bytes, which are known only now, where that is above a budget."""
-    shares = {"bytes": file_bytes(made.result.model, apart=job.apart) / job.size}
-    if made.timings:
-        shares["time"] = 1 / made.timings[-1].speedup
-    return {b.of: shares[b.of] for b in budgets if shares.get(b.of, 0.0) > b.share}
+    shares = outlined(job, made).shares()
+    return {b.of: shares[b.of] for b in budgets if b.of not in FIRM and shares.get(b.of, 0.0) > b.share}
 
 
 def _fastest(job: Job, promises: Promises) -> Outcome:

@@ -78,14 +78,11 @@ def front(job: Job, promises: Promises, number: int) -> Front:
 
 def _spot(job: Job, promises: Promises, made: Made) -> Spot:
     verdict = promises.verify(made.result)
-    totals = outlined(job, made, verdict.closeness).totals
-    changes = {"flops": totals.flops, "params": totals.params, "bytes": totals.file_bytes}
-    shares = {name: c.after / c.before for name, c in changes.items() if c.before and c.after is not None}
-    if totals.speedup is not None:
-        shares = {"time": 1 / totals.speedup, **shares}
+    outline = outlined(job, made, verdict.closeness)
     closeness = verdict.closeness or []
     error = math.inf if verdict.broken else mean_error(closeness)
-    return Spot(shares, totals.speedup, totals.speedup_ci, error, closeness, verdict.score, made.plan(job))
+    totals = outline.totals
+    return Spot(outline.shares(), totals.speedup, totals.speedup_ci, error, closeness, verdict.score, made.plan(job))
 
 
 def _undominated(spots: Mapping[int, Spot], quantity: str) -> dict[int, Spot]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.job import Job
 from onnx_tucker.rank.budget import Budget
-from onnx_tucker.report.schema import Change, Report
+from onnx_tucker.report.schema import Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, score
 from onnx_tucker.runtime.session import FAILURES, first_line
@@ -198,16 +198,10 @@ def require_budgets(budgets: Sequence[Budget], found: Report) -> None:
     Raises:
         PromiseError: it costs more.
     """
-    totals = found.totals
-    shares = {
-        "flops": _share(_known(node.flops for node in found.nodes)),
-        "params": _share(_known(node.params for node in found.nodes)),
-        "bytes": _share(totals.file_bytes),
-        "time": 1 / totals.speedup if totals.speedup else None,
-    }
+    shares = found.shares()
     for budget in budgets:
-        share = shares[budget.of]
-        if share is not None and share > budget.share * (1 + 1e-9):
+        share = shares.get(budget.of, 0.0)
+        if share > budget.share * (1 + 1e-9):
             given_back = any(node.reason.startswith("given back") for node in found.nodes)
             why = (
                 ", as chains that made the model slower or broke a promise were given back; --keep-slower keeps those "
@@ -216,13 +210,3 @@ def require_budgets(budgets: Sequence[Budget], found: Report) -> None:
             raise PromiseError(
                 f"The budget {budget} is not held: the result has the share {share:.3g}{why if given_back else ''}."
             )
-
-
-def _known(changes: Iterable[Change[int]]) -> Change[int]:
-    """The sum of those that are known, which are what a budget is about."""
-    pairs = [(c.before, c.after) for c in changes if c.before is not None and c.after is not None]
-    return Change(sum(before for before, _ in pairs), sum(after for _, after in pairs))
-
-
-def _share(change: Change[int]) -> float | None:
-    return change.after / change.before if change.before and change.after is not None else None

@@ -136,6 +136,19 @@ class Report:
     settings: Mapping[str, Any]
     schema: str = SCHEMA
 
+    def shares(self) -> dict[str, float]:
+        """What the result has of the original's "time", "flops", "params" and "bytes", where that is known.
+
+        FLOPs and weights are those of the nodes whose are known, which are what a budget is about.
+        """
+        changes: dict[str, Change[int] | Change[float]] = {
+            "time": Change(1.0, 1 / self.totals.speedup) if self.totals.speedup else Change[float](),
+            "flops": _of_known(node.flops for node in self.nodes),
+            "params": _of_known(node.params for node in self.nodes),
+            "bytes": self.totals.file_bytes,
+        }
+        return {name: c.after / c.before for name, c in changes.items() if c.before and c.after is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the schema first, NaN and infinity as None."""
         plain = finite(asdict(self))
@@ -146,6 +159,11 @@ def total(changes: Iterable[Count]) -> Count:
     """The sum on both sides, unknown where one of them is."""
     known = list(changes)
     return Change(_sum(c.before for c in known), _sum(c.after for c in known))
+
+
+def _of_known(changes: Iterable[Count]) -> Count:
+    known = [c for c in changes if c.before is not None and c.after is not None]
+    return total(known)
 
 
 def _sum(values: Iterable[int | None]) -> int | None:

@@ -158,6 +158,14 @@ def test_a_total_with_an_unknown_part_is_unknown() -> None:
     assert total([]) == Change(0, 0)
 
 
+def test_shares_are_of_what_is_known() -> None:
+    known = replace(REPORT.totals, speedup=4.0, file_bytes=Change(200, 50))
+    shares = replace(REPORT, totals=known).shares()
+    assert shares == {"time": 0.25, "flops": 3400 / 65536, "params": 2016 / 33056, "bytes": 0.25}
+    unknown = replace(known, speedup=None, file_bytes=Change(200, None))
+    assert replace(REPORT, nodes=(KEPT,), totals=unknown).shares() == {"params": 1.0}
+
+
 def test_a_report_without_nodes() -> None:
     empty = replace(REPORT, nodes=(), fidelity=None)
     for ending in FORMATS:
