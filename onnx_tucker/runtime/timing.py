@@ -254,9 +254,8 @@ def interleaved(
         if len(samples) < MIN_ROUNDS:
             continue
         times = np.array(samples) * 1000
-        timings = [_timing(times[:, i], times[:, 0] / times[:, i]) for i in range(len(contenders))]
-        if time.perf_counter() > end or all(_half_width(t) <= tight for t in timings):
-            return timings
+        if time.perf_counter() > end or all(_half_width(times[:, 0] / each) <= tight for each in times.T):
+            return [_timing(each, times[:, 0] / each) for each in times.T]
 
 
 def _runner(session: ort.InferenceSession, feed: Feed) -> Callable[[], object]:
@@ -294,10 +293,10 @@ def _profiled(machine: Machine, model: bytes, feed: Feed, folder: Path | None) -
     ]
 
 
-def _half_width(timing: Timing) -> float:
-    """The longer side of the interval, relative to the speed-up."""
-    low, high = timing.speedup_ci
-    return max(high - timing.speedup, timing.speedup - low) / timing.speedup
+def _half_width(ratios: NDArray[np.float64]) -> float:
+    """The longer side of the speed-up's interval, relative to the speed-up."""
+    speedup, (low, high) = _speedup(ratios)
+    return max(high - speedup, speedup - low) / speedup
 
 
 def _repeats(seconds: float) -> int:
@@ -312,16 +311,16 @@ def _time(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -
     return (clock() - began) / repeats
 
 
-def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
-    low, high = np.percentile(times, [25, 75])
+def _speedup(ratios: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
+    """The median of ratios, and its interval."""
     ordered = np.sort(ratios)
     outside = max(math.ceil(scipy.special.bdtrik(0.025, len(ordered), 0.5)) - 1, 0)  # the binomial's quantile
-    return Timing(
-        ms=float(np.median(times)),
-        spread_ms=float(high - low),
-        speedup=float(np.median(ratios)),
-        speedup_ci=(float(ordered[outside]), float(ordered[-1 - outside])),
-    )
+    return float(np.median(ordered)), (float(ordered[outside]), float(ordered[-1 - outside]))
+
+
+def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
+    low, high = np.percentile(times, [25, 75])
+    return Timing(float(np.median(times)), float(high - low), *_speedup(ratios))
 
 
 def _timings(recalled: Recalled | None, count: int) -> list[Timing]:
