@@ -12,7 +12,7 @@ demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
 		--no-cache --plan-out build/plan.json --report build/report.json --report build/report.md --overwrite
 
 test: $(VENV)/dev lint  ## all that CI runs
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --maxschedchunk 1
 
 lint: $(VENV)/dev  ## style, types, and which module may import which
 	$(BIN)/ruff format --check .

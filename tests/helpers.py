@@ -164,6 +164,7 @@ def session(proto: onnx.ModelProto | bytes) -> ort.InferenceSession:
     """A quiet CPU session."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1  # others would wait in loops on the core that a worker has
     content = proto if isinstance(proto, bytes) else proto.SerializeToString()
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
@@ -172,8 +172,16 @@ def test_every_operator_has_cases() -> None:
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("op_type", CASES)
 @pytest.mark.parametrize("name", METHODS)
-@given(data=st.data())
-def test_full_rank_equals_the_original(data: st.DataObject, op_type: str, name: str, opset: int) -> None:
+def test_full_rank_equals_the_original(op_type: str, name: str, opset: int) -> None:
+    @settings(max_examples=100 if opset == OPSETS[-1] else 25)  # geometries have little to do with opsets
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        equals_the_original(data, op_type, name, opset)
+
+    check()
+
+
+def equals_the_original(data: st.DataObject, op_type: str, name: str, opset: int) -> None:
     made, x = data.draw(CASES[op_type](opset))
     [found] = look(made)[1]
     if not METHODS[name].applies(found.site.stage, by_name=True):
