@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx_tucker.adjoints import elementwise, moves, products, sums, windows
+from onnx_tucker.adjoints import elementwise, moves, products, recurrent, sums, windows
 from onnx_tucker.adjoints.call import Call, Rule, Run, Value
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.elementwise import OPERATORS
@@ -21,6 +21,10 @@ _MOVES = (
     *"DepthToSpace Dropout Expand Gather GatherElements GatherND Pad Slice SpaceToDepth Split Tile".split(),
     *"Concat Transpose".split(),
 )
+_REDUCTIONS = (
+    *"GlobalAveragePool GlobalMaxPool ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin".split(),
+    *"ReduceSum ReduceSumSquare".split(),
+)
 _BY_ITSELF = (*OPERATORS, *"Cos Mean PRelu Sin".split())
 
 RULES: Mapping[str, Rule] = {
@@ -28,15 +32,18 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_MOVES, moves.moved),
     **dict.fromkeys(("Resize", "Upsample"), moves.resized),
     **dict.fromkeys(("Add", "Sub", "Sum"), elementwise.added),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean", "ReduceSum"), sums.summed),
+    **dict.fromkeys(_REDUCTIONS, sums.summed),
     **dict.fromkeys(("LogSoftmax", "Softmax"), sums.softmax),
     **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "LayerNormalization"), sums.standardised),
     "AveragePool": windows.averaged,
+    **dict.fromkeys(("GRU", "LSTM"), recurrent.recurrent),
     "BatchNormalization": elementwise.normalised,
     "Conv": windows.convolved,
     "ConvTranspose": windows.transposed,
     "Einsum": products.einstein,
     "Gemm": products.gemm,
+    "LRN": sums.responded,
+    "LpNormalization": sums.scaled,
     "MatMul": products.product,
     **dict.fromkeys(("Exp", "Log", "Reciprocal", "Sqrt"), elementwise.exponential),
     "Div": elementwise.divided,

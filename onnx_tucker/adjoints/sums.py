@@ -13,7 +13,7 @@ from onnx_tucker.adjoints.call import Call, Value, single
 
 
 def summed(call: Call, changes: Sequence[Value | None], index: int) -> Value:
-    """Through sums, means and largest values."""
+    """Through sums, means, norms, largest and least values."""
     x, change = call.given(index), single(changes)
     axes = _axes(call, x)
     kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
@@ -22,8 +22,22 @@ def summed(call: Call, changes: Sequence[Value | None], index: int) -> Value:
         return spread
     if call.op.endswith(("Mean", "AveragePool")):
         return np.asarray(spread / np.float32(math.prod(x.shape[a] for a in axes)))
-    largest = x == call.made.reshape(kept)
-    return np.asarray(spread * largest / largest.sum(axis=axes, keepdims=True, dtype=np.float32))
+    if call.op.endswith("SumSquare"):
+        return np.asarray(spread * 2 * x)
+    if call.op.endswith("L1"):
+        return np.asarray(spread * np.sign(x))
+    y = call.made.reshape(kept)
+    if call.op.endswith("L2"):
+        return np.asarray(spread * _over(x, y))
+    if call.op.endswith("LogSumExp"):
+        return np.asarray(spread * np.exp(x - y))
+    extreme = x == y
+    return np.asarray(spread * extreme / extreme.sum(axis=axes, keepdims=True, dtype=np.float32))
+
+
+def _over(values: Value, norms: Value) -> Value:
+    """Values over their norms; where those are 0, there is no derivative, and so none arrives."""
+    return np.divide(values, norms, out=np.zeros_like(values), where=norms != 0)
 
 
 def _axes(call: Call, x: Value) -> tuple[int, ...]:
@@ -45,6 +59,32 @@ def softmax(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     if call.op == "LogSoftmax":
         return np.asarray(change - np.exp(y) * change.sum(axis=axes, keepdims=True))
     return np.asarray(y * (change - (y * change).sum(axis=axes, keepdims=True)))
+
+
+def scaled(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a division by the norm along an axis."""
+    x, y, change = call.given(index), call.made, single(changes)
+    order, axis = int(call.attributes.get("p", 2)), int(call.attributes.get("axis", -1))
+    norm = np.linalg.norm(x, order, axis, keepdims=True)
+    slope = y if order == 2 else np.sign(x)
+    return _over(change - slope * (y * change).sum(axis=axis, keepdims=True), norm)
+
+
+def responded(call: Call, changes: Sequence[Value | None], index: int) -> Value:
+    """Through a local response normalisation."""
+    x, y, change = call.given(index), call.made, single(changes)
+    size, beta = int(call.attributes["size"]), float(call.attributes.get("beta", 0.75))
+    share = float(call.attributes.get("alpha", 1e-4)) / size
+    base = float(call.attributes.get("bias", 1.0)) + share * _window(np.square(x), size)
+    around = _window(change * y / base, size)
+    return np.asarray(change * base**-beta - 2 * beta * share * x * around, np.float32)
+
+
+def _window(values: Value, size: int) -> Value:
+    """Sums over so many channels around each; onnxruntime runs odd numbers only."""
+    widths = [(size // 2, size // 2) if axis == 1 else (0, 0) for axis in range(values.ndim)]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, widths), size, axis=1)
+    return np.asarray(windows.sum(axis=-1))
 
 
 def standardised(call: Call, changes: Sequence[Value | None], index: int) -> Value:

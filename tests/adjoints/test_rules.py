@@ -54,6 +54,16 @@ def resize(
     return Case("Resize", shape, (*roi, np.array(scales, np.float32)), {"mode": mode, **more}, opset=opset)
 
 
+def lstm(directions: int) -> tuple[Array, ...]:
+    """Weights of an LSTM from 3 to 4 values, and its bias."""
+    return noise(directions, 16, 3), noise(directions, 16, 4), noise(directions, 32)
+
+
+def gru(directions: int) -> tuple[Array, ...]:
+    """The same of a GRU."""
+    return noise(directions, 12, 3), noise(directions, 12, 4), noise(directions, 24)
+
+
 W, W1, W3 = noise(6, 4, 3, 2), noise(6, 4, 3), noise(3, 4, 3, 3, 2)
 MOVED = [
     Case("Cast", attributes={"to": 1}),
@@ -118,6 +128,11 @@ SUMMED = [
     Case("ReduceMean", attributes={"axes": [1, 3]}, opset=13),
     Case("ReduceMean"),
     Case("ReduceSum", constants=(ints(1),), opset=13),
+    *(Case(f"Reduce{kind}", constants=(ints(1, -1),)) for kind in "L1 L2 LogSumExp Min SumSquare".split()),
+    Case("LpNormalization", attributes={"axis": 1}),
+    Case("LpNormalization", attributes={"p": 1}),
+    Case("LRN", (2, 7, 3, 2), attributes={"size": 3, "alpha": 0.5, "bias": 1.5}),
+    Case("LRN", (2, 7, 3, 2), attributes={"size": 5, "alpha": 0.5, "beta": 0.5}),
     *(Case(op, attributes={"axis": axis}) for op in ("Softmax", "LogSoftmax") for axis in (1, -1)),
     *(Case(op, opset=11) for op in ("Softmax", "LogSoftmax")),
     Case("GroupNormalization", constants=(noise(2), noise(2)), attributes={"num_groups": 2}),
@@ -155,7 +170,18 @@ LINEAR = [
     Case("AveragePool", attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
     Case("AveragePool", (1, 2, 6, 4, 4), attributes={"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}),
 ]
-CASES = [*MOVED, *RESIZED, *BY_ITSELF, *SUMMED, *LINEAR]
+ALL = np.array([5, 5], np.int32)
+RECURRENT = [
+    Case("LSTM", (5, 2, 3), lstm(1), {"hidden_size": 4}),
+    Case("LSTM", (5, 2, 3), (*lstm(1), ALL, noise(1, 2, 4), noise(1, 2, 4)), {"hidden_size": 4}, outputs=3),
+    Case("LSTM", (5, 2, 3), lstm(2), {"hidden_size": 4, "direction": "bidirectional"}, outputs=3),
+    Case("LSTM", (5, 2, 3), lstm(1)[:2], {"hidden_size": 4, "direction": "reverse"}),
+    Case("GRU", (5, 2, 3), gru(1), {"hidden_size": 4}, outputs=2),
+    Case("GRU", (5, 2, 3), gru(1)[:2], {"hidden_size": 4, "linear_before_reset": 1}),
+    Case("GRU", (5, 2, 3), (*gru(1), ALL, noise(1, 2, 4)), {"hidden_size": 4, "linear_before_reset": 1}),
+    Case("GRU", (5, 2, 3), gru(2), {"hidden_size": 4, "direction": "bidirectional"}, outputs=2),
+]
+CASES = [*MOVED, *RESIZED, *BY_ITSELF, *SUMMED, *LINEAR, *RECURRENT]
 
 
 def graph_of(case: Case) -> Any:
@@ -228,6 +254,10 @@ def test_sums_are_over_what_is_repeated() -> None:
         Case("Resize", (4, 5), (noise(0), noise(0), ints(8, 20)), {"keep_aspect_ratio_policy": "not_larger"}),
         Case("Upsample", attributes={"mode": "linear", "scales": [1.0, 1.0, 2.0, 3.0]}, opset=7),
         Case("Einsum", (2, 1), (noise(3, 4),), {"equation": "ij,jk->ik"}),
+        Case("LSTM", (5, 2, 3), lstm(1), {"hidden_size": 4, "clip": 1.0}),
+        Case("LSTM", (5, 2, 3), (*lstm(1), np.array([3, 5], np.int32)), {"hidden_size": 4}),
+        Case("GRU", (5, 2, 3), gru(1), {"hidden_size": 4, "activations": ["Sigmoid", "Relu"]}),
+        Case("GRU", (1, 12, 3), (noise(5, 2, 3), *gru(1)[1:]), {"hidden_size": 4}, at=1),
         Case("Einsum", (3, 3), (noise(3),), {"equation": "ii,i->i"}),
         Case("Einsum", (3, 4), (noise(3),), {"equation": "ij,i->i"}),
         Case("Einsum", (3, 4), (noise(4, 5),), {"equation": "...j,jk->...k"}),
