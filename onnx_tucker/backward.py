@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnx_tucker.adjoints import RULES, Call, Run, Value
+from onnx_tucker.errors import UnsupportedError
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.nodes import STANDARD, attributes
@@ -102,7 +103,7 @@ class Backward:
                 taken = [name for name in before if _has_fractions(values.get(name))]
                 with np.errstate(all="ignore"):  # of samples that are not finite
                     self._through(node, values, made, taken, changes)
-            except (*FAILURES, LookupError, NotImplementedError, TypeError) as error:
+            except (*FAILURES, LookupError, UnsupportedError, TypeError) as error:
                 logger.info("derivatives do not pass the %s %s: %s", node.op_type, node.name, first_line(error))
                 lost.update(before)
         yield from self._told(self._wanted, changes, lost)
@@ -121,7 +122,7 @@ class Backward:
         changes: dict[str, Value],
     ) -> None:
         if node.domain not in STANDARD or node.op_type not in RULES:
-            raise NotImplementedError("there is no rule for it")
+            raise UnsupportedError("there is no rule for it")
         inputs = [self._read(name, values) if name else None for name in node.input]
         outputs = [values.get(name) for name in node.output]
         call = Call(node.op_type, attributes(node), self._view.context.opset, inputs, outputs, self._runner(node))

@@ -8,7 +8,8 @@ TuckerError                      exit code 1: one clear sentence, nothing writte
 ├── OutputError                  an output file cannot be written
 └── PromiseError                 exit code 3: a promise does not hold, so nothing is written
 
-A node that cannot be factorised is no error but a value: `types.Skip`, with its reason.
+A node that cannot be factorised is no error but a value: `types.Skip`, with its reason. `UnsupportedError` never leaves
+the tool: what looks at a node catches it, and names the node or does without.
 """
 
 from __future__ import annotations
@@ -46,3 +47,7 @@ class PromiseError(TuckerError):
     """A promise made to the user, such as `--max-error`, does not hold."""
 
     exit_code = 3
+
+
+class UnsupportedError(Exception):
+    """An operator, or a kind of it, that training or derivatives do not know; its text names the kind."""

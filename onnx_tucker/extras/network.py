@@ -23,7 +23,7 @@ from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.onnx_node import OnnxNode
 from torch import Tensor
 
-from onnx_tucker.errors import ModelError
+from onnx_tucker.errors import ModelError, UnsupportedError
 from onnx_tucker.extras.operators import OPERATORS
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
@@ -184,7 +184,7 @@ def _converter(node: OnnxNode, model: onnx.ModelProto) -> Callable[..., Any]:
             return get_converter(node.operation_type, version, node.domain)  # type: ignore[no-any-return]
         except NotImplementedError:
             continue
-    raise NotImplementedError("onnx2torch has no such operator")
+    raise UnsupportedError("onnx2torch has no such operator")
 
 
 def _axes_as_attribute(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], opset: int) -> None:

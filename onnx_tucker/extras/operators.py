@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onnx_tucker.errors import UnsupportedError
 from onnx_tucker.extras.recurrent import gru, lstm
 
 Operator = Callable[..., Any]
@@ -42,7 +43,7 @@ def conv(attributes: Attributes) -> Operator:
 def conv_transpose(attributes: Attributes) -> Operator:
     """https://onnx.ai/onnx/operators/onnx__ConvTranspose.html."""
     if "output_shape" in attributes or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise NotImplementedError("a transposed convolution whose pads follow from its output's shape")
+        raise UnsupportedError("a transposed convolution whose pads follow from its output's shape")
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         axes = x.ndim - 2
@@ -115,7 +116,7 @@ def average_pool(attributes: Attributes) -> Operator:
     """https://onnx.ai/onnx/operators/onnx__AveragePool.html."""
     kernel, ceil = list(attributes["kernel_shape"]), bool(attributes.get("ceil_mode"))
     if any(dilation != 1 for dilation in attributes.get("dilations", ())):
-        raise NotImplementedError("dilated averages")
+        raise UnsupportedError("dilated averages")
 
     def run(x: Tensor) -> Tensor:
         strides = list(attributes.get("strides", [1] * len(kernel)))

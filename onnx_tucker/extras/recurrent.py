@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onnx_tucker.errors import UnsupportedError
+
 Operator = Callable[..., tuple[Tensor, ...]]
 
 DEFAULTS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
@@ -24,7 +26,7 @@ def lstm(attributes: dict[str, Any]) -> Operator:
 def gru(attributes: dict[str, Any]) -> Operator:
     """https://onnx.ai/onnx/operators/onnx__GRU.html."""
     if not attributes.get("linear_before_reset"):
-        raise NotImplementedError("a GRU whose reset gate comes before the product")
+        raise UnsupportedError("a GRU whose reset gate comes before the product")
     return _operator("GRU", attributes)
 
 
@@ -34,13 +36,13 @@ def _operator(kind: str, attributes: dict[str, Any]) -> Operator:
     told = tuple(name.decode().lower() for name in attributes.get("activations", ()))
     unusual = {"clip", "input_forget", "layout", "activation_alpha", "activation_beta"}
     if (told and told != DEFAULTS[kind] * directions) or any(attributes.get(name) for name in unusual):
-        raise NotImplementedError(f"an {kind} with other activations, clipping or layout")
+        raise UnsupportedError(f"an {kind} with other activations, clipping or layout")
 
     def run(x: Tensor, w: Tensor, r: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
         bias, lengths, *states = (*others, *[None] * 5)[:4] if kind == "LSTM" else (*others, *[None] * 3)[:3]
         peepholes = others[4] if len(others) > 4 else None
         if peepholes is not None or (lengths is not None and bool((lengths != len(x)).any())):
-            raise NotImplementedError("peepholes, or sequences of different lengths")
+            raise UnsupportedError("peepholes, or sequences of different lengths")
         none = x.new_zeros(directions, x.shape[1], r.shape[-1])
         known = [none if state is None else state for state in states]
         biases = [None] * directions if bias is None else bias
