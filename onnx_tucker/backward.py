@@ -62,6 +62,7 @@ class Backward:
         fetched = sorted({*held, *self.outputs} - constants - inputs)
         self._session = machine.session(probe(view.model, fetched), folder)
         self._runners: dict[bytes, Any] = {}
+        self._impassable: set[str] = set()  # which is said once
 
     @property
     def held(self) -> set[str]:
@@ -104,7 +105,9 @@ class Backward:
                 with np.errstate(all="ignore"):  # of samples that are not finite
                     self._through(node, values, made, taken, changes)
             except (*FAILURES, LookupError, UnsupportedError, TypeError) as error:
-                logger.info("derivatives do not pass the %s %s: %s", node.op_type, node.name, first_line(error))
+                if not self._impassable.issuperset(node.output):
+                    logger.info("derivatives do not pass the %s %s: %s", node.op_type, node.name, first_line(error))
+                self._impassable.update(node.output)
                 lost.update(before)
         yield from self._told(self._wanted, changes, lost)
 
