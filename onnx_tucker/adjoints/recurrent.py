@@ -9,11 +9,7 @@ import numpy as np
 import scipy
 
 from onnx_tucker.adjoints.call import Call, Value
-
-DEFAULTS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
-"""The activations of one direction unless others are given."""
-UNUSUAL = {"clip", "input_forget", "layout", "activation_alpha", "activation_beta"}
-"""Attributes that change what these compute; whoever gives them as 0 means what is usual."""
+from onnx_tucker.graph.recurrent import usual
 
 
 class Way(NamedTuple):
@@ -43,11 +39,10 @@ def recurrent(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     x, w, r = (call.given(i) for i in range(3))
     bias, lengths, *states = ([*call.inputs[3:], *[None] * 5])[:4]
     peepholes = call.inputs[7] if len(call.inputs) > 7 else None
-    activations = tuple(name.decode().lower() for name in call.attributes.get("activations", ()))
-    if index or activations not in ((), DEFAULTS[call.op] * len(w)) or peepholes is not None:
-        raise ValueError("states or weights that vary, or activations of other kinds")
-    if any(call.attributes.get(name) for name in UNUSUAL) or (lengths is not None and (lengths != len(x)).any()):
-        raise ValueError("sequences of different lengths, another layout, or what is clipped")
+    if index or peepholes is not None or not usual(call.op, call.attributes):
+        raise ValueError("states or weights that vary, other activations or layout, or what is clipped")
+    if lengths is not None and (lengths != len(x)).any():
+        raise ValueError("sequences of different lengths")
     through = _lstm if call.op == "LSTM" else _before if call.attributes.get("linear_before_reset") else _after
     hidden, reverse = r.shape[-1], call.attributes.get("direction", "forward") == "reverse"
     none = np.zeros((len(w), x.shape[1], hidden), np.float32)

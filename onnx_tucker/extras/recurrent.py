@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from onnx_tucker.errors import UnsupportedError
+from onnx_tucker.graph.recurrent import usual
 
 Operator = Callable[..., tuple[Tensor, ...]]
 
-DEFAULTS = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
-"""The activations that torch has."""
 GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}
 """Where torch's gates are among ONNX's: i, f, g, o among i, o, f, c; and r, z, n among z, r, h."""
 
@@ -33,9 +32,7 @@ def gru(attributes: dict[str, Any]) -> Operator:
 def _operator(kind: str, attributes: dict[str, Any]) -> Operator:
     direction = attributes.get("direction", "forward")
     directions = 2 if direction == "bidirectional" else 1
-    told = tuple(name.decode().lower() for name in attributes.get("activations", ()))
-    unusual = {"clip", "input_forget", "layout", "activation_alpha", "activation_beta"}
-    if (told and told != DEFAULTS[kind] * directions) or any(attributes.get(name) for name in unusual):
+    if not usual(kind, attributes):
         raise UnsupportedError(f"an {kind} with other activations, clipping or layout")
 
     def run(x: Tensor, w: Tensor, r: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
