@@ -62,7 +62,7 @@ def test_the_trained_network_is_the_thesis_network() -> None:
 
 @pytest.mark.slow
 def test_the_trained_network_knows_its_task() -> None:
-    pixels, labels = clips.clips(clips.TEST, 24)
+    pixels, labels = clips.clips(clips.TEST, 40)
     [logits] = run(STROKES.read_bytes(), clip=pixels)
-    # 24 clips of a network that is right on 97.6 % of them: .8 is more than five standard errors below.
-    assert 0.8 <= (logits.argmax(axis=1) == labels).mean() <= 1
+    # 40 clips of a network that is right on 97.6 % of them: .85 is more than five standard errors below.
+    assert 0.85 <= (logits.argmax(axis=1) == labels).mean() <= 1
