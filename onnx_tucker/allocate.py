@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -23,7 +24,6 @@ from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.forms import DIRECT
-from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.law import CHANGES, Law
 from onnx_tucker.menu import sharing
@@ -75,8 +75,8 @@ class Allocator:
         self._counted = [quantity for quantity in quantities if quantity != "time"]
         self._tuner = Tuner(job) if "time" in quantities else None
         groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
-        self._found = list(self._curves(groups, blind=False))
-        self._blind = list(self._curves(groups, blind=True)) if trust.few(job) else None
+        self._groups = groups
+        self._found = list(self._curves(blind=False))
         self.rough: Rough = before.rough if before else Rough(job)
         self._law: Law | None = (before._law if before else None) if trust.usable(job) else Law()
         self._lawful: Sequence[Curve] | None = None if self._law is None else self._law.of(self._found)
@@ -84,11 +84,16 @@ class Allocator:
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
         self._timed: dict[object, float] = {}
 
-    def _curves(self, groups: Sequence[list[Found]], *, blind: bool) -> Iterator[Curve]:
+    @cached_property
+    def _blind(self) -> Sequence[Curve] | None:
+        """The curves without regard to the data, where there is little of it."""
+        return list(self._curves(blind=True)) if trust.few(self._job) else None
+
+    def _curves(self, *, blind: bool) -> Iterator[Curve]:
         wanted = Wanted([*self._counted, "flops"] if self._tuner else self._counted, aligned=self._tuner is not None)
         made = []
-        for i, curve in enumerate(curves(self._job, wanted, groups, blind=blind)):
-            self._job.progress("measuring errors of nodes", i + 1, len(groups))
+        for i, curve in enumerate(curves(self._job, wanted, self._groups, blind=blind)):
+            self._job.progress("measuring errors of nodes", i + 1, len(self._groups))
             made.append(curve)
         if self._tuner is None:
             yield from made

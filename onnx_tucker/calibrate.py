@@ -250,7 +250,7 @@ class Fitting:
         chain = trust.fitted(site, candidate, _felt(self._job, found, goals_) if self._influential else goals_, rounds)
         logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trusted[:2])
         if trusted.means:
-            chain = replace(chain, bias=_bias(self._job, found, halves, known, reconstruct(chain)))
+            chain = replace(chain, bias=_bias(found, halves, known, reconstruct(chain)))
         chain = self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
         return chain if scores is None else self._corrected(found, chain, scores)
 
@@ -305,10 +305,12 @@ class Fitting:
         def fresh() -> Trust:
             return trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
 
-        return self._trusts.of(self._whole, found, candidate, fresh) if self._trusts else fresh()
+        if self._trusts is None:
+            return fresh()
+        return self._trusts.of(self._whole, found, candidate, fresh, rough=self._rough)
 
 
-def _bias(job: Job, found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
+def _bias(found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
     """The bias that makes up for what a weight has changed in the mean, as far as both halves of the samples agree."""
     own = own_bias(found)
     assert own is not None

@@ -25,14 +25,15 @@ from onnx import numpy_helper
 from onnx_tucker.errors import DataError, ModelError, TuckerError
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.layer import probe
+from onnx_tucker.graph.nodes import attributes, opset_of
 from onnx_tucker.graph.segment import between, model_of
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
 from onnx_tucker.later import Choice, Later
 from onnx_tucker.parts import Part, blocks
-from onnx_tucker.runtime.batches import Batches, Inputs, some
+from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.fidelity import relative_l2
-from onnx_tucker.runtime.inputs import fixed_sizes
+from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import FAILURES, Feed, cores, cpu_name, first_line, run_named
 from onnx_tucker.settings import Course
 from onnx_tucker.version import __version__
@@ -71,12 +72,14 @@ def require_torch() -> None:
 
 
 def require_known(job: Job) -> None:
-    """Makes sure that torch knows the operators of a model, of which a factorised one has no others.
+    """Makes sure that torch runs the operators of a model, of which a factorised one has no others.
 
     Raises:
         ModelError: it does not.
     """
-    importlib.import_module("onnx_tucker.extras.network").Network(job.model, (), folder=job.folder)
+    network = importlib.import_module("onnx_tucker.extras.network").Network(job.model, (), folder=job.folder)
+    if job.inputs is not None:
+        network.run(job.inputs.check.feeds[0], _numbers(job.model))
 
 
 def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None = None) -> onnx.ModelProto:
@@ -97,10 +100,10 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
     """
     if job.inputs is None or job.inputs.kind != "data":
         raise DataError("The data has no samples, so there is nothing to train on.")
-    fixed = _fixed(job, job.inputs.fit)
+    assert job.session is not None
+    fixed = not divisible(job.session, job.inputs.fit)
     job = replace(job, inputs=_finite(job.inputs, fixed))
-    torch: Any = importlib.import_module("torch")
-    torch.set_num_threads(job.settings.threads or cores())
+    training: Any = importlib.import_module("onnx_tucker.extras.training")
     names = trainable(model)
     if not names:
         raise ModelError("The factorised model has no weights in single precision that could be trained.")
@@ -111,25 +114,12 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
     hidden = _alike(job, model, _hidden(job, model, outputs))
     parts = blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
     result, course = model, replace(course, minutes=course.minutes / len(parts))
-    for number, part in enumerate(parts):
-        what = f"block {number + 1} of {len(parts)}, " if course.blocks else ""
-        watch = _Watch(job, result, what, None if course.blocks else score)
-        result = _trained(job, result, part, course, watch, fixed=fixed)
+    with training.settled(job.settings.threads or cores()):
+        for number, part in enumerate(parts):
+            what = f"block {number + 1} of {len(parts)}, " if course.blocks else ""
+            watch = _Watch(job, result, what, None if course.blocks else score)
+            result = _trained(job, result, part, course, watch, fixed=fixed)
     return result
-
-
-def _fixed(job: Job, batches: Batches) -> bool:
-    """Whether the model takes batches of one size only, which it may not declare."""
-    assert job.session is not None
-    if fixed_sizes(job.session.get_inputs()):
-        return True
-    feed = batches.feeds[0]
-    try:
-        if batches.batch(feed) > 1:
-            job.session.run(None, dict(some(feed, batches.along, slice(1))))
-    except FAILURES:
-        return True
-    return False
 
 
 def _finite(inputs: Inputs, fixed: bool) -> Inputs:
@@ -245,16 +235,31 @@ def _criterion(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> Any:
     labels: Any = importlib.import_module("onnx_tucker.extras.labels")
     check = job.inputs.check
     values = run_named(job.session, check.feeds[0])
-    makers = {name: _maker(model, name) for name in outputs}
+    makers = {name: labels.Maker(*_maker(model, name)) for name in outputs}
     return labels.criterion([*check.labels, *job.inputs.fit.labels], {n: values[n] for n in outputs}, makers)
 
 
-def _maker(model: onnx.ModelProto, name: str) -> str:
-    """The operator that a value comes from, before it is put into another shape."""
-    nodes = {output: node for node in model.graph.node for output in node.output}
-    while name in nodes and nodes[name].op_type in SHAPERS:
+def _maker(model: onnx.ModelProto, output: str) -> tuple[str, int | None, str]:
+    """The operator that an output comes from, before it is put into another shape or order.
+
+    Also along which axis of the output it compares, where that is known, and what it makes the output itself from.
+    """
+    nodes, name = {made: node for node in model.graph.node for made in node.output}, output
+    orders: list[list[int]] = []
+    while name in nodes and nodes[name].op_type in (*SHAPERS, "Transpose"):
+        orders.append(attributes(nodes[name]).get("perm", []) if nodes[name].op_type == "Transpose" else [])
         name = nodes[name].input[0]
-    return nodes[name].op_type if name in nodes else ""
+    if name not in nodes:
+        return "", None, ""
+    node = nodes[name]
+    last = -1 if opset_of(model) >= 13 else 1
+    axis = attributes(node).get("axis", last) if node.op_type in ("Softmax", "LogSoftmax") else None
+    rank = len(orders[0]) if orders and all(orders) else 0
+    if axis is not None and orders:
+        axis = axis % rank if rank else None
+    for order in reversed(orders):
+        axis = None if axis is None or not order else [*order].index(axis)
+    return node.op_type, axis, node.input[0] if name == output else ""
 
 
 def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | None:
@@ -293,9 +298,7 @@ def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> No
     Raises:
         ModelError: it does not; the text names the first node that differs.
     """
-    text = onnx.TensorProto.STRING
-    numbers = [value.name for value in model.graph.output if value.type.tensor_type.elem_type != text]
-    differing = _differing(job, model, network, feed, numbers)
+    differing = _differing(job, model, network, feed, _numbers(model))
     if differing is None:
         return
     inner = [name for node in model.graph.node for name in node.output if name]
@@ -305,6 +308,12 @@ def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> No
         f"torch does not compute the {node.op_type} {node.name or first!r} as onnxruntime does, so that the model "
         "cannot be fine-tuned."
     )
+
+
+def _numbers(model: onnx.ModelProto) -> list[str]:
+    """The outputs of a model that are no text."""
+    text = onnx.TensorProto.STRING
+    return [value.name for value in model.graph.output if value.type.tensor_type.elem_type != text]
 
 
 def _differing(job: Job, model: onnx.ModelProto, network: Network, feed: Feed, names: Sequence[str]) -> str | None:

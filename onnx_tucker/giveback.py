@@ -17,6 +17,7 @@ from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.graph.nodes import graphs
 from onnx_tucker.job import Job
 from onnx_tucker.measure import Outcome, in_situ, report
+from onnx_tucker.menu import members
 from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import give_back, planned_candidate, replay
@@ -74,7 +75,7 @@ def paying(job: Job, decision: Decision) -> Made:
     """
     made = _timed(job, Made(decision, factorise(job, _planned(job, decision), "weights")))
     if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
-        made = _without_slow(job, made, made.timings)
+        made = _without_slow(job, made)
     return _not_slower(job, made)
 
 
@@ -163,12 +164,13 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         raise PromiseError(verdict.broken)
     order = _costliest(job, made, promises)
     logger.info("%s Chains are given back.", verdict.broken)
-    tried = {0: (made, verdict)}
+    tried, trusts = {0: (made, verdict)}, trust.Trusts(made.result.planned)
 
     def holds(number: int) -> bool:
         if number not in tried:
             job.progress("giving chains back", len(tried) - 1, math.ceil(math.log2(len(order) + 1)))
-            less = _with_less(job, made, dict.fromkeys(order[:number], "given back, as a promise would not hold"))
+            reasons = dict.fromkeys(order[:number], "given back, as a promise would not hold")
+            less = _with_less(job, made, reasons, trusts)
             tried[number] = less, promises.verify(less.result)
         return not tried[number][1].broken
 
@@ -177,8 +179,8 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     if high >= len(order):
-        less = " It is so as long as a chain is left; allow more, or raise the ranks or the budget."
-        raise PromiseError(f"{verdict.broken}{less if order and job.session is not None else ''}")
+        less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."
+        raise PromiseError(f"{verdict.broken}{less if order and verdict.closeness else ''}")
     firm = (
         number
         for number in range(high, len(order))
@@ -200,14 +202,10 @@ def _costliest(job: Job, made: Made, promises: Promises) -> list[str]:
     leaders = [
         found.place.label for found in job.found if found.place.label in leaders and found.group == found.place.label
     ]
-    groups = {label: _group(job, label) for label in leaders}
+    groups = {found.place.label: members(job, found) for found in job.found if found.place.label in leaders}
     lost = {label: promises.error(made.result.only(job, group)) for label, group in groups.items()}
     saved = {label: sum(_saved(job, made, one) for one in group) for label, group in groups.items()}
     return sorted(leaders, key=lambda label: -lost[label] / max(saved[label], 1e-9))
-
-
-def _group(job: Job, label: str) -> list[str]:
-    return [found.place.label for found in job.found if found.group == label]
 
 
 def _saved(job: Job, made: Made, label: str) -> float:
@@ -233,7 +231,7 @@ def _not_slower(job: Job, made: Made) -> Made:
     return made
 
 
-def _without_slow(job: Job, made: Made, timings: list[Timing]) -> Made:
+def _without_slow(job: Job, made: Made) -> Made:
     """Gives back the nodes that are slower within the model than they were, if it is faster without them."""
     before, after = in_situ(job, job.model), in_situ(job, made.result.model)
     if not before or not after:
@@ -253,11 +251,18 @@ def _without_slow(job: Job, made: Made, timings: list[Timing]) -> Made:
     return _timed(job, other)
 
 
-def _with_less(job: Job, made: Made, reasons: Mapping[str, str]) -> Made:
-    """The model without some of its chains. Those that were fitted behind others are fitted anew."""
+def _with_less(job: Job, made: Made, reasons: Mapping[str, str], trusts: trust.Trusts | None = None) -> Made:
+    """The model without some of its chains. Those that were fitted behind others are fitted anew.
+
+    Args:
+        job: the run.
+        made: the model.
+        reasons: why chains are given back, by the label of their node.
+        trusts: how far the data of nodes is trusted, if that is not found out anew.
+    """
     decision = give_back(job, made.decision, reasons)
     if made.result.basis != "weights":
-        return Made(decision, factorise(job, _planned(job, decision), made.result.basis))
+        return Made(decision, factorise(job, _planned(job, decision), made.result.basis, trusts=trusts))
     return Made(decision, made.result.only(job, _planned(job, decision)))
 
 

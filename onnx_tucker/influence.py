@@ -8,13 +8,15 @@ Kronecker-factored curvature is built of the same G: Martens and Grosse, ICML 20
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 
 from onnx_tucker.backward import Backward
 from onnx_tucker.factor.regression import shrinkage
@@ -23,6 +25,7 @@ from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import sums
 from onnx_tucker.runtime.batches import Batches, some
+from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.types import Array, Site
 
@@ -47,7 +50,8 @@ class Influences:
         view: the main graph.
         found: all weight-bearing nodes.
         batches: what the model is run on.
-        machine: how.
+        session: of the model.
+        machine: how sessions run.
         folder: what the model's external data is relative to.
         seed: of the sums of the outputs that are derived.
         most: samples that the model may be run on, but for `LEAST`.
@@ -59,17 +63,25 @@ class Influences:
         view: View,
         found: Sequence[Found],
         batches: Batches,
+        session: ort.InferenceSession,
         machine: Machine,
         folder: Path,
         seed: int,
         most: int,
         progress: Callable[[str, int, int], None],
     ) -> None:
-        self._view, self._batches, self._machine, self._folder = view, batches, machine, folder
-        self._random, self._progress = np.random.default_rng(seed), progress
+        self._view, self._batches, self._session = view, batches, session
+        self._machine, self._folder, self._seed, self._progress = machine, folder, seed, progress
         self._draws = max(LEAST, min(DRAWS, most))
         main = [one for one in found if one.place.scope.graph is view.model.graph]
         self._nodes = [o for o in main if isinstance(o.reading.found, Site) and o.site.stage.out <= WIDEST]
+
+    def of_samples(self, batches: Batches) -> Influences:
+        """The same by other samples."""
+        other = copy.copy(self)
+        other._batches = batches
+        vars(other).pop("_known", None)
+        return other
 
     def of(self, found: Found) -> Array | None:
         """G of a node's outputs, together with those that share its weight.
@@ -100,16 +112,18 @@ class Influences:
     @cached_property
     def _known(self) -> Mapping[str, Array]:
         totals, rows = dict[str, Array](), dict[str, int]()
+        signs = partial(_signs, np.random.default_rng(self._seed))
         if not self._found:
             return totals
         try:
             backward = Backward(self._view, self._machine, self._folder, self._found.keys())
+            least = 1 if divisible(self._session, self._batches) else max(map(self._batches.batch, self._batches.feeds))
             sample = self._bytes_of_a_sample(backward)
-            if sample > MOST:
-                logger.info("the outputs are not derived: a sample takes %.3g GB", sample / 2**30)
+            if least * sample > MOST:
+                logger.info("the outputs are not derived: that would take %.3g GB", least * sample / 2**30)
                 return totals
-            for feed in self._feeds(max(1, int(HELD / (sample or 1)))):
-                for name, change in backward.run(feed, self._signs):
+            for feed in self._feeds(max(1, int(HELD / (sample or 1))), whole=least > 1):
+                for name, change in backward.run(feed, signs):
                     with np.errstate(all="ignore"):  # of samples that are not finite
                         squares = _squares(change, self._found[name])
                         if squares is not None:
@@ -117,8 +131,7 @@ class Influences:
                             alike = change.size // change.shape[self._found[name].axis] // ALIKE
                             rows[name] = rows.get(name, 0) + max(alike, self._batches.batch(feed))
         except (*FAILURES, LookupError) as error:
-            logger.info("the outputs are not derived: %s", first_line(error))
-            return {}
+            logger.info("the outputs are not derived any further: %s", first_line(error))
         logger.info("influence on the outputs is known of %d of %d values", len(totals), len(self._found))
         return {name: _evened(total, rows[name]) for name, total in totals.items() if total.any()}
 
@@ -129,9 +142,14 @@ class Influences:
         counted = [shapes[value.name][0] for value in self._view.model.graph.input if shapes.get(value.name)]
         return 4 * sum(sizes) / (max(counted, default=1) or 1)
 
-    def _feeds(self, at_once: int) -> Iterator[Feed]:
-        """Samples, again from the first one on when all were taken, until they are as many as are asked for."""
-        done, along = 0, self._batches.along
+    def _feeds(self, at_once: int, *, whole: bool) -> Iterator[Feed]:
+        """Samples, again from the first one on when all were taken, until they are as many as are asked for.
+
+        Args:
+            at_once: how many of them.
+            whole: whether the model takes no parts of batches.
+        """
+        done, along = 0, frozenset[str]() if whole else self._batches.along
         while True:
             for feed in self._batches.feeds:
                 samples = self._batches.batch(feed)
@@ -145,16 +163,17 @@ class Influences:
                         self._progress("deriving the outputs", self._draws, self._draws)
                         return
 
-    def _signs(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Of each output a sum of its elements with random signs, relative to their size."""
-        made = {}
-        for name, output in outputs.items():
-            known = np.isfinite(output)
-            size = float(np.sqrt(np.square(output, dtype=np.float64).sum(where=known)))
-            signs = self._random.integers(0, 2, output.shape, np.int8).astype(np.float32)
-            if size > 0:
-                made[name] = np.where(known, (2 * signs - 1) / np.float32(size), np.float32(0))
-        return made
+
+def _signs(rng: np.random.Generator, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Of each output a sum of its elements with random signs, relative to their size."""
+    made = {}
+    for name, output in outputs.items():
+        known = np.isfinite(output)
+        size = float(np.sqrt(np.square(output, dtype=np.float64).sum(where=known)))
+        signs = rng.integers(0, 2, output.shape, np.int8).astype(np.float32)
+        if size > 0:
+            made[name] = np.where(known, (2 * signs - 1) / np.float32(size), np.float32(0))
+    return made
 
 
 def _squares(change: Array, found: Found) -> Array | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from onnx_tucker.influence import Influences
 from onnx_tucker.runtime import batches, inputs
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
-from onnx_tucker.runtime.memory import Memory
+from onnx_tucker.runtime.memory import PASSING, Memory
 from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.runtime.timing import Stopwatch
@@ -78,6 +78,7 @@ class Job:
         memory: of what this run and earlier ones have measured.
         stopwatch: times models.
         progress: is told how far it is.
+        warned: the nodes of which it was said that not all of their data is finite.
     """
 
     settings: Settings
@@ -98,6 +99,7 @@ class Job:
     stopwatch: Stopwatch
     progress: Progress
     influences: Influences | None = None
+    warned: set[str] = field(default_factory=set)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -124,8 +126,16 @@ class Job:
         except FAILURES as error:
             logger.info("the model does not run on parts of the data: %s", first_line(error))
             return []
-        known = ((part, Reference(self.session, part.feeds), Held[Any](WANTED_BYTES // FOLDS)) for part in parts)
-        return [replace(self, inputs=part, reference=outputs, wanted=wanted) for part, outputs, wanted in known]
+        return [
+            replace(
+                self,
+                inputs=part,
+                reference=Reference(self.session, part.feeds),
+                wanted=Held(WANTED_BYTES // FOLDS),
+                influences=self.influences and self.influences.of_samples(part.fit),
+            )
+            for part in parts
+        ]
 
     @cached_property
     def sample_macs(self) -> int:
@@ -152,18 +162,17 @@ class Job:
         """What models are to have little of: time if the whole model is timed, else FLOPs."""
         return "time" if self.settings.benchmark and self.timed_feed is not None else "flops"
 
-    def key(self, *parts: object) -> str | None:
+    def key(self, *parts: object) -> str:
         """A key for `memory` of what follows from the model, the data, the settings and these parts, in this version.
 
-        None where weights are in other files, which may change.
+        Where something of it is in other files, which may change, what it is the key of does not outlive the run.
         """
-        if self.data_files or self.settings.statistics is not None:
-            return None
+        passing = PASSING if self.data_files or self.settings.statistics is not None else ""
         data = self.inputs.digest if self.inputs is not None and self.inputs.kind == "data" else None
         settings = [getattr(self.settings, name) for name in KEY_SETTINGS]
-        return str(joblib.hash((__version__, ort.__version__, self.fingerprint, data, settings, parts)))
+        return f"{passing}{joblib.hash((__version__, ort.__version__, self.fingerprint, data, settings, parts))}"
 
-    def planned_key(self, what: str, planned: Mapping[str, Candidate], *parts: object) -> str | None:
+    def planned_key(self, what: str, planned: Mapping[str, Candidate], *parts: object) -> str:
         """The same of what follows from what nodes are to become, by label."""
         return self.key(what, sorted((label, str(candidate)) for label, candidate in planned.items()), *parts)
 
@@ -188,7 +197,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     original, folder, data_files = load(source)
     model = _inlined(original) if settings.inline_functions and original.functions else original
     content = model.SerializeToString(deterministic=True)
-    machine = Machine(settings.threads, Path(settings.custom_op_lib) if settings.custom_op_lib else None)
+    machine = Machine(settings.threads, Path(settings.custom_op_lib).resolve() if settings.custom_op_lib else None)
     machine.check()
     wanted = bool(settings.data) or settings.eval is not None
     session = _session(model, content, folder, machine, wanted)
@@ -239,7 +248,9 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     if session is None or ran is None or ran.kind != "data":
         return job
     view, most = View.of(model, context), job.samples_for(DERIVED_MACS)
-    return replace(job, influences=Influences(view, found, ran.fit, machine, folder, settings.seed, most, progress))
+    return replace(
+        job, influences=Influences(view, found, ran.fit, session, machine, folder, settings.seed, most, progress)
+    )
 
 
 def load(source: onnx.ModelProto | Path) -> io.Loaded:

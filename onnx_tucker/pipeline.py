@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
@@ -107,8 +106,7 @@ def compress(
             final, size = outputs.stage_model(job, source, final, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
         result = Result(final, report(job, outcome), plan)
-        if settings.plan is None:
-            require_budgets(settings.budgets, result.report)
+        require_budgets(settings.budgets, result.report)
         outputs.stage_sides(job, result.report, plan, staging)
         staging.commit(target, job.data_files)
     return result
@@ -135,7 +133,7 @@ def sweep(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings(**_any_drop(options))
+    settings = Settings(**options)
     if not 2 <= points <= 1000:
         raise UsageError("--points is from 2 to 1000.")
     source = source_of(model)
@@ -168,12 +166,6 @@ def sweep(
 
 def _plan_path(folder: str | Path, number: int) -> Path:
     return Path(folder) / f"plan-{number + 1:02}.json"
-
-
-def _any_drop(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with which a score that is shown may fall as far as it likes, unless they say how far."""
-    shown = options.get("eval") is not None and options.get("max_drop") is None
-    return {**options, "max_drop": math.inf} if shown else options
 
 
 @limited
@@ -214,7 +206,7 @@ def finetune(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings(**_any_drop(options))
+    settings = Settings(**options)
     loss = loss or loss_of(settings)
     course = Course(epochs, minutes, learning_rate, batch, loss, blocks, settings.seed)
     if not settings.data:

@@ -24,6 +24,8 @@ from onnx_tucker.types import Closeness
 
 logger = logging.getLogger(__name__)
 
+CANNOT_BE_CHECKED = "cannot be checked, because the model cannot be run; a warning before this says why."
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -78,15 +80,15 @@ class Promises:
         broken = _broken(job, closeness, changed=bool(result.weights))
         if broken or self._evaluate is None:
             return Verdict(closeness, broken=broken)
-        if session is None or self.original_score is None:
-            return Verdict(
-                closeness,
-                broken="--max-drop cannot be checked, because the model cannot be run; see the reason above.",
-            )
-        before, after, most = self.original_score, score(self._evaluate, session), job.settings.max_drop
+        before, most = self.original_score, job.settings.max_drop
+        if session is None or before is None:
+            return Verdict(closeness, broken=None if most is None else f"--max-drop {CANNOT_BE_CHECKED}")
+        after = score(self._evaluate, session)
         logger.info("score %.6g before, %.6g after", before, after)
         fall = before - after
-        if most is not None and not fall <= most:
+        if not math.isfinite(after):
+            broken = f"The function of --eval gives {after:g} for the result."
+        elif most is not None and fall > most:
             broken = f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {most:g}."
         return Verdict(closeness, after, fall, broken)
 
@@ -166,7 +168,7 @@ def _broken(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> st
     if settings.max_error is None:
         return None
     if closeness is None or job.inputs is None:
-        return "--max-error cannot be checked, because the model cannot be run; see the reason above."
+        return f"--max-error {CANNOT_BE_CHECKED}"
     far = too_far(closeness, settings.max_error, job.inputs.kind)
     return f"{far}." if far else None
 

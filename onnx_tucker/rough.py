@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 WORTHWHILE = 1.02
 """How much closer chains have to be that take longer to make."""
-FITS = ("outputs", "influence")
+FITS: tuple[Basis, ...] = ("outputs", "influence")
 """What chains may be fitted to, of which the first model says which."""
 
 
@@ -45,7 +45,7 @@ class Rough:
         if not any(candidate.method for candidate in planned.values()):
             return 0.0
         trusts = self._begin(planned)
-        key = self._job.planned_key("allocation", planned)
+        key = self._key("allocation", planned)
         recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
@@ -89,7 +89,7 @@ class Rough:
         planned = unfitted.planned
         bases = calibrate.bases(self._job, planned)
         if len(bases) > 1 and basis not in bases:
-            key = self._job.planned_key("basis", planned)
+            key = self._key("basis", planned)
             recalled = self._job.memory.recall(key)
             if recalled is not None and recalled.value in bases:
                 basis = recalled.value
@@ -103,7 +103,8 @@ class Rough:
         if trust.scarce(self._job):
             errors = held_out(self._job, unfitted, bases)
             if min(errors.values(), default=math.inf) < math.inf:
-                return min(errors, key=errors.__getitem__)
+                closest = min(errors, key=errors.__getitem__)
+                return closest if errors[closest] * WORTHWHILE < errors[bases[0]] else bases[0]
         best: Basis = bases[0]
         least, fit = math.inf, self._chosen(bases)
         for i, basis in enumerate(bases):
@@ -153,16 +154,21 @@ class Rough:
     def _choose_fit(self, errors: Mapping[Basis, float]) -> None:
         """Fits all further models to what the first one came closest by."""
         fitted = {basis: missed for basis, missed in errors.items() if basis in FITS}
-        if self._fit is None and fitted:
-            chosen = min(fitted, key=fitted.__getitem__)
-            self._job.memory.remember(self._fit_key, chosen)
-            self._fit = chosen
+        if self._chosen(FITS) is None and fitted:
+            best = min(fitted, key=fitted.__getitem__)
+            self._job.memory.remember(self._fit_key, best)
+            self._fit = best
 
     @property
-    def _fit_key(self) -> str | None:
+    def _fit_key(self) -> str:
         return self._job.planned_key("fit", self._first or {})
+
+    def _key(self, what: str, planned: Mapping[str, Candidate]) -> str:
+        """A key of what follows from a model, and from the first one."""
+        return self._job.planned_key(what, planned, self._fit_key)
 
 
 def _recipes(planned: Mapping[str, Candidate]) -> object:
     """What tells models apart whose nodes may have other forms."""
-    return frozenset((label, candidate.method, candidate.ranks) for label, candidate in planned.items())
+    chains = (pair for pair in planned.items() if pair[1].method)
+    return frozenset((label, candidate.method, candidate.ranks) for label, candidate in chains)

@@ -19,6 +19,7 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.job import Job
 from onnx_tucker.menu import members
+from onnx_tucker.runtime.batches import turns
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Array, Stage
 
@@ -203,7 +204,8 @@ def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statisti
         for half, known in enumerate(halves):
             for part in _chunks(stage, order[drawn.half[order] == half]):
                 left_out += known.add(patches(stage, drawn.x, rows[part]), y[part])
-    if left_out:
+    if left_out and found.place.label not in job.warned:
+        job.warned.add(found.place.label)
         logger.warning("%s: %d positions of the data are not finite and are left out.", found.place.label, left_out)
     return halves[0], halves[1]
 
@@ -220,6 +222,7 @@ def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int,
     """
     assert job.inputs is not None
     data, rng, before = job.inputs.fit, np.random.default_rng(job.settings.seed), 0
+    half_of = turns(data.samples, 2, np.random.default_rng(job.settings.seed)) % 2
     kind: type[Moments] | type[Samples] = Samples
     limit = 0
     key = (found.place.label, source.target(found), most, window, data.samples)
@@ -234,14 +237,16 @@ def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int,
             kind, limit = _kind(stage, window, min(most, positions // batch * data.samples // math.prod(window)))
         number = limit * batch // data.samples
         drawn = draw(shape, window, max(1, number), rng)
-        sample = before + drawn[:, 0] * batch // positions if data.samples > 1 else rng.integers(2, size=len(drawn))
+        half = half_of[before + drawn[:, 0] * batch // positions]
+        if data.samples == 1:
+            half = rng.integers(2, size=len(drawn))
         before += batch
         at = drawn.ravel()
         wanted = known[i] if y is None else Wanted(shape, outputs(stage, y, at))
         size += wanted.rows.nbytes
         made = [*made, wanted] if not known and job.wanted.fits(size) else []
         added = None if flow.added is None else outputs(stage, found.seat.outputs(flow.added), at)
-        yield Drawn(kind, stage, x, drawn, sample % 2, wanted.rows, added)
+        yield Drawn(kind, stage, x, drawn, half, wanted.rows, added)
     if len(made) == len(data.feeds):
         job.wanted.keep(key, made, size)
 

@@ -38,7 +38,7 @@ class Settings:
         statistics_out: where to write what the nodes see on the data.
         max_error: the largest relative L2 error of any output that is accepted.
         eval: "FILE.py:FUNC", or a function; FUNC(run) returns a score, higher is better.
-        max_drop: the largest loss of that score that is accepted.
+        max_drop: the largest loss of that score that is accepted; None for any, the score is reported.
         lower: whether convolutions may be computed in other forms, mainly 3D ones as 2D ones on frames.
         benchmark: whether to time; without it nothing is given back for being slow.
         keep_slower: whether to keep chains that measure slower than their node.
@@ -146,8 +146,8 @@ class Settings:
             raise UsageError("--statistics-out needs --data, of which they are.")
         if self.finetune_epochs > 0 and not self.data:
             raise UsageError("--finetune-epochs needs --data, on which the result is trained.")
-        if (self.eval is None) != (self.max_drop is None):
-            raise UsageError("--eval and --max-drop go together.")
+        if self.max_drop is not None and self.eval is None:
+            raise UsageError("--max-drop is of the score that a function gives; name that with --eval.")
         if not (self.eval is None or isinstance(self.eval, str) or callable(self.eval)):
             raise UsageError("--eval is FILE.py:FUNC, or in Python a function.")
         for name, sizes in (*self.input_shape.items(), *((n, (size,)) for n, size in self.dim.items())):

@@ -74,7 +74,7 @@ class Trust(NamedTuple):
 
 
 class Trusts:
-    """How far data is trusted in all rough passes that are compared: as far as the first one finds.
+    """How far data is trusted in all passes that are compared: as far as the first one finds.
 
     Args:
         first: what nodes become in that; what is remembered of it serves all comparisons that begin so.
@@ -83,9 +83,9 @@ class Trusts:
     def __init__(self, first: Mapping[str, Candidate]) -> None:
         self._first = first
 
-    def of(self, job: Job, found: Found, candidate: Candidate, find: Callable[[], Trust]) -> Trust:
-        """How far the data of a node is trusted, by what is remembered or else by `find`."""
-        key = job.planned_key("trust", self._first, found.place.label, candidate.method is None)
+    def of(self, job: Job, found: Found, candidate: Candidate, find: Callable[[], Trust], *, rough: bool) -> Trust:
+        """How far the data of a node is trusted, by what is remembered or else by `find`, in rough passes or others."""
+        key = job.planned_key("trust", self._first, found.place.label, candidate.method is None, rough)
         known = Trust.restored(job.memory.recall(key))
         if known is None:
             known = find()

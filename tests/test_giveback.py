@@ -91,7 +91,7 @@ def test_a_score_that_held_by_chance_does_not_decide() -> None:
 
 
 def test_nothing_is_written_if_no_chain_can_stay() -> None:
-    with pytest.raises(PromiseError, match=r"above --max-error 1e-09\. It is so as long as a chain is left"):
+    with pytest.raises(PromiseError, match=r"above --max-error 1e-09\. It is broken even with a single chain left"):
         statuses(max_error=1e-9)
 
 

@@ -71,6 +71,18 @@ def test_groups_have_their_own_and_channels_are_where_they_are() -> None:
     assert np.allclose((diagonal[5] - influence.EVEN) / others, 100, rtol=1e-3)
 
 
+@pytest.mark.parametrize("held", [2**28, 2000])
+def test_a_model_that_takes_batches_of_one_size_gets_whole_ones(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(influence, "HELD", held)
+    made = linear(noise(5, 6), noise(6, 40))
+    free = known(job_of(made, noise(300, 5)))["first"]
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 10  # of which 256 is no multiple
+    found = known(job_of(made, noise(300, 5)))["first"]
+    assert free is not None
+    assert found is not None
+    assert relative(free[0], found[0]) < 0.4
+
+
 def test_the_same_seed_gives_the_same() -> None:
     made, x = two_layers(), noise(16, 24, 16, 16)
     first, second = (known(job_of(made, x)) for _ in range(2))

@@ -74,8 +74,8 @@ def test_the_main_job(source: Path, tmp_path: Path) -> None:
     assert report.totals.file_bytes.after == target.stat().st_size < source.stat().st_size
     assert report.fidelity is not None
     assert (report.fidelity.inputs, report.fidelity.samples) == ("data", 1)  # one of five is kept for this
-    error = relative(run(two_layers(), x=X[4:5])[0], run(written, x=X[4:5])[0])
-    assert report.fidelity.outputs[0].relative_l2 == pytest.approx(error, rel=1e-3)
+    errors = [relative(run(two_layers(), x=X[[i]])[0], run(written, x=X[[i]])[0]) for i in range(5)]
+    assert report.fidelity.outputs[0].relative_l2 in [pytest.approx(error, rel=1e-3) for error in errors]
     for node in report.nodes:
         assert node.time_ms.before
         assert node.time_ms.after
@@ -354,7 +354,7 @@ def test_invalid_models_are_refused() -> None:
     [
         ({"flops": "many"}, "--flops many"),
         ({"op_types": ["Relu"]}, "--op-types Relu"),
-        ({"max_drop": 0.1}, "go together"),
+        ({"max_drop": 0.1}, "name that with --eval"),
         ({"max_error": float("nan")}, "--max-error"),
         ({"threads": -1}, "--threads"),
         ({"jobs": 0}, "--jobs"),

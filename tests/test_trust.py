@@ -67,10 +67,12 @@ def test_searches_that_begin_alike_share_what_they_find_and_no_others_do() -> No
     beginnings: list[dict[str, Candidate]] = [{"node": chain}, {"node": replace(chain, ranks=(2,))}, {"node": chain}]
     told = [trust.Trust(ridge, None, True) for ridge in RIDGES[:3]]
     given = [
-        trust.Trusts(first).of(job, found, chain, lambda own=own: own)
+        trust.Trusts(first).of(job, found, chain, lambda own=own: own, rough=True)
         for first, own in zip(beginnings, told, strict=True)
     ]
     assert given == [told[0], told[1], told[0]]
+    other = trust.Trusts(beginnings[0]).of(job, found, chain, lambda: told[2], rough=False)
+    assert other == told[2]
 
 
 def statistics(rows: int, weight: Array, noise: float) -> Moments:

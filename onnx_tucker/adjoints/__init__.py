@@ -28,7 +28,7 @@ _REDUCTIONS = (
 _BY_ITSELF = (*OPERATORS, *"Cos Mean PRelu Sin".split())
 
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(_BY_ITSELF, elementwise.by_itself),
+    **dict.fromkeys(_BY_ITSELF, elementwise.by_itself),  # but for those that follow, which need no steps
     **dict.fromkeys(_MOVES, moves.moved),
     **dict.fromkeys(("Resize", "Upsample"), moves.resized),
     **dict.fromkeys(("Add", "Sub", "Sum"), elementwise.added),

@@ -8,8 +8,10 @@ import numpy as np
 
 from onnx_tucker.adjoints.call import Call, Value, reduced, single
 
-STEP = 1e-3
-"""How far up and down values go, relative to the root of their mean square."""
+STEP, SMALL = 1e-3, 1e-2
+"""How far up and down values go, relative to their size, that of most of them or this, whichever is the largest: one
+that is to hide others may be larger than all by far, and small steps are lost in a function of another scale.
+"""
 
 
 def by_itself(call: Call, changes: Sequence[Value | None], index: int) -> Value:
@@ -17,11 +19,13 @@ def by_itself(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     x, change = call.given(index), single(changes)
     if x.dtype != np.float32 or not x.size:
         raise ValueError("there are no numbers in single precision")
-    known = np.isfinite(x)
-    step = np.float32(STEP * (float(np.sqrt(np.square(x).mean(dtype=np.float64, where=known))) if known.any() else 1))
-    step = step or np.float32(STEP)
-    up, down = (call.run([*call.inputs[:index], x + way, *call.inputs[index + 1 :]])[0] for way in (step, -step))
-    return reduced(change * ((up - down) / (2 * step)), x.shape)
+    sizes, most = np.abs(x), np.finfo(x.dtype).max
+    typical = np.median(sizes[np.isfinite(x)]) if np.isfinite(x).any() else 0.0
+    step = np.float32(STEP) * np.maximum(sizes, np.float32(max(typical, SMALL)))
+    higher, lower = np.minimum(x + step, most), np.maximum(x - step, -most)
+    up, down = (call.run([*call.inputs[:index], way, *call.inputs[index + 1 :]])[0] for way in (higher, lower))
+    slope = np.where(np.isinf(x), np.float32(0), (up - down) / (higher - lower))
+    return reduced(change * slope, x.shape)
 
 
 def normalised(call: Call, changes: Sequence[Value | None], index: int) -> Value:

@@ -14,36 +14,48 @@ from torch.nn import functional
 
 from onnx_tucker.errors import DataError
 
-LEAST = 1e-7
-"""Probabilities count as at least this."""
-
 
 @dataclass(frozen=True)
 class Criterion:
     """A loss on labels.
 
     Attributes:
-        output: name of the output that they are of.
-        loss: of that output and the labels of the same samples.
+        output: name of the output that they are of, or of the value that this is made from.
+        loss: of that value and the labels of the same samples.
     """
 
     output: str
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Maker:
+    """What an output comes from.
+
+    Attributes:
+        operator: that of a Softmax or a Sigmoid makes probabilities.
+        axis: of the output, along which it compares, if it does and that is known.
+        scores: name of what it makes the output itself from; empty where the output has other places than that.
+    """
+
+    operator: str = ""
+    axis: int | None = None
+    scores: str = ""
+
+
 def criterion(
-    told: Sequence[NDArray[Any]], outputs: Mapping[str, NDArray[Any]], makers: Mapping[str, str]
+    told: Sequence[NDArray[Any]], outputs: Mapping[str, NDArray[Any]], makers: Mapping[str, Maker]
 ) -> Criterion:
     """The loss that fits labels and the first of the outputs that they can be of.
 
-    Integers are classes: of an output with an axis more, which is the one behind the batch or the last, as they are or
-    one of them 1 and the others 0; or each of two classes, of an output with as many values. Fractions are the values
-    that the output should have.
+    Integers are classes: of an output with an axis more, which is the one that it compares along, behind the batch or
+    the last, as they are or one of them 1 and the others 0; or each of two classes, of an output with as many values.
+    Fractions are the values that the output should have.
 
     Args:
         told: labels in batches.
         outputs: of the samples of the first batch, by name.
-        makers: the operators that the outputs come from: those of a Softmax or a Sigmoid are probabilities.
+        makers: what the outputs come from.
 
     Raises:
         DataError: they fit no output.
@@ -53,19 +65,20 @@ def criterion(
         raise DataError(f"The labels ({labels.dtype}) are not all numbers.")
     least, most = everything.min(initial=0), everything.max(initial=0)
     for name, output in outputs.items():
-        maker, alike = makers.get(name, ""), labels.size == output.size and labels.shape[:1] == output.shape[:1]
+        maker, alike = makers.get(name, Maker()), labels.size == output.size and labels.shape[:1] == output.shape[:1]
         if labels.dtype.kind == "f":
             if alike:
                 return Criterion(name, _of_values(float(np.var(everything, dtype=np.float64)) or 1.0))
             continue
-        axis = _class_axis(labels.shape, output.shape)
+        axis = _class_axis(labels.shape, output.shape, maker.axis)
+        seen = maker.scores or name
         if axis is not None and least >= 0 and most < output.shape[axis]:
-            return Criterion(name, _of_classes(axis, maker))
+            return Criterion(seen, _of_classes(axis, maker))
         if alike and least >= 0 and most <= 1:
             one_hot = labels.ndim > 1 and labels.shape == output.shape and bool((everything.sum(axis=1) == 1).all())
             if one_hot and labels.shape[1] > 1:
-                return Criterion(name, _of_one_hot(maker))
-            return Criterion(name, _of_two(maker))
+                return Criterion(seen, _of_one_hot(maker))
+            return Criterion(seen, _of_two(maker))
     shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
     raise DataError(
         f"The labels, {labels.dtype} of shape {list(labels.shape)} from {least:g} to {most:g}, are neither classes nor "
@@ -73,9 +86,9 @@ def criterion(
     )
 
 
-def _class_axis(labels: Sequence[int], output: Sequence[int]) -> int | None:
+def _class_axis(labels: Sequence[int], output: Sequence[int], compared: int | None) -> int | None:
     """The axis of an output along which the classes are."""
-    for axis in (1, len(output) - 1):
+    for axis in (1, len(output) - 1) if compared is None else (compared % max(len(output), 1),):
         if len(output) > axis and output[axis] > 1 and [*output[:axis], *output[axis + 1 :]] == [*labels]:
             return axis
     return None
@@ -85,15 +98,21 @@ def _of_values(scale: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda made, wanted: functional.mse_loss(made, wanted.reshape(made.shape)) / scale
 
 
-def _of_one_hot(maker: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _of_one_hot(maker: Maker) -> Callable[[Tensor, Tensor], Tensor]:
+    if maker.operator == "Sigmoid":
+        return _of_two(maker)
     classes = _of_classes(1, maker)
     return lambda made, wanted: classes(made, wanted.argmax(dim=1))
 
 
-def _of_classes(axis: int, maker: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _of_classes(axis: int, maker: Maker) -> Callable[[Tensor, Tensor], Tensor]:
+    two = _of_two(maker)
+
     def loss(made: Tensor, wanted: Tensor) -> Tensor:
-        if maker == "Softmax":
-            logarithms = made.clamp_min(LEAST).log()
+        if maker.operator == "Sigmoid":
+            return two(made, functional.one_hot(wanted.long(), made.shape[axis]).movedim(-1, axis))
+        if maker.operator == "Softmax" and not maker.scores:
+            logarithms = made.clamp_min(torch.finfo(made.dtype).tiny).log()
         else:  # which leaves those of a LogSoftmax as they are
             logarithms = functional.log_softmax(made, axis)
         return functional.nll_loss(logarithms.movedim(axis, 1), wanted.long())
@@ -101,11 +120,11 @@ def _of_classes(axis: int, maker: str) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def _of_two(maker: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _of_two(maker: Maker) -> Callable[[Tensor, Tensor], Tensor]:
     def loss(made: Tensor, wanted: Tensor) -> Tensor:
         wanted = wanted.reshape(made.shape).to(made.dtype)
-        if maker == "Sigmoid":
-            return functional.binary_cross_entropy(made.clamp(LEAST, 1 - LEAST), wanted)
+        if maker.operator == "Sigmoid" and not maker.scores:
+            return functional.binary_cross_entropy(made, wanted)
         return functional.binary_cross_entropy_with_logits(made, wanted)
 
     return loss

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from onnx2torch.node_converters.registry import get_converter
 from onnx2torch.onnx_graph import OnnxGraph
 from onnx2torch.onnx_node import OnnxNode
@@ -32,9 +31,6 @@ from onnx_tucker.graph.segment import between, uses
 from onnx_tucker.runtime.session import Feed, first_line
 
 logger = logging.getLogger(__name__)
-
-AXES_INPUT = 18
-"""The opset from which on reductions take their axes as an input, which onnx2torch knows as an attribute only."""
 
 
 class Step(NamedTuple):
@@ -57,7 +53,7 @@ class Network:
 
     Args:
         model: its main graph alone is run; it is not changed.
-        trained: the initializers that are trained.
+        trained: the initializers that are trained; not those that a node of onnx2torch has a copy of.
         device: of torch, on which it runs.
         folder: what its external data is relative to.
 
@@ -75,14 +71,15 @@ class Network:
         self.weights: dict[str, Tensor] = {}
         self._constants: dict[str, Tensor] = {}
         self._paths: dict[tuple[frozenset[str], tuple[str, ...]], _Path] = {}
+        self.nodes = list(graph.node)
+        self._steps = {id(step.node): step for step in _steps(model, device)}
+        copied = {name for step in self._steps.values() for name in {*step.node.input} - {*step.inputs}}
         for tensor in graph.initializer:
             values = self._tensor(tensor.name, external.values(tensor, folder).copy())
-            if tensor.name in trained:
+            if tensor.name in trained and tensor.name not in copied:
                 self.weights[tensor.name] = values.requires_grad_()
             else:
                 self._constants[tensor.name] = values
-        self.nodes = list(graph.node)
-        self._steps = {id(step.node): step for step in _steps(model, device)}
         inputs = [value.name for value in graph.input if value.name not in self._constants]
         varying = {*inputs, *self.weights}
         fixed = []
@@ -120,7 +117,7 @@ class Network:
             )
         path = self._paths[asked]
         for name in path.takes:
-            values[name] = self._tensor(name, np.ascontiguousarray(known[name]))
+            values[name] = self._tensor(name, np.asarray(known[name], order="C"))
         self._compute(path.nodes, values)
         return [values[name] for name in wanted]
 
@@ -147,9 +144,6 @@ def _steps(model: onnx.ModelProto, device: str) -> list[Step]:
     """The nodes of the main graph in torch."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    constants = {tensor.name: tensor for tensor in copy.graph.initializer}
-    for node in copy.graph.node:
-        _axes_as_attribute(node, constants, opset_of(model))
     name_standard(copy)
     graph = OnnxGraph(_shaped(copy).graph)
     pairs = zip(model.graph.node, graph.nodes.values(), strict=True)
@@ -185,16 +179,6 @@ def _converter(node: OnnxNode, model: onnx.ModelProto) -> Callable[..., Any]:
         except NotImplementedError:
             continue
     raise UnsupportedError("onnx2torch has no such operator")
-
-
-def _axes_as_attribute(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto], opset: int) -> None:
-    """Gives a reduction its axes as they were given before `AXES_INPUT`, in place."""
-    axes = node.input[1] if len(node.input) > 1 else ""
-    if not node.op_type.startswith("Reduce") or node.op_type == "ReduceSum" or opset < AXES_INPUT:
-        return
-    if axes in constants:
-        node.attribute.append(onnx.helper.make_attribute("axes", numpy_helper.to_array(constants[axes]).tolist()))
-        del node.input[1:]
 
 
 def _named(node: onnx.NodeProto) -> str:

@@ -167,6 +167,47 @@ def sliced(attributes: Attributes) -> Operator:
     return run
 
 
+def reduction(over: Callable[[Tensor, list[int]], Tensor]) -> Callable[[Attributes], Operator]:
+    """https://onnx.ai/onnx/operators/onnx__ReduceMean.html and the like, whose axes may be an attribute or an input.
+
+    Args:
+        over: reduces a tensor over some axes, which stay with size 1.
+    """
+
+    def made(attributes: Attributes) -> Operator:
+        def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
+            given = attributes.get("axes", ()) if axes is None else axes
+            chosen = [int(axis) % x.ndim for axis in given]
+            if not chosen and attributes.get("noop_with_empty_axes"):
+                return over(x.unsqueeze(0), [0])[0]  # each value by itself
+            chosen = chosen or list(range(x.ndim))
+            found = over(x, chosen)
+            return found if attributes.get("keepdims", 1) else found.squeeze(chosen)
+
+        return run
+
+    return made
+
+
+def _product(x: Tensor, axes: list[int]) -> Tensor:
+    for axis in axes:
+        x = x.prod(axis, keepdim=True, dtype=x.dtype)
+    return x
+
+
+REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
+    "ReduceL1": lambda x, axes: x.abs().sum(axes, keepdim=True),
+    "ReduceL2": lambda x, axes: torch.linalg.vector_norm(x, 2, axes, keepdim=True),
+    "ReduceLogSum": lambda x, axes: x.sum(axes, keepdim=True).log(),
+    "ReduceLogSumExp": lambda x, axes: x.logsumexp(axes, keepdim=True),
+    "ReduceMax": lambda x, axes: x.amax(axes, keepdim=True),
+    "ReduceMean": lambda x, axes: x.mean(axes, keepdim=True),
+    "ReduceMin": lambda x, axes: x.amin(axes, keepdim=True),
+    "ReduceProd": _product,
+    "ReduceSum": lambda x, axes: x.sum(axes, keepdim=True, dtype=x.dtype),
+    "ReduceSumSquare": lambda x, axes: x.square().sum(axes, keepdim=True),
+}
+
 OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "AveragePool": average_pool,
     "Conv": conv,
@@ -181,6 +222,7 @@ OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "Pad": pad,
     "Reshape": reshape,
     "Slice": sliced,
+    **{name: reduction(over) for name, over in REDUCTIONS.items()},
 }
 """By ONNX's name: what makes an operator from a node's attributes."""
 

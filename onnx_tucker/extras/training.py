@@ -10,7 +10,8 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnx_tucker.errors import ModelError
 from onnx_tucker.extras.labels import Criterion, tensor
 from onnx_tucker.extras.lessons import Lesson, Lessons
 from onnx_tucker.extras.network import Network
@@ -222,13 +224,25 @@ def _arrays(weights: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
 
 
 def device() -> str:
-    """Where torch computes: a GPU if it sees one, in single precision throughout, as onnxruntime does.
-
-    Convolutions give the same there whenever they are run; other operators may add up in any order.
-    """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
+    """Where torch computes: a GPU if it sees one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def settled(threads: int) -> Iterator[None]:
+    """Has torch compute with so many threads, in single precision throughout, as onnxruntime does; then as before.
+
+    Convolutions give the same on a GPU whenever they are run; other operators may add up in any order.
+    """
+    before, products = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_num_threads(before)
+        torch.backends.cuda.matmul.allow_tf32 = products
 
 
 def _rate(epochs: int, epoch: int) -> float:
@@ -238,7 +252,11 @@ def _rate(epochs: int, epoch: int) -> float:
 
 
 def _loss(task: Task, lesson: Lesson, scales: Mapping[str, float]) -> Tensor:
-    """Of the teacher the mean error of the outputs and, weighted, that of the others; and the loss on labels."""
+    """Of the teacher the mean error of the outputs and, weighted, that of the others; and the loss on labels.
+
+    Raises:
+        ModelError: it does not follow from what is trained.
+    """
     parts = []
     if task.distilled:
         errors = _errors(task, lesson.varied, [*task.outputs, *task.hidden], task.teacher(lesson.varied), scales)
@@ -248,7 +266,10 @@ def _loss(task: Task, lesson: Lesson, scales: Mapping[str, float]) -> Tensor:
             parts.append(HIDDEN * torch.stack(hidden).mean())
     if task.criterion is not None and lesson.labels is not None:
         parts.append(_graded(task, task.criterion, lesson.plain, lesson.labels))
-    return torch.stack(parts).sum()
+    loss = torch.stack(parts).sum()
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise ModelError("What is to be learnt does not follow from any of the weights that can be trained.")
+    return loss
 
 
 def _errors(task: Task, feed: Feed, names: Sequence[str], wanted: Values, scales: Mapping[str, float]) -> list[Tensor]:

@@ -139,7 +139,8 @@ def draw(shape: tuple[int, ...], window: tuple[int, ...], number: int, rng: np.r
     """
     lengths = window or (1,) * (len(shape) - 2)
     cells = (shape[0], *(size // length for size, length in zip(shape[2:], lengths, strict=True)))
-    sample, *corner = np.unravel_index(rng.permutation(math.prod(cells))[:number], cells)
+    every = math.prod(cells)
+    sample, *corner = np.unravel_index(rng.choice(every, min(number, every), replace=False), cells)
     within = np.array(list(np.ndindex(*lengths)), np.int64)
     at = [c[:, None] * length + within[:, i] for i, (c, length) in enumerate(zip(corner, lengths, strict=True))]
     found = np.ravel_multi_index(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 
 from onnx_tucker.graph import external
-from onnx_tucker.graph.nodes import places, tensors
+from onnx_tucker.graph.nodes import STANDARD, bodies, places, tensors
 from onnx_tucker.graph.skeleton import skeleton
 
 WHOLE = 2**28
@@ -77,7 +78,20 @@ def broken(model: onnx.ModelProto, folder: Path) -> str | None:
     del graph.output[:]
     graph.output.extend(kept)
     fault = invalid(bare, folder)
-    return None if fault and fault.startswith(SHAPELESS) else fault
+    return _misused(bare) if fault and fault.startswith(SHAPELESS) else fault
+
+
+def _misused(model: onnx.ModelProto) -> str | None:
+    """What the checker says of the first standard node of the main graph that it does not accept by itself."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = model.ir_version
+    context.opset_imports = {one.domain: one.version for one in model.opset_import}
+    for node in model.graph.node:
+        if node.domain in STANDARD and not any(bodies(attribute) for attribute in node.attribute):
+            fault = _complaint(onnx.checker.check_node, node, context)
+            if fault:
+                return fault
+    return None
 
 
 def invalid(model: onnx.ModelProto, folder: Path) -> str | None:
@@ -86,8 +100,13 @@ def invalid(model: onnx.ModelProto, folder: Path) -> str | None:
     A large model is checked without its weights, and so is one with external data, as the checker needs a file for it.
     """
     whole = weight_bytes(model) <= WHOLE and not any(external.is_external(tensor) for tensor in tensors(model))
+    return _complaint(onnx.checker.check_model, model if whole else skeleton(model, folder), full_check=True)
+
+
+def _complaint(check: Callable[..., None], *about: object, **options: object) -> str | None:
+    """What the checker says of something, in a line."""
     try:
-        onnx.checker.check_model(model if whole else skeleton(model, folder), full_check=True)
+        check(*about, **options)
     except FAILURES as error:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return None

@@ -196,7 +196,7 @@ class Constants:
         current = value
         while current is not None and value is not None:
             definition = self._defined[current.scope][current.name]
-            tensor = _tensor(definition)
+            tensor = held(definition)
             if tensor is not None:
                 steps.reverse()
                 path.reverse()
@@ -218,10 +218,15 @@ class Constants:
     def _direct(self, name: str, scope: Scope) -> Constant | None:
         """The constant that `name` is in `scope`, if no other node arranges it."""
         value = self._value(name, scope)
-        tensor = _tensor(self._defined[value.scope][name]) if value is not None else None
+        tensor = held(self._defined[value.scope][name]) if value is not None else None
         if value is None or tensor is None:
             return None
         return Constant(value, tensor, value, (), (), (), self._model, self._folder)
+
+    def maker(self, name: str, scope: Scope) -> onnx.NodeProto | None:
+        """The node of a scope that gives a value."""
+        definition = self._defined[scope].get(name)
+        return definition if isinstance(definition, onnx.NodeProto) else None
 
     def _value(self, name: str, scope: Scope | None) -> Value | None:
         """The value that `name` is in `scope`."""
@@ -260,8 +265,8 @@ def _input_names(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[str]:
         yield value if isinstance(value, str) else value.name
 
 
-def _tensor(definition: Definition) -> onnx.TensorProto | None:
-    """The tensor that a definition holds."""
+def held(definition: Definition) -> onnx.TensorProto | None:
+    """The tensor that a definition is, or is a Constant node for."""
     if isinstance(definition, onnx.TensorProto):
         return definition
     if definition is None or definition.op_type != "Constant" or definition.domain not in STANDARD:

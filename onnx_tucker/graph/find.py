@@ -178,15 +178,14 @@ def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | No
 
 def _stored(place: Place, context: Context) -> Constant | None:
     """The weight from which that of a convolution in another form is computed: the largest constant it comes from."""
-    producers = {name: other for other in context.places if other.scope is place.scope for name in other.node.output}
     left, found = [place.node.input[1]], list[Constant]()
     while left:
         name = left.pop()
-        held = context.constants.find(name, place.scope)
+        held, maker = context.constants.find(name, place.scope), context.constants.maker(name, place.scope)
         if held:
             found.append(held)
-        elif name in producers:
-            left += producers[name].node.input
+        elif maker is not None:
+            left += maker.input
     return max(found, key=lambda held: math.prod(held.shape), default=None)
 
 

@@ -70,7 +70,9 @@ def _evaluate(
         feed = {node.input[0]: np.broadcast_to(np.float32(0), known[node.input[0]])}  # a view: takes no memory
     elif any(name and name not in constants for name in node.input):
         return None
-    if node.op_type in ("ConstantOfShape", "Expand") and math.prod(feed[node.input[-1]].tolist()) > SMALL:
+    if node.op_type in ("ConstantOfShape", "Expand") and math.prod(feed[node.input[-1]].ravel().tolist()) > SMALL:
+        return None
+    if node.op_type == "Constant" and any(math.prod(a.t.dims) > SMALL for a in node.attribute if a.HasField("t")):
         return None
     outputs = evaluate(node, feed, model)
     return None if outputs is None or any(v.size > SMALL for v in outputs.values()) else outputs

@@ -37,11 +37,12 @@ def users(nodes: Iterable[onnx.NodeProto]) -> Users:
 
 def between(nodes: Sequence[onnx.NodeProto], known: Collection[str], wanted: Iterable[str]) -> list[onnx.NodeProto]:
     """The nodes, in order, that make the wanted values from the known ones."""
-    needed, result = set(wanted) - set(known), []
+    there = set(known)
+    needed, result = set(wanted) - there, []
     for node in reversed(nodes):
         if not needed.isdisjoint(node.output):
             result.append(node)
-            needed |= set(uses(node)) - set(known)
+            needed |= set(uses(node)) - there
     return result[::-1]
 
 

@@ -58,9 +58,8 @@ def infer(
     """
     bare = skeleton(model, folder)
     _without_claims(bare)
-    names = _input_names(model)
-    _check_names(bare, names, input_shapes, dims)
-    inputs = [v for v in bare.graph.input if v.name in names and v.type.HasField("tensor_type")]
+    inputs = _own_inputs(bare, model)
+    _check_names(inputs, input_shapes, dims)
     sizes = _first_dims(inputs) | _symbols(inputs, input_shapes) | dict(dims)
     for value in inputs:
         _fix(value, input_shapes.get(value.name), sizes, (samples or {}).get(value.name))
@@ -76,15 +75,18 @@ def declared(model: onnx.ModelProto, folder: Path) -> Partial:
     """
     bare = skeleton(model, folder)
     _without_claims(bare)
+    if not all(isinstance(size, int) for value in _own_inputs(bare, model) for size in _shape(value) or (None,)):
+        for value in bare.graph.value_info:  # which may be of the size that the model was traced with
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
     replaceable = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
     for i in reversed(range(len(bare.graph.initializer))):
         if bare.graph.initializer[i].name in replaceable:
             del bare.graph.initializer[i]
     bare.opset_import.add(domain=UNKNOWN, version=1)
+    fold(bare, {})
     constants = {tensor.name: tensor for tensor in bare.graph.initializer}
     for node in bare.graph.node:
-        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
         if _disputed(node, constants):
             node.domain = UNKNOWN
     return _inferred(bare, logging.INFO)
@@ -93,16 +95,18 @@ def declared(model: onnx.ModelProto, folder: Path) -> Partial:
 def _disputed(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether onnx may infer other sizes for a node than onnxruntime computes.
 
-    So it is where sizes are rounded up, where they are multiplied by what has no exact value, and where the pads that
-    keep them the same depend on dilations or on what is added to the output.
+    So it is where sizes are rounded up, where they are multiplied by what has no exact value or is computed, and where
+    the pads that keep them the same depend on dilations or on what is added to the output.
     """
     given = attributes(node)
     if given.get("ceil_mode"):
         return True
     if node.op_type in ("Resize", "Upsample"):
-        named = [constants[name] for name in node.input[1:3] if name in constants]
-        scales = [s for t in named if t.data_type == FLOAT for s in external.values(t, Path()).flat]
-        return any(scale * EXACT % 1 for scale in (*_listed(given.get("scales")), *scales))
+        name = next(iter(node.input[2:3] if len(node.input) > 2 else node.input[1:2]), "")
+        if name and (name not in constants or constants[name].data_type != FLOAT):
+            return True
+        scales = external.values(constants[name], Path()).ravel().tolist() if name else _listed(given.get("scales"))
+        return any(scale * EXACT % 1 for scale in scales)
     padding, dilations = (_listed(given.get(name)) for name in ("output_padding", "dilations"))
     added = any(padding) or any(dilation != 1 for dilation in dilations)
     return node.op_type != "Conv" and str(given.get("auto_pad")).startswith("SAME") and added
@@ -124,13 +128,25 @@ def _inferred(bare: onnx.ModelProto, level: int) -> Partial:
         if known and not folded:
             return known
         try:
-            bare = onnx.shape_inference.infer_shapes(bare)
+            bare = _seen_through(bare)
         except FAILURES as error:
             logger.log(level, "Shapes cannot be inferred, so FLOPs are not known: %s", str(error).partition("\n")[0])
             return known
         known = _known(bare)
         if not known:
             return known
+
+
+def _seen_through(bare: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with the shapes that are inferred, also of what is reshaped to sizes that are computed, where that works.
+
+    Raises:
+        FAILURES: they cannot be inferred.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except FAILURES:
+        return onnx.shape_inference.infer_shapes(bare)
 
 
 def _whole(partial: Partial) -> Shapes:
@@ -154,6 +170,12 @@ def _known(model: onnx.ModelProto) -> Partial:
 
 def _input_names(model: onnx.ModelProto) -> set[str]:
     return {v.name for v in model.graph.input} - {t.name for t in model.graph.initializer}
+
+
+def _own_inputs(bare: onnx.ModelProto, model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs of a model, as they are in a copy without its weights."""
+    names = _input_names(model)
+    return [value for value in bare.graph.input if value.name in names and value.type.HasField("tensor_type")]
 
 
 def _without_claims(bare: onnx.ModelProto) -> None:
@@ -196,9 +218,9 @@ def _unfuse(node: onnx.NodeProto) -> None:
 
 
 def _check_names(
-    bare: onnx.ModelProto, names: set[str], input_shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]
+    given: Iterable[onnx.ValueInfoProto], input_shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, int]
 ) -> None:
-    inputs = {v.name: v for v in bare.graph.input if v.name in names}
+    inputs = {value.name: value for value in given}
     for name, shape in input_shapes.items():
         if name not in inputs:
             raise UsageError(f"--input-shape {name}: the model has no such input; it has {', '.join(sorted(inputs))}.")

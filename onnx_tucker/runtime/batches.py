@@ -238,6 +238,16 @@ def some(arrays: Feed, along: Collection[str], which: NDArray[Any] | slice) -> F
     return {name: array[which] if name in along else array for name, array in arrays.items()}
 
 
+def turns(count: int, of: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A number below `of` for each of some samples, other ones for so many in a row; `of` for those that are left.
+
+    In a random order each time: where samples of some kinds take turns, each number is to have some of each kind.
+    """
+    whole = count // of * of
+    found = rng.permuted(np.tile(np.arange(of), (whole // of, 1)), axis=1).ravel()
+    return np.pad(found, (0, count - whole), constant_values=of)
+
+
 def folds(data: Inputs, count: int) -> list[Inputs]:
     """What factors are fitted to in parts, each of which is kept for checks once; empty where there is only one part.
 
@@ -248,9 +258,10 @@ def folds(data: Inputs, count: int) -> list[Inputs]:
     feeds, samples = data.fit.feeds, data.fit.samples
     if len(feeds) == 1 and samples > 1:
         feeds = [some(feeds[0], data.fit.along, slice(i, i + 1)) for i in range(samples)]
-    made = []
-    for fold in range(min(count, len(feeds)) if len(feeds) > 1 else 0):
-        parts = ([f for i, f in enumerate(feeds) if (i % count == fold) == kept] for kept in (False, True))
+    made, count = [], min(count, len(feeds))
+    fold_of = turns(len(feeds), count, np.random.default_rng(0)) % count
+    for fold in range(count if len(feeds) > 1 else 0):
+        parts = ([f for f, i in zip(feeds, fold_of, strict=True) if (i == fold) == kept] for kept in (False, True))
         sides = (Batches(sum(map(data.fit.batch, part)), part, (), data.fit.along) for part in parts)
         made.append(Inputs(data.kind, *sides))
     return made

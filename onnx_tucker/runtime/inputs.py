@@ -10,13 +10,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_tucker.errors import DataError
-from onnx_tucker.runtime.batches import Batches, Inputs, Stack, aligned, feeds_of, shapes_of, some
-from onnx_tucker.runtime.session import TEXT, TYPES, Feed
+from onnx_tucker.runtime.batches import Batches, Inputs, Stack, aligned, feeds_of, shapes_of, some, turns
+from onnx_tucker.runtime.session import FAILURES, TEXT, TYPES, Feed
 
 BATCH_BYTES = 64 * 2**20
 """Samples are run in batches of at most this much input."""
 HELD_OUT = 5
-"""One of so many samples is kept apart for checks, if there are as many."""
+"""One of so many samples in a row is kept apart for checks, if there are as many."""
 
 
 def from_data(
@@ -121,8 +121,12 @@ def _labels(labels: Sequence[NDArray[Any]], samples: Sequence[int | None]) -> li
 
 
 def _divided(batches: Callable[[NDArray[np.int64]], Batches], count: int, unit: int, *, apart: bool) -> Inputs:
-    """Samples, some of which are kept for checks if there are enough, always so many in a row together."""
-    kept = np.asarray((np.arange(count) // unit % HELD_OUT == HELD_OUT - 1) & apart)
+    """Samples, some of which are kept for checks if there are enough, always so many in a row together.
+
+    They are the same in all runs, as what one has fitted another may check.
+    """
+    kept = np.repeat(turns(count // unit, HELD_OUT, np.random.default_rng(0)) == 0, unit) & apart
+    kept = np.pad(kept, (0, count - len(kept)))
     if not kept.any():
         return Inputs.undivided("data", batches(np.arange(count)))
     return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
@@ -140,6 +144,19 @@ def _one_by_one(parts: Sequence[Feed], labels: Sequence[NDArray[Any]], *, apart:
 def fixed_sizes(inputs: Iterable[Any]) -> set[int]:
     """Sizes of a batch that the model asks for."""
     return {v.shape[0] for v in inputs if v.shape and isinstance(v.shape[0], int) and v.shape[0] > 0}
+
+
+def divisible(session: ort.InferenceSession, batches: Batches) -> bool:
+    """Whether the model takes parts of its batches; that it does not it may not declare."""
+    feed = batches.feeds[0]
+    if fixed_sizes(session.get_inputs()):
+        return False
+    try:
+        if batches.batch(feed) > 1:
+            session.run(None, dict(some(feed, batches.along, slice(1))))
+    except FAILURES:
+        return False
+    return True
 
 
 def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:

@@ -12,6 +12,10 @@ from uuid import uuid4
 logger = logging.getLogger(__name__)
 
 
+PASSING = "passing-"
+"""How keys begin of what does not outlive the run."""
+
+
 class Recalled(NamedTuple):
     """A remembered value, and whether an earlier run has measured it."""
 
@@ -54,7 +58,7 @@ class Memory:
             keep(path, json.dumps(value).encode())
 
     def _path(self, key: str) -> Path | None:
-        return self._folder / "measured" / f"{key}.json" if self._folder else None
+        return self._folder / "measured" / f"{key}.json" if self._folder and not key.startswith(PASSING) else None
 
 
 def _refused(constant: str) -> float:

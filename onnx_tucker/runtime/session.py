@@ -66,7 +66,7 @@ class Machine:
     Attributes:
         threads: threads of one operator; 0 for one a core, of those that this process may use. onnxruntime, to which
             it is left where that is all of them, would count the others too.
-        custom_op_lib: a shared library with custom operators.
+        custom_op_lib: whole path of a shared library with custom operators; others are looked for among the system's.
     """
 
     threads: int = 0
@@ -80,6 +80,8 @@ class Machine:
         """
         if self.custom_op_lib is None:
             return
+        if not self.custom_op_lib.is_file():
+            raise TuckerError(f"--custom-op-lib: there is no file {self.custom_op_lib}.")
         try:
             ort.SessionOptions().register_custom_ops_library(str(self.custom_op_lib))
         except FAILURES as error:

@@ -16,9 +16,9 @@ LOGITS = RNG.standard_normal((6, 5)).astype(np.float32)
 CLASSES = RNG.integers(0, 5, 6)
 
 
-def loss(told: object, output: object, maker: str = "") -> float:
-    found = labels.criterion([told], {"y": output}, {"y": maker})
-    assert found.output == "y"
+def loss(told: object, output: object, maker: str = "", axis: int | None = None, scores: str = "") -> float:
+    found = labels.criterion([told], {"y": output}, {"y": labels.Maker(maker, axis, scores)})
+    assert found.output == (scores or "y")
     return float(found.loss(torch.from_numpy(output), labels.tensor(told)))
 
 
@@ -29,6 +29,29 @@ def test_classes_whatever_the_model_ends_in() -> None:
     assert loss(CLASSES, made.softmax(1).numpy(), "Softmax") == pytest.approx(expected, rel=1e-5)
     assert loss(CLASSES, made.log_softmax(1).numpy(), "LogSoftmax") == pytest.approx(expected, rel=1e-5)
     assert np.isfinite(loss(np.array([1]), np.array([[1, 0]], np.float32), "Softmax"))
+
+
+@pytest.mark.parametrize("told", [CLASSES, np.eye(5, dtype=np.int64)[CLASSES]])
+def test_classes_of_a_sigmoid_are_each_of_two(told: object) -> None:
+    wanted, made = torch.eye(5)[torch.from_numpy(CLASSES)], torch.from_numpy(LOGITS)
+    expected = float(functional.binary_cross_entropy_with_logits(made, wanted))
+    assert loss(told, made.sigmoid().numpy(), "Sigmoid") == pytest.approx(expected, rel=1e-5)
+    assert loss(told, LOGITS, "Sigmoid", scores="s") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("maker", ["Softmax", "Sigmoid"])
+def test_what_is_wrong_by_far_still_learns(maker: str) -> None:
+    """The probability of the right class is 0 in single precision, so that it would have no derivative."""
+    told, scores = np.array([[0, 1]]), torch.tensor([[200.0, -200.0]], requires_grad=True)
+    found = labels.criterion([told], {"y": np.float32([[1, 0]])}, {"y": labels.Maker(maker, None, "scores")})
+    found.loss(scores, labels.tensor(told)).backward()
+    assert scores.grad[0, 0] > 0 > scores.grad[0, 1]
+
+
+def test_where_two_axes_could_be_classes_the_one_that_is_compared_along_is() -> None:
+    output, told = RNG.standard_normal((2, 5, 5)).astype(np.float32), RNG.integers(0, 5, (2, 5))
+    expected = functional.cross_entropy(torch.from_numpy(output).movedim(2, 1), torch.from_numpy(told))
+    assert loss(told, output, "LogSoftmax", -1) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("axis", [1, 3])

@@ -55,6 +55,14 @@ def test_outputs_need_not_say_of_which_shape_they_are(tmp_path: Path) -> None:
     assert "nowhere" in str(broken(made, tmp_path))
 
 
+def test_attributes_are_checked_without_the_shape_of_an_input() -> None:
+    made = two_layers()
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    made.graph.node[0].attribute.append(helper.make_attribute("dilations", 2))  # which are several
+    with pytest.raises(ModelError, match="dilations"):
+        compress(made, benchmark=False)
+
+
 def test_a_model_that_cannot_be_run_is_factorised_without_the_shape_of_its_output() -> None:
     made = two_layers()
     made.graph.output[0].type.tensor_type.ClearField("shape")

@@ -44,7 +44,9 @@ def test_parts_of_other_sizes_are_run_one_by_one() -> None:
     parts = [{"x": np.full((1, 3, 4 + i), i)} for i in range(7)]
     data = inputs.from_data(parts, made, labels=[np.array([i]) for i in range(7)])
     assert (data.fit.samples, data.check.samples) == (6, 1)
-    assert [feed["x"].shape[2] for feed in data.fit.feeds] == [4, 5, 6, 7, 9, 10]
+    [kept] = [feed["x"].shape[2] for feed in data.check.feeds]
+    assert kept < 9  # one of the first five
+    assert [feed["x"].shape[2] for feed in data.fit.feeds] == [size for size in range(4, 11) if size != kept]
     for part in (data.fit, data.check):
         assert [int(told[0]) for told in part.labels] == [int(feed["x"].max()) for feed in part.feeds]
         assert part.joined is None
@@ -100,15 +102,29 @@ def test_labels_that_do_not_fit_their_part(labels: list[Array], words: str) -> N
         inputs.from_data([{"x": X[:2]}, {"x": X[:2]}], session(CONV), labels=labels)
 
 
+def test_of_kinds_that_take_turns_some_of_each_are_kept_for_checks() -> None:
+    x = np.broadcast_to(np.arange(200, dtype=np.float32)[:, None, None], (200, *X.shape[1:]))
+    data = inputs.from_data([{"x": x}], session(CONV))
+    assert (data.fit.samples, data.check.samples) == (160, 40)
+    for kinds in (5, 10):
+        for part in (data.fit, data.check):
+            which = np.concatenate([feed["x"][:, 0, 0] for feed in part.feeds])
+            assert {*which % kinds} == {*range(kinds)}
+
+
 def test_a_label_may_be_a_number() -> None:
     data = inputs.from_data([{"x": X[i : i + 1]} for i in range(5)], session(CONV), labels=list(np.arange(5)))
-    assert np.concatenate(list(data.fit.labels)).tolist() == [0, 1, 2, 3]
+    assert sorted(np.concatenate([*data.fit.labels, *data.check.labels])) == [*range(5)]
+    for part in (data.fit, data.check):
+        for feed, told in zip(part.feeds, part.labels, strict=True):
+            assert np.array_equal(feed["x"], X[told])
 
 
 def test_data_becomes_batches() -> None:
     made = inputs.from_data([{"x": X.astype(np.float64)}], session(CONV))
     assert (made.kind, made.fit.samples, made.check.samples, made.held_out) == ("data", 4, 1, True)
-    assert np.array_equal(np.concatenate([f["x"] for f in (*made.fit.feeds, *made.check.feeds)]), X)
+    kept = int(np.flatnonzero((X == made.check.feeds[0]["x"]).all(axis=(1, 2)))[0])
+    assert np.array_equal(np.concatenate([f["x"] for f in made.fit.feeds]), np.delete(X, kept, 0))
     assert np.concatenate([f["x"] for f in made.fit.feeds]).dtype == np.float32
     together = inputs.from_data([{"x": X}], session(CONV), apart=False)
     assert (together.fit.samples, together.check.samples, together.held_out) == (5, 5, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from onnx_tucker.graph.lower.writer import Writer
@@ -34,8 +35,8 @@ def convolve(
         size: spatial size of the input; only for three axes.
         output: the value that comes out.
     """
-    line = len(stages[0].window.kernel) == 1
-    y = writer.reshape(x, *((0, 0, 1, -1) if line else (0, 0, 0, -1)))
+    line, across = len(stages[0].window.kernel) == 1, (size or ())[1:]
+    y = writer.squeeze(x, 2, back=True) if line else writer.reshape(x, 0, 0, 0, math.prod(across))
     for i, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
         window, last = stage.window, i == len(stages) - 1
         along = [window.kernel[0], window.strides[0], window.dilations[0]]
@@ -46,4 +47,7 @@ def convolve(
         y = writer.add(
             "Conv", *inputs, kernel_shape=kernel, strides=strides, dilations=dilations, pads=pads, group=stage.groups
         )
-    writer.reshape(y, *((0, 0, -1) if line else (0, 0, 0, *(size or ())[1:])), output=output)
+    if line:
+        writer.squeeze(y, 2, output=output)
+    else:
+        writer.reshape(y, 0, 0, 0, *across, output=output)

@@ -17,6 +17,8 @@ SLICE_INPUTS = 10
 """The first opset in which Slice takes its bounds as inputs."""
 REDUCE_INPUTS = 18
 """The first opset in which ReduceMax takes its axes as an input."""
+SQUEEZE_INPUTS = 13
+"""The first opset in which Squeeze and Unsqueeze take their axes as an input."""
 
 
 CONSTANT = re.compile(r".*/constant\d+(_\d+)?", re.DOTALL)
@@ -60,6 +62,13 @@ class Writer:
     def reshape(self, value: str, *shape: int, output: str = "") -> str:
         """The value in another shape, as the operator takes it: 0 keeps a size, -1 is what is left."""
         return self.add("Reshape", value, self.constant(np.array(shape, np.int64)), output=output)
+
+    def squeeze(self, value: str, axis: int, *, back: bool = False, output: str = "") -> str:
+        """The value without an axis of size 1, or with one more; unlike by `reshape` also where it is empty."""
+        op = "Unsqueeze" if back else "Squeeze"
+        if self._opset < SQUEEZE_INPUTS:
+            return self.add(op, value, output=output, axes=[axis])
+        return self.add(op, value, self.constant(np.array([axis], np.int64)), output=output)
 
     def product(self, left: Array, value: str) -> str:
         """The product of a constant matrix and (..., columns, anything)."""
