@@ -291,8 +291,8 @@ def test_outputs_of_another_shape_each_time() -> None:
     tensors = {"v": low_rank(rng, 12, 48, 48), "w": low_rank(rng, 12, 48, 48), "b": np.zeros(48, np.float32)}
     made = model(nodes, tensors, {"x": ["n", 48]}, {"found": 2})
     made.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    x = rng.standard_normal((300, 48)).astype(np.float32)
-    result = compress(made, ranks="auto", budget="flops:0.5", benchmark=False, data={"x": x})
+    x = rng.standard_normal((200, 48)).astype(np.float32)
+    result = compress(made, ranks="auto", budget="flops:0.3", benchmark=False, data={"x": x})
     assert result.plan.basis == "outputs"
     assert result.report.fidelity is not None
     assert result.report.fidelity.outputs[0].relative_l2 is None

@@ -123,7 +123,7 @@ def test_a_label_may_be_a_number() -> None:
 def test_data_becomes_batches() -> None:
     made = inputs.from_data([{"x": X.astype(np.float64)}], session(CONV))
     assert (made.kind, made.fit.samples, made.check.samples, made.held_out) == ("data", 4, 1, True)
-    kept = int(np.flatnonzero((X == made.check.feeds[0]["x"]).all(axis=(1, 2)))[0])
+    kept = int(np.flatnonzero((made.check.feeds[0]["x"] == X).all(axis=(1, 2)))[0])
     assert np.array_equal(np.concatenate([f["x"] for f in made.fit.feeds]), np.delete(X, kept, 0))
     assert np.concatenate([f["x"] for f in made.fit.feeds]).dtype == np.float32
     together = inputs.from_data([{"x": X}], session(CONV), apart=False)
