@@ -62,6 +62,8 @@ def read(session: ort.InferenceSession | None, model: onnx.ModelProto, settings:
         return Samples([], [], frozenset())
     if settings.labels is not None and any(settings.labels not in part for part in parts):
         raise DataError(f"The data has no array {settings.labels!r} of labels.")
+    if session is not None and settings.labels in {value.name for value in session.get_inputs()}:
+        raise UsageError(f"--labels {settings.labels}: that is an input of the model, and no array of labels.")
     labels = [part.pop(settings.labels) for part in parts] if settings.labels is not None else []
     if session is None:
         raise DataError("onnxruntime cannot run the model, so --data is of no use; see the reason above.")

@@ -142,8 +142,8 @@ def sweep() -> argparse.ArgumentParser:
     """Of `onnx-tucker sweep IN`."""
     parser = _Parser(
         prog="onnx-tucker sweep",
-        description="Find models between the original and the cheapest, of which each loses less than all that cost "
-        "less; each has a plan, which onnx-tucker IN OUT --plan carries out.",
+        description="Find the Pareto front between the original and the cheapest model: none on it is both cheaper and "
+        "more accurate than another. Each has a plan, which onnx-tucker IN OUT --plan carries out.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="IN", help="the model; it is never changed")

@@ -77,7 +77,7 @@ def compress(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings(**options)
+    settings = Settings.of(options)
     if not isinstance(model, Source):
         raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     source = source_of(model)
@@ -133,7 +133,7 @@ def sweep(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings(**options)
+    settings = Settings.of(options)
     if not 2 <= points <= 1000:
         raise UsageError("--points is from 2 to 1000.")
     source = source_of(model)
@@ -206,7 +206,7 @@ def finetune(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings(**options)
+    settings = Settings.of(options)
     loss = loss or loss_of(settings)
     course = Course(epochs, minutes, learning_rate, batch, loss, blocks, settings.seed)
     if not settings.data:
@@ -317,9 +317,10 @@ def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) 
             )
         elif output.relative_l2 is not None and output.relative_l2 > RUINED:
             logger.warning(
-                "The output %s is %.2f of its size off the original's; what --ranks auto --max-error makes is closer.",
+                "The output %s differs from the original's by %.0f %% of its size; --ranks auto --max-error E keeps it "
+                "closer.",
                 output.name,
-                output.relative_l2,
+                100 * output.relative_l2,
             )
     measured = output_errors(job, result.model, result.planned, result.weights)
     before = in_situ(job, job.model)

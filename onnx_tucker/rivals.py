@@ -76,7 +76,7 @@ def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress
     Raises:
         TuckerError: a model cannot be read, or not run on the inputs of the first.
     """
-    settings = Settings(**options)
+    settings = Settings.of(options)
     check_seconds(seconds)
     if not models:
         raise UsageError("There is no model to time.")

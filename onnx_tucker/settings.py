@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,21 @@ class Settings:
     custom_op_lib: PathLike | None = None
     fail_if_unchanged: bool = False
     cache: PathLike | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Settings:
+        """Those with some options.
+
+        Raises:
+            UsageError: one is not known, or has no such value, or two of them contradict each other.
+        """
+        known = [one.name for one in fields(cls)]
+        for name in options.keys() - {*known}:
+            positive = name.removeprefix("no_")
+            close = get_close_matches(name, known, 1)
+            advice = f"write {positive}=False" if positive in known else f"is it {close[0]!r}?" if close else ""
+            raise UsageError(f"There is no option {name!r}; {advice or 'Settings has them all'}")
+        return cls(**options)
 
     def __post_init__(self) -> None:
         """Checks what can be checked without a model.

@@ -129,7 +129,7 @@ class _Stored:
         try:
             content = np.load(self._file, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise self._unreadable(error) from error
+            raise self._unreadable("it is none that --statistics-out has written") from error
         if isinstance(content, np.ndarray):
             raise self._unreadable("it is a single array")
         self._content = content

@@ -15,7 +15,7 @@ from onnx_tucker.errors import PlanError
 from onnx_tucker.graph import find, provenance
 from onnx_tucker.runtime.timing import Step, Stopwatch, Timing
 from onnx_tucker.types import Plan
-from tests.helpers import Array, model, relative, run
+from tests.helpers import Array, factorised, model, relative, run
 
 SHAPE = (8, 8, 24, 24)
 
@@ -166,6 +166,21 @@ def test_a_weight_that_several_convolutions_come_from_counts_once() -> None:
 
 def test_inspect_shows_layers_as_they_are() -> None:
     assert {n.status for n in inspect(video()).nodes} == {"kept"}
+
+
+def test_a_line_may_be_of_no_sample() -> None:
+    weight = np.ones((8, 16, 3), np.float32)
+    for opset in (11, 17):
+        made = model(
+            [helper.make_node("Conv", ["x", "w"], ["y"], "conv")], {"w": weight}, {"x": ["n", 16, 9]}, {"y": 3}
+        )
+        made.opset_import[0].version = opset
+        lowered = factorised(made, {"conv": (None, None, "plane")})
+        assert lowered.graph.node != made.graph.node
+        for count in (0, 2):
+            [expected], [found] = (run(one, x=np.ones((count, 16, 9), np.float32)) for one in (made, lowered))
+            assert found.shape == expected.shape
+            assert np.array_equal(found, expected)
 
 
 def test_a_form_that_does_not_fit_is_refused() -> None:

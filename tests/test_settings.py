@@ -21,6 +21,9 @@ from onnx_tucker.settings import Course, Settings
         ({"max_error": "0.1"}, "--max-error is a number from 0"),
         ({"max_error": float("nan")}, "--max-error is a number from 0"),
         ({"eval": 3, "max_drop": 0.1}, "--eval is FILE.py:FUNC, or in Python a function"),
+        ({"no_lower": True}, "no option 'no_lower'; write lower=False"),
+        ({"rank": 3}, "no option 'rank'; is it 'ranks'"),
+        ({"zzz": 3}, "no option 'zzz'; Settings has them all"),
         ({"data": [np.ones(2), "x.npz"]}, "neither paths"),
         ({"finetune_epochs": "3"}, "--finetune-epochs is a whole number"),
         ({"dim": {"n": 2.5}}, "for n are not all whole numbers"),
@@ -29,7 +32,7 @@ from onnx_tucker.settings import Course, Settings
 )
 def test_what_is_no_value_of_an_option(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Settings(**options)
+        Settings.of(options)
 
 
 def test_numbers_of_any_kind_that_fit_are_taken() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,35 +38,42 @@ def largest(call: Call, changes: Sequence[Value | None], index: int) -> Value:
 def averaged(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     """Through average pooling."""
     x, change = call.given(index), single(changes)
-    window = _window(call, x.shape[2:], change.shape[2:])
+    size, n = x.shape[2:], x.ndim - 2
+    window = _window(call, size, change.shape[2:])
+    before, after = window["pads"][:n], window["pads"][n:]
+    reach = zip(_reach(window, change.shape[2:]), size, before, strict=True)
+    beyond = [whole - m - a for whole, m, a in reach]  # more than the pads where lengths are rounded up
+    ends = [max(pair) for pair in zip(after, beyond, strict=True)]
+    counted, around = size, [*before, *ends]
+    if call.attributes.get("count_include_pad"):
+        counted = tuple(m + a + b for m, a, b in zip(size, before, after, strict=True))
+        around = [0] * n + [end - b for end, b in zip(ends, after, strict=True)]
     ones = np.ones((1, 1, *window["kernel_shape"]), np.float32)
-    share = change / np.float32(ones.size)
-    if not call.attributes.get("count_include_pad"):
-        [seen] = call.run([np.ones((1, 1, *x.shape[2:]), np.float32), ones], "Conv", **window)
-        share = change / seen
+    [seen] = call.run([np.ones((1, 1, *counted), np.float32), ones], "Conv", **{**window, "pads": around})
+    share = change / seen
     by_channel = share.reshape(-1, 1, *share.shape[2:])
     return _spread(call, by_channel, ones, (len(by_channel), 1, *x.shape[2:]), 1).reshape(x.shape)
 
 
 def _window(call: Call, size: Sequence[int], result: Sequence[int]) -> dict[str, Any]:
-    """Strides, dilations and pads of a window over values of these lengths, as attributes.
-
-    Raises:
-        ValueError: lengths of the result are rounded up.
-    """
+    """Strides, dilations and pads of a window over values of these lengths, as attributes."""
     given, n = call.attributes, len(size)
     kernel = given.get("kernel_shape") or list(call.given(1).shape[2:])
     strides, dilations = (list(given.get(name) or [1] * n) for name in ("strides", "dilations"))
     pads = list(given.get("pads") or [0] * 2 * n)
     auto = given.get("auto_pad", "NOTSET")
-    reach = [(m - 1) * s + d * (k - 1) + 1 for m, s, d, k in zip(result, strides, dilations, kernel, strict=True)]
+    window = {"kernel_shape": list(kernel), "strides": strides, "dilations": dilations}
     if auto.startswith("SAME"):
-        total = [max(r - x, 0) for r, x in zip(reach, size, strict=True)]
+        total = [max(r - x, 0) for r, x in zip(_reach(window, result), size, strict=True)]
         less, more = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
-    if any(r > x + a + b for r, x, a, b in zip(reach, size, pads[:n], pads[n:], strict=True)):
-        raise ValueError("lengths that are rounded up")
-    return {"kernel_shape": list(kernel), "strides": strides, "dilations": dilations, "pads": pads}
+    return {**window, "pads": pads}
+
+
+def _reach(window: Mapping[str, Any], result: Sequence[int]) -> list[int]:
+    """The lengths of what so many windows side by side see."""
+    sizes = zip(result, window["strides"], window["dilations"], window["kernel_shape"], strict=True)
+    return [(m - 1) * s + d * (k - 1) + 1 for m, s, d, k in sizes]
 
 
 def _spread(call: Call, change: Value, weight: Value, shape: Sequence[int], group: int) -> Value:
@@ -75,13 +82,12 @@ def _spread(call: Call, change: Value, weight: Value, shape: Sequence[int], grou
     With strides of 1 that is a convolution too, which takes a tenth of the time of a transposed one.
     """
     window = _window(call, shape[2:], change.shape[2:])
-    sizes = zip(change.shape[2:], window["kernel_shape"], window["strides"], window["dilations"], strict=True)
-    reach = [((result - 1) * s + d * (k - 1) + 1, d * (k - 1)) for result, k, s, d in sizes]
-    before = window["pads"][: len(reach)]
-    after = [whole - size - pad for (whole, _), size, pad in zip(reach, shape[2:], before, strict=True)]
+    whole, before = _reach(window, change.shape[2:]), window["pads"][: len(shape) - 2]
+    beyond = [d * (k - 1) for d, k in zip(window["dilations"], window["kernel_shape"], strict=True)]
+    after = [reach - size - pad for reach, size, pad in zip(whole, shape[2:], before, strict=True)]
     unseen = [max(0, -pad) for pad in after]  # values at the end that no window sees
     after = [max(0, pad) for pad in after]
-    around = [beyond - pad for (_, beyond), pad in zip(reach * 2, [*before, *after], strict=True)]
+    around = [span - pad for span, pad in zip(beyond * 2, [*before, *after], strict=True)]
     if max(window["strides"]) > 1 or min(around) < 0:
         [found] = call.run([change, weight], "ConvTranspose", group=group, **{**window, "pads": [*before, *after]})
     else:

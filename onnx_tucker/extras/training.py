@@ -314,4 +314,6 @@ def _scales(task: Task, lessons: Lessons) -> dict[str, float]:
 def _save(path: Path, content: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    keep(path, buffer.getvalue())
+    fault = keep(path, buffer.getvalue())
+    if fault:
+        logger.info("if it is interrupted, training begins anew: %s", fault)

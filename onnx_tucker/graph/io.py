@@ -308,7 +308,7 @@ class Staging:
             raise OutputError(f"{path} has appeared while the run was on its way; nothing was changed.")
         try:
             mode = target.stat().st_mode if target.exists() else 0o666 & ~_umask()  # mkstemp's files are private
-            handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+            handle, name = tempfile.mkstemp(prefix=".onnx-tucker.", suffix=".tmp", dir=target.parent)
             self._written[path] = Path(name)
             with os.fdopen(handle, "wb") as file:
                 if isinstance(content, bytes):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def load_function(spec: str) -> Evaluate:
         UsageError: there is no such file or function, or the file fails when it is imported.
     """
     name, _, function = spec.rpartition(":")
-    path = Path(name or spec)
+    if not name:
+        raise UsageError(f"--eval {spec}: it is FILE.py:FUNC, a file and the name of the function in it.")
+    path = Path(name)
     module_spec = importlib.util.spec_from_file_location(f"onnx_tucker_eval_{path.stem}", path)
     if not path.is_file() or module_spec is None or module_spec.loader is None:
         raise UsageError(f"--eval {spec}: there is no Python file {path}; it is FILE.py:FUNC.")
@@ -43,10 +46,16 @@ def load_function(spec: str) -> Evaluate:
         with _aside():
             module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's file raises
-        raise UsageError(f"--eval {spec}: {path} fails when it is imported: {error!r}.") from error
+        what = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else repr(error)
+        raise UsageError(f"--eval {spec}: {path} fails when it is imported: {what}.") from error
     found = getattr(module, function, None)
     if not callable(found):
         raise UsageError(f"--eval {spec}: {path} has no function {function!r}.")
+    with suppress(ValueError):  # a builtin may not tell what it takes
+        try:
+            inspect.signature(found).bind(None)
+        except TypeError as error:
+            raise UsageError(f"--eval {spec}: the function has to take one argument, which runs a model.") from error
     return found  # type: ignore[no-any-return]  # checked to be callable; what it returns is checked when it does
 
 

@@ -31,7 +31,7 @@ class Memory:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+        self._folder, self._told = folder, False
         self._known: dict[str, Recalled] = {}
 
     def recall(self, key: str | None) -> Recalled | None:
@@ -55,7 +55,10 @@ class Memory:
         self._known[key] = Recalled(value, False)
         path = self._path(key)
         if path is not None:
-            keep(path, json.dumps(value).encode())
+            fault = keep(path, json.dumps(value).encode())
+            if fault and not self._told:
+                self._told = True
+                logger.warning("Nothing is remembered for other runs, as %s: name a folder with --cache.", fault)
 
     def _path(self, key: str) -> Path | None:
         return self._folder / "measured" / f"{key}.json" if self._folder and not key.startswith(PASSING) else None
@@ -65,14 +68,15 @@ def _refused(constant: str) -> float:
     raise ValueError(f"{constant} is nothing that was measured")
 
 
-def keep(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole; a folder that cannot be written is no reason to fail."""
+def keep(path: Path, content: bytes) -> str | None:
+    """Writes a file that appears whole; a folder that cannot be written is no reason to fail, but the answer."""
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")  # no other run's, on whichever machine it is
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        logger.info("The cache cannot be written: %s", error)
         with suppress(OSError):
             temporary.unlink()
+        return f"{path.parent} cannot be written ({error.strerror})"
+    return None

@@ -42,7 +42,11 @@ def drawn(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]], 
             advice = "; give --data" if value.type == TEXT else ""
             raise UsageError(f"The input {value.name} is a {value.type}, which cannot be made up{advice}.")
         if value.name not in shapes:
-            raise UsageError(f"The shape of input {value.name} is not known; give --input-shape or --data.")
+            sizes = ", ".join("?" if size is None else str(size) for size in value.shape)
+            raise UsageError(
+                f"The shape ({sizes}) of input {value.name} is not known; give its free sizes with --dim NAME=SIZE, or "
+                f"all with --input-shape {value.name}:1,2,3, or give --data."
+            )
         dtype = np.dtype(TYPES[value.type])
         noise = np.asarray(rng.standard_normal(shapes[value.name]))  # a scalar is no array by itself
         return noise.astype(dtype) if dtype.kind == "f" else np.asarray(noise > 0, dtype)

@@ -153,8 +153,9 @@ def run_within(session: ort.InferenceSession, feed: Feed, seconds: float) -> Non
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without onnxruntime's status prefix."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """The first line of an error's text, without onnxruntime's status prefix, or two where the first announces them."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = f"{lines[0]}: {lines[1].strip()}" if lines[0].endswith("indices") and len(lines) > 1 else lines[0]
     return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
 
 

@@ -168,6 +168,12 @@ LINEAR = [
     Case("AveragePool", attributes={"kernel_shape": [2, 2], "strides": [2, 2]}),
     Case("AveragePool", attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
     Case("AveragePool", attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
+    *(
+        Case("AveragePool", shape, attributes={"kernel_shape": [3, 2], "strides": [2, 3], "ceil_mode": 1, **more})
+        for shape in ((2, 4, 6, 5), (1, 2, 7, 6))
+        for more in ({}, {"pads": [1, 0, 1, 1]}, {"pads": [1, 0, 1, 1], "count_include_pad": 1})
+    ),
+    Case("AveragePool", attributes={"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "count_include_pad": 1}),
     Case("AveragePool", (1, 2, 6, 4, 4), attributes={"kernel_shape": [2, 2, 2], "strides": [2, 2, 2]}),
 ]
 ALL = np.array([5, 5], np.int32)

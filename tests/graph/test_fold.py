@@ -24,6 +24,14 @@ def test_shape_arithmetic_becomes_constants_and_the_rest_stays() -> None:
     assert not fold(made, {"x": (3, 5)})
 
 
+def test_a_shape_may_be_a_scalar() -> None:
+    made = model(
+        [helper.make_node("Expand", ["a", "n"], ["y"])], {"a": np.ones(1, np.float32), "n": np.array(3)}, {}, {}
+    )
+    fold(made, {})  # whether it can be evaluated or not
+    assert {tensor.name for tensor in made.graph.initializer} >= {"a", "n"}
+
+
 def test_large_constants_are_not_made() -> None:
     value = helper.make_tensor("v", TensorProto.FLOAT, [1], [1.0])
     nodes = [helper.make_node("ConstantOfShape", ["size"], ["y"], value=value)]

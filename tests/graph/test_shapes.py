@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -101,6 +102,39 @@ def test_shapes_that_are_read_from_other_shapes() -> None:
     assert infer(model(nodes, tensors, {"x": ["n", 6]}, {"y": 2}), Path(), {}, {"n": 3})["y"] == (6, 3)
 
 
+def test_what_is_reshaped_again_and_again_is_seen_through_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in attention of dynamic size: each pass over all nodes would else find the shapes of one layer more."""
+    nodes = [helper.make_node("Relu", ["x"], ["y0"])]
+    for i in range(12):
+        nodes += [
+            helper.make_node("Shape", [f"y{i}"], [f"s{i}"]),
+            helper.make_node("Gather", [f"s{i}", "zero"], [f"n{i}"]),
+            helper.make_node("Concat", [f"n{i}", "rest"], [f"t{i}"], axis=0),
+            helper.make_node("Reshape", [f"y{i}", f"t{i}"], [f"y{i + 1}"]),
+        ]
+    made = model(nodes, {"zero": np.array([0]), "rest": np.array([2, 3])}, {"x": ["n", 6]}, {"y12": 3})
+    passes, inferred = [], onnx.shape_inference.infer_shapes
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda *a, **o: passes.append(1) or inferred(*a, **o))
+    assert infer(made, Path(), {}, {"n": 5})["y12"] == (5, 2, 3)
+    assert len(passes) <= 3
+
+
+@pytest.mark.parametrize(("batch", "known"), [("n", (None, None, None)), (1, (1, 8, 16))])
+def test_what_is_said_of_other_operators_may_be_of_the_size_that_was_traced(
+    batch: int | str, known: tuple[int | None, ...]
+) -> None:
+    nodes = [
+        helper.make_node("QuickGelu", ["x"], ["q"], domain="com.microsoft"),
+        helper.make_node("Relu", ["q"], ["y"]),
+    ]
+    made = model(nodes, {}, {"x": [batch, 8, 16]}, {"y": 3})
+    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    made.graph.value_info.append(helper.make_tensor_value_info("q", TensorProto.FLOAT, [1, 8, 16]))
+    found = [None if isinstance(size, str) else size for size in declared(made, Path())["q"]]
+    assert tuple(found) == known
+    assert infer(made, Path(), {}, {})["y"] == (1, 8, 16)
+
+
 def test_inputs_with_a_default_are_no_inputs() -> None:
     made = model(
         [helper.make_node("Add", ["x", "w"], ["y"])], {"w": np.ones(3, np.float32)}, {"x": [3]}, {"y": 1}, ir_version=3
@@ -138,3 +172,24 @@ def test_sizes_on_which_onnx_and_onnxruntime_may_differ_are_not_built_on(
     inputs = ["x", "", "s"] if scales else ["x", *tensors]
     made = model([helper.make_node(op_type, inputs, ["y"], **attributes)], tensors, {"x": [1, 2, 10, 8, 8]}, {"y": 5})
     assert ("y" in declared(made, Path())) == known
+
+
+@pytest.mark.parametrize(("scale", "known"), [(2.0, True), (44 / 38, False)])
+@pytest.mark.parametrize("how", ["listed", "joined", "computed"])
+def test_scales_may_be_constants_of_any_kind(how: str, scale: float, known: bool) -> None:
+    scales, tensors = [1, 1, 1, scale, 1], {}
+    if how == "listed":
+        nodes = [helper.make_node("Constant", [], ["s"], value_floats=scales)]
+    elif how == "joined":
+        tensors = {"a": np.float32(scales[:3]), "b": np.float32(scales[3:])}
+        nodes = [helper.make_node("Concat", ["a", "b"], ["s"], axis=0)]
+    else:  # from the size, as interpolate(size=...) is written
+        known = False
+        tensors = {"size": np.float32([1, 2, 10, 38 * scale, 8])}
+        nodes = [
+            helper.make_node("Shape", ["x"], ["n"]),
+            helper.make_node("Cast", ["n"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["size", "f"], ["s"]),
+        ]
+    nodes.append(helper.make_node("Resize", ["x", "", "s"], ["y"]))
+    assert ("y" in declared(model(nodes, tensors, {"x": [1, 2, 10, 38, 8]}, {"y": 5}), Path())) == known

@@ -57,9 +57,17 @@ def test_functions_that_are_not_there(file: Path, name: str) -> None:
 def test_files_that_are_not_there_or_fail(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no Python file"):
         load_function(f"{tmp_path}/none.py:f")
-    (tmp_path / "bad.py").write_text("1 / 0")
-    with pytest.raises(UsageError, match="ZeroDivisionError"):
-        load_function(f"{tmp_path}/bad.py:f")
+    with pytest.raises(UsageError, match=r"it is FILE\.py:FUNC"):
+        load_function("score.py")
+    for text, words in (
+        ("1 / 0", "ZeroDivisionError"),
+        ("def f(:", "line 1: invalid syntax"),
+        ("def f(): return 1", "has to take one argument"),
+        ("def f(run, other): return 1", "has to take one argument"),
+    ):
+        (tmp_path / "bad.py").write_text(text)
+        with pytest.raises(UsageError, match=words):
+            load_function(f"{tmp_path}/bad.py:f")
 
 
 @pytest.mark.parametrize(

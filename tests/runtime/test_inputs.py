@@ -189,7 +189,7 @@ def test_data_that_does_not_fit(arrays: dict[str, Array], words: str) -> None:
 def test_inputs_without_a_common_batch_are_one_sample() -> None:
     made = inputs.from_data([{"a": np.ones((2, 4)), "b": np.ones((3, 4))}], session(two_inputs()))
     assert (made.fit.samples, len(made.fit.feeds)) == (1, 1)
-    with pytest.raises(DataError, match="keys"):
+    with pytest.raises(DataError, match="does for a single input only"):
         inputs.from_data([{"": X}], session(two_inputs()))
 
 
