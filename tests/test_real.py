@@ -14,7 +14,6 @@ import pytest
 
 from onnx_tucker import compress
 from onnx_tucker.cli import main
-from onnx_tucker.errors import PromiseError
 from tests.helpers import REAL, relative, run
 
 TASKS = {  # and the sizes that are timed
@@ -72,8 +71,10 @@ def _score(task: str, run_: Callable[[dict[str, Any]], dict[str, Any]], part: sl
     metric, batch, prepare = scoring.TASKS[task]
     with np.load(REAL / task / "test.npz", allow_pickle=False) as file:
         data = {key: file[key] for key in file.files}
-    samples = len(data["images"] if "images" in data else data["x"])
-    data = {key: array[part] if len(array) == samples else array for key, array in data.items()}
+    if task == "brain_meshnet":  # one scan, of which some slices are as good as some samples
+        data = {"x": data["x"][:, :, part], "y": data["y"][part]}
+    else:
+        data = {key: array[part] for key, array in data.items()}
     x = prepare(data) if prepare else data["x"].astype(np.float32)
     outputs = [next(iter(run_({"x": x[i : i + batch]}).values())) for i in range(0, len(x), batch)]
     return float(metric(np.concatenate(outputs), data))
@@ -90,18 +91,14 @@ def _scoring() -> Any:
 
 def test_a_promised_score_holds_on_other_samples(task: str, tmp_path: Path) -> None:
     """Held on every second labelled sample by giving layers back, and within one more point on the others."""
-    single = task == "brain_meshnet"  # one scan only
-    shown, hidden = (slice(None), slice(None)) if single else (slice(0, None, 2), slice(1, None, 2))
+    single = task == "brain_meshnet"
+    shown, hidden = (slice(48), slice(48, None)) if single else (slice(0, None, 2), slice(1, None, 2))
     with np.load(REAL / task / "calib.npz", allow_pickle=False) as data:
         x = data["x"][: 16 if task == "crepe_tiny" else 64]  # or fits take minutes
     x = x[..., 20:44, 20:44, 20:44] if single else x
     options: dict[str, Any] = {"ranks": "vbmf", "data": {"x": x}, "benchmark": False}
     target = tmp_path / "out.onnx"
-    try:
-        compress(REAL / task / "model.onnx", target, **options, max_drop=0.01, eval=lambda r: _score(task, r, shown))
-    except PromiseError:
-        assert not target.exists()
-        return
+    compress(REAL / task / "model.onnx", target, **options, max_drop=0.01, eval=lambda r: _score(task, r, shown))
     before, after = (
         _score(task, lambda feed, p=path: {"y": run(onnx.load(p), **feed)[0]}, hidden)
         for path in (REAL / task / "model.onnx", target)

@@ -83,8 +83,8 @@ def _improved(errors: Sequence[Numbers], shares: Sequence[Numbers], picks: Picks
     """Spends what is left, each time where the scarcest share of it saves most error, and exchanges points."""
     curve = np.concatenate([np.full(len(e), i) for i, e in enumerate(errors)])
     index = np.concatenate([np.arange(len(e)) for e in errors])
-    picks = list(picks)
-    for _ in range(len(curve) + EXCHANGES):
+    picks, exchanged = list(picks), 0
+    while exchanged < EXCHANGES:
         left = limits * (1 + ROUNDING) - _used(shares, picks)
         saved = np.concatenate([e[k] - e for e, k in zip(errors, picks, strict=True)])
         more = np.concatenate([c - c[k] for c, k in zip(shares, picks, strict=True)])
@@ -99,6 +99,7 @@ def _improved(errors: Sequence[Numbers], shares: Sequence[Numbers], picks: Picks
             break
         for moved in pair:
             picks[curve[moved]] = int(index[moved])
+        exchanged += 1
     return picks
 
 
@@ -106,10 +107,15 @@ def _exchange(curve: NDArray[np.intp], saved: Numbers, more: Numbers, left: Numb
     """The two moves, one that saves error and one of another curve that frees what it costs, that save most."""
     best, most = None, ROUNDING * max(float(np.abs(saved).max()), np.finfo(float).tiny)
     downs = np.flatnonzero((saved <= 0) & (more < 0).any(axis=1))
-    for up in np.flatnonzero(saved > most):
-        others = downs[(curve[downs] != curve[up]) & (more[downs] + more[up] <= left).all(axis=1)]
-        if len(others) and saved[up] + (gain := saved[others].max()) > most:
-            best, most = (int(up), int(others[np.argmax(saved[others])])), float(saved[up] + gain)
+    downs = downs[np.argsort(-saved[downs], kind="stable")]  # those that cost least first
+    for up in np.argsort(-saved, kind="stable"):
+        worth = downs[: np.searchsorted(-saved[downs], saved[up] - most)]  # the others lead to less than the best
+        if not len(worth):
+            break
+        fits = (curve[worth] != curve[up]) & (more[worth] <= left - more[up]).all(axis=1)
+        if fits.any():
+            down = worth[np.argmax(fits)]
+            best, most = (int(up), int(down)), float(saved[up] + saved[down])
     return best
 
 
