@@ -8,6 +8,7 @@ positions drawn at random, and only their moments are kept.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -139,6 +140,8 @@ class Fitting:
     original's sum less what the factorised nodes add (He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep
     Neural Networks", ICCV 2017, section 3.2).
 
+    A chain follows from what the nodes before it become. Passes that begin alike share their first chains.
+
     Args:
         job: the run, with data.
         planned: what nodes become, by label; those that only stay or change their form may be refitted.
@@ -167,6 +170,7 @@ class Fitting:
         self._view, self._sums = View.of(job.model, job.context), _sums(job)
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
         products = [f for f in job.found if f.place.label in planned and self._is_product(f)]
+        self._path = hashlib.sha256(repr((basis, rough, trusts, sorted(planned))).encode())
         self._head = Head(self._view, [] if self._few else products, lambda found, most: self._rows(found, (), most))
 
     def chains(self, leaders: Iterable[Found]) -> Iterator[tuple[Found, Chain | None]]:
@@ -219,7 +223,8 @@ class Fitting:
         candidate = self._planned[found.place.label]
         group = [one for one in self._job.found if one.group == found.group]
         self._ahead -= {one.place.node.output[0] for one in group}
-        chain = self._made(found, candidate)
+        self._path.update(repr((found.place.label, candidate.method, candidate.ranks)).encode())
+        chain = self._known(self._path.hexdigest(), found, candidate)
         if found in self._head:
             self._head.take(found, chain)
         if chain is None:
@@ -228,6 +233,15 @@ class Fitting:
             self._factorised.replace(one, candidate, chain)
         self._changed = True
         return chain
+
+    def _known(self, key: str, found: Found, candidate: Candidate) -> Chain | None:
+        """See `_made`; what an earlier pass has made is taken from there."""
+        held = self._whole.chains.get(key)
+        if held is None:
+            chain = self._made(found, candidate)
+            held = (chain,)
+            self._whole.chains.keep(key, held, sum(f.nbytes for f in chain.factors) if chain else 0)
+        return held[0]
 
     def _made(self, found: Found, candidate: Candidate) -> Chain | None:
         """A node's chain, by its weight alone where it cannot be fitted; None where its weight is to stay."""

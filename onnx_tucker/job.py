@@ -47,8 +47,8 @@ KEY_SETTINGS = (
     "custom_op_lib"
 ).split()
 """The settings that errors of nodes and of models may depend on."""
-WANTED_BYTES = 2**30
-"""What may be held of what nodes are to give."""
+WANTED_BYTES, CHAIN_BYTES = 2**30, 2**28
+"""What may be held of what nodes are to give, and of chains that were fitted."""
 DERIVED_MACS = 1e11
 """Multiplications of running the model for derivatives of its outputs."""
 FOLDS = 3
@@ -73,6 +73,7 @@ class Job:
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         reference: the model's outputs on all of them, or None where nothing can be run.
         wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
+        chains: those fitted so far, by all that they follow from; see `calibrate.Fitting`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
         influences: how much errors of nodes' outputs count, or None where there is no data.
         memory: of what this run and earlier ones have measured.
@@ -94,6 +95,7 @@ class Job:
     inputs: Inputs | None
     reference: Reference | None
     wanted: Held[Any]
+    chains: Held[Any]
     timed_feed: Feed | None
     memory: Memory
     stopwatch: Stopwatch
@@ -132,6 +134,7 @@ class Job:
                 inputs=part,
                 reference=Reference(self.session, part.feeds),
                 wanted=Held(WANTED_BYTES // FOLDS),
+                chains=Held(CHAIN_BYTES // FOLDS),
                 influences=self.influences and self.influences.of_samples(part.fit),
             )
             for part in parts
@@ -240,6 +243,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         inputs=ran,
         reference=Reference(session, ran.feeds) if session is not None and ran is not None else None,
         wanted=Held(WANTED_BYTES),
+        chains=Held(CHAIN_BYTES),
         timed_feed=feeds.timed(session, ran, known, settings.seed),
         memory=remembered,
         stopwatch=Stopwatch(machine, remembered),

@@ -83,6 +83,9 @@ class Trusts:
     def __init__(self, first: Mapping[str, Candidate]) -> None:
         self._first = first
 
+    def __repr__(self) -> str:
+        return repr(sorted((label, str(candidate)) for label, candidate in self._first.items()))
+
     def of(self, job: Job, found: Found, candidate: Candidate, find: Callable[[], Trust], *, rough: bool) -> Trust:
         """How far the data of a node is trusted, by what is remembered or else by `find`, in rough passes or others."""
         key = job.planned_key("trust", self._first, found.place.label, candidate.method is None, rough)

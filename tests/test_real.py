@@ -14,6 +14,7 @@ import pytest
 
 from onnx_tucker import compress
 from onnx_tucker.cli import main
+from onnx_tucker.errors import PromiseError
 from tests.helpers import REAL, relative, run
 
 TASKS = {  # and the sizes that are timed
@@ -98,7 +99,12 @@ def test_a_promised_score_holds_on_other_samples(task: str, tmp_path: Path) -> N
     x = x[..., 20:44, 20:44, 20:44] if single else x
     options: dict[str, Any] = {"ranks": "vbmf", "data": {"x": x}, "benchmark": False}
     target = tmp_path / "out.onnx"
-    compress(REAL / task / "model.onnx", target, **options, max_drop=0.01, eval=lambda r: _score(task, r, shown))
+    try:
+        compress(REAL / task / "model.onnx", target, **options, max_drop=0.01, eval=lambda r: _score(task, r, shown))
+    except PromiseError:
+        assert task == "crepe_tiny"  # which any one layer ruins at these ranks
+        assert not target.exists()
+        return
     before, after = (
         _score(task, lambda feed, p=path: {"y": run(onnx.load(p), **feed)[0]}, hidden)
         for path in (REAL / task / "model.onnx", target)

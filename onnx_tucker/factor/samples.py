@@ -24,6 +24,7 @@ class Samples:
 
     def __init__(self, patches: Array, outputs: Array) -> None:
         self._parts, self._known = [(patches, outputs)], list[Array]()
+        self._about: dict[bool, list[tuple[Array, float]]] = {}
 
     @classmethod
     def none(cls, stage: Stage) -> Samples:
@@ -90,12 +91,12 @@ class Samples:
     def _grams(self, bias: bool) -> list[tuple[Array, float]]:
         """The inner products of all rows with one another, over their number, for every group, and their `diagonal`."""
         if not self._is_known:
-            self._known = [p @ p.T / len(p) for p in self.patches]
-        about = [centred(centred(gram, bias).T, bias) for gram in self._known]
-        width = self.patches.shape[2]
-        return [
-            (one, diagonal(one, width, float(np.trace(whole)))) for one, whole in zip(about, self._known, strict=True)
-        ]
+            self._known, self._about = [p @ p.T / len(p) for p in self.patches], {}
+        if bias not in self._about:
+            width = self.patches.shape[2]
+            pairs = [(_about_mean(gram) if bias else gram, float(np.trace(gram))) for gram in self._known]
+            self._about[bias] = [(gram, diagonal(gram, width, whole)) for gram, whole in pairs]
+        return self._about[bias]
 
     def bias(self, weight: Array) -> Array:
         """See `regression.Statistics`."""
@@ -111,3 +112,11 @@ class Samples:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `regression.Statistics`."""
         return {"patches": self.patches, "outputs": self.outputs}
+
+
+def _about_mean(gram: Array) -> Array:
+    """Inner products of rows, over their number, as they are about the mean of the rows."""
+    means = gram.mean(axis=0)
+    found: Array = gram - means
+    found -= (means - means.mean())[:, None]
+    return found
