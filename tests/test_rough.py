@@ -156,6 +156,32 @@ def test_the_way_that_changes_the_outputs_least_is_taken(rectified: bool, sample
     assert made.changed == ["conv"]
 
 
+def test_passes_that_begin_alike_share_their_first_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[str] = []
+    read = calibrate.known_rows
+    monkeypatch.setattr(
+        calibrate, "known_rows", lambda job, f, *rest: fitted.append(f.place.label) or read(job, f, *rest)
+    )
+
+    def planned_(job: Job, ranks: dict[str, int]) -> dict[str, Candidate]:
+        sites = {found.place.label: found.site.stage for found in job.found}
+        stages = {label: calibrate.METHODS["svd"].stages(sites[label], (rank,)) for label, rank in ranks.items()}
+        return {label: Candidate("svd", (rank,), stages[label], 0.0) for label, rank in ranks.items()}
+
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((20, 20)).astype(np.float32) for name in "abc"}
+    nodes = [
+        helper.make_node("MatMul", [x, w], [y], w) for x, w, y in (("x", "a", "h"), ("h", "b", "g"), ("g", "c", "y"))
+    ]
+    made = model(nodes, weights, {"x": ["n", 20]}, {"y": 2})
+    settings = Settings(data={"x": rng.standard_normal((100, 20)).astype(np.float32)})
+    job, other = (prepare(made, settings, silent) for _ in range(2))
+    factorise(job, planned_(job, {"a": 5, "b": 5, "c": 5}), "outputs")
+    again = factorise(job, planned_(job, {"a": 5, "b": 6, "c": 5}), "outputs")
+    assert fitted == ["a", "b", "c", "b", "c"]
+    assert again.model == factorise(other, planned_(other, {"a": 5, "b": 6, "c": 5}), "outputs").model
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_samples_that_are_not_fitted_to_decide_where_they_are_few(seed: int) -> None:
     """Eight samples of noise look better fitted, and are not; of inputs in few directions, others are too."""
