@@ -46,12 +46,13 @@ fidelity: $(VENV)/run  ## measure docs/fidelity.md; REAL=FOLDER adds models
 
 search: $(VENV)/bench  ## measure docs/auto.md; REAL=FOLDER adds models
 	mkdir -p build
-	$(BIN)/python benchmarks/search.py $(if $(REAL),--real $(REAL)) --rows build/search.json --out build/search.md
+	$(BIN)/python benchmarks/search.py $(if $(REAL),--real $(REAL)) --threads 1 --rows build/search.json --out build/search.md
 	$(BIN)/python benchmarks/update_docs.py docs/auto.md
 
 finetune: $(VENV)/dev  ## measure docs/finetune.md; REAL=FOLDER adds models
 	mkdir -p build
-	$(BIN)/python benchmarks/finetune.py $(if $(REAL),--real $(REAL)) --rows build/finetune.json --out build/finetune.md
+	$(BIN)/python benchmarks/finetune.py $(if $(REAL),--real $(REAL)) --threads 1 --clips 1000 --fitted 64 \
+		--rows build/finetune.json --out build/finetune.md
 	$(BIN)/python benchmarks/update_docs.py docs/finetune.md
 
 clean:
