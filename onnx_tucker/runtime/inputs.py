@@ -80,7 +80,7 @@ def _named(
     arrays = by_name(part, inputs)
     if set(arrays) != set(inputs):
         advice = "name the arrays of an .npz file like the inputs"
-        if set(arrays) == {""}:
+        if set(arrays) == {""} and inputs:
             raise DataError(f"An array without a name does for a single input only; the model has {_listed(inputs)}.")
         if set(inputs) < set(arrays):
             advice = "leave out the others, or say by --labels which one holds labels"
