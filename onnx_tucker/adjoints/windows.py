@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from onnx_tucker.adjoints.call import Call, Value, single
+from onnx_tucker.graph.ops.conv import window_of
+from onnx_tucker.types import Window
 
 
 def convolved(call: Call, changes: Sequence[Value | None], index: int) -> Value:
@@ -38,41 +41,42 @@ def largest(call: Call, changes: Sequence[Value | None], index: int) -> Value:
 def averaged(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     """Through average pooling."""
     x, change = call.given(index), single(changes)
-    size, n = x.shape[2:], x.ndim - 2
-    window = _window(call, size, change.shape[2:])
-    before, after = window["pads"][:n], window["pads"][n:]
+    size, n, window = x.shape[2:], x.ndim - 2, _window(call, x.shape[2:])
+    before, after = window.pads[:n], window.pads[n:]
     reach = zip(_reach(window, change.shape[2:]), size, before, strict=True)
     beyond = [whole - m - a for whole, m, a in reach]  # more than the pads where lengths are rounded up
     ends = [max(pair) for pair in zip(after, beyond, strict=True)]
-    counted, around = size, [*before, *ends]
+    counted, around = size, (*before, *ends)
     if call.attributes.get("count_include_pad"):
         counted = tuple(m + a + b for m, a, b in zip(size, before, after, strict=True))
-        around = [0] * n + [end - b for end, b in zip(ends, after, strict=True)]
-    ones = np.ones((1, 1, *window["kernel_shape"]), np.float32)
-    [seen] = call.run([np.ones((1, 1, *counted), np.float32), ones], "Conv", **{**window, "pads": around})
+        around = (*[0] * n, *(end - b for end, b in zip(ends, after, strict=True)))
+    ones = np.ones((1, 1, *window.kernel), np.float32)
+    geometry = _geometry(replace(window, pads=around))
+    [seen] = call.run([np.ones((1, 1, *counted), np.float32), ones], "Conv", **geometry)
     share = change / seen
     by_channel = share.reshape(-1, 1, *share.shape[2:])
     return _spread(call, by_channel, ones, (len(by_channel), 1, *x.shape[2:]), 1).reshape(x.shape)
 
 
-def _window(call: Call, size: Sequence[int], result: Sequence[int]) -> dict[str, Any]:
-    """Strides, dilations and pads of a window over values of these lengths, as attributes."""
-    given, n = call.attributes, len(size)
-    kernel = given.get("kernel_shape") or list(call.given(1).shape[2:])
-    strides, dilations = (list(given.get(name) or [1] * n) for name in ("strides", "dilations"))
-    pads = list(given.get("pads") or [0] * 2 * n)
-    auto = given.get("auto_pad", "NOTSET")
-    window = {"kernel_shape": list(kernel), "strides": strides, "dilations": dilations}
-    if auto.startswith("SAME"):
-        total = [max(r - x, 0) for r, x in zip(_reach(window, result), size, strict=True)]
-        less, more = [t // 2 for t in total], [t - t // 2 for t in total]
-        pads = [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
-    return {**window, "pads": pads}
+def _window(call: Call, size: Sequence[int]) -> Window:
+    """The window of a node over values of these lengths, with its pads spelt out."""
+    kernel = call.attributes.get("kernel_shape") or call.given(1).shape[2:]
+    return window_of(call.attributes, tuple(kernel)).explicit(tuple(size))
 
 
-def _reach(window: Mapping[str, Any], result: Sequence[int]) -> list[int]:
+def _geometry(window: Window) -> dict[str, Any]:
+    """A window as attributes."""
+    return {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.strides),
+        "dilations": list(window.dilations),
+        "pads": list(window.pads),
+    }
+
+
+def _reach(window: Window, result: Sequence[int]) -> list[int]:
     """The lengths of what so many windows side by side see."""
-    sizes = zip(result, window["strides"], window["dilations"], window["kernel_shape"], strict=True)
+    sizes = zip(result, window.strides, window.dilations, window.kernel, strict=True)
     return [(m - 1) * s + d * (k - 1) + 1 for m, s, d, k in sizes]
 
 
@@ -81,17 +85,18 @@ def _spread(call: Call, change: Value, weight: Value, shape: Sequence[int], grou
 
     With strides of 1 that is a convolution too, which takes a tenth of the time of a transposed one.
     """
-    window = _window(call, shape[2:], change.shape[2:])
-    whole, before = _reach(window, change.shape[2:]), window["pads"][: len(shape) - 2]
-    beyond = [d * (k - 1) for d, k in zip(window["dilations"], window["kernel_shape"], strict=True)]
+    window = _window(call, shape[2:])
+    whole, before = _reach(window, change.shape[2:]), window.pads[: len(shape) - 2]
+    beyond = [d * (k - 1) for d, k in zip(window.dilations, window.kernel, strict=True)]
     after = [reach - size - pad for reach, size, pad in zip(whole, shape[2:], before, strict=True)]
     unseen = [max(0, -pad) for pad in after]  # values at the end that no window sees
     after = [max(0, pad) for pad in after]
-    around = [span - pad for span, pad in zip(beyond * 2, [*before, *after], strict=True)]
-    if max(window["strides"]) > 1 or min(around) < 0:
-        [found] = call.run([change, weight], "ConvTranspose", group=group, **{**window, "pads": [*before, *after]})
+    around = tuple(span - pad for span, pad in zip(beyond * 2, [*before, *after], strict=True))
+    if max(window.strides) > 1 or min(around) < 0:
+        geometry = _geometry(replace(window, pads=(*before, *after)))
+        [found] = call.run([change, weight], "ConvTranspose", group=group, **geometry)
     else:
         turned = np.flip(weight, tuple(range(2, weight.ndim))).reshape(group, -1, *weight.shape[1:]).swapaxes(1, 2)
         turned = np.ascontiguousarray(turned).reshape(-1, *turned.shape[2:])
-        [found] = call.run([change, turned], "Conv", group=group, **{**window, "pads": around})
+        [found] = call.run([change, turned], "Conv", group=group, **_geometry(replace(window, pads=around)))
     return np.pad(found, [(0, 0), (0, 0), *((0, m) for m in unseen)]) if any(unseen) else found

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from onnx_tucker.errors import UnsupportedError
 from onnx_tucker.extras.recurrent import gru, lstm
+from onnx_tucker.graph.ops.conv import window_of
+from onnx_tucker.types import Window
 
 Operator = Callable[..., Any]
 Attributes = dict[str, Any]
@@ -29,13 +31,11 @@ def conv(attributes: Attributes) -> Operator:
     """https://onnx.ai/onnx/operators/onnx__Conv.html."""
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        axes = x.ndim - 2
-        strides, dilations = (list(attributes.get(name, [1] * axes)) for name in ("strides", "dilations"))
-        spans = [(size - 1) * dilation + 1 for size, dilation in zip(weight.shape[2:], dilations, strict=True)]
-        before, after = _pads(attributes, list(x.shape[2:]), spans, strides)
+        axes, window = x.ndim - 2, _window(attributes, weight.shape[2:], x)
+        before, after = window.pads[:axes], window.pads[axes:]
         if before != after:
-            x, before = functional.pad(x, _innermost_first(before, after)), [0] * axes
-        return CONV[axes](x, weight, bias, strides, before, dilations, attributes.get("group", 1))
+            x, before = functional.pad(x, _innermost_first(before, after)), (0,) * axes
+        return CONV[axes](x, weight, bias, window.strides, before, window.dilations, attributes.get("group", 1))
 
     return run
 
@@ -102,12 +102,11 @@ def max_pool(attributes: Attributes) -> Operator:
     kernel, ceil = list(attributes["kernel_shape"]), bool(attributes.get("ceil_mode"))
 
     def run(x: Tensor) -> Tensor:
-        strides, dilations = (list(attributes.get(name, [1] * len(kernel))) for name in ("strides", "dilations"))
-        spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
-        before, after = _pads(attributes, list(x.shape[2:]), spans, strides)
+        axes, window = len(kernel), _window(attributes, kernel, x)
+        before, after = window.pads[:axes], window.pads[axes:]
         padded = functional.pad(x, _innermost_first(before, after), value=-torch.inf)
-        found = POOLED[len(kernel)](padded, kernel, strides, 0, dilations, ceil)
-        return _begun(found, x.shape[2:], before, strides)
+        found = POOLED[axes](padded, kernel, window.strides, 0, window.dilations, ceil)
+        return _begun(found, x.shape[2:], before, window.strides)
 
     return run
 
@@ -119,12 +118,13 @@ def average_pool(attributes: Attributes) -> Operator:
         raise UnsupportedError("dilated averages")
 
     def run(x: Tensor) -> Tensor:
-        strides = list(attributes.get("strides", [1] * len(kernel)))
-        before, after = _pads(attributes, list(x.shape[2:]), kernel, strides)
+        axes, window = len(kernel), _window(attributes, kernel, x)
+        before, after = window.pads[:axes], window.pads[axes:]
 
         def mean(values: Tensor) -> Tensor:
             padded = functional.pad(values, _innermost_first(before, after))
-            return _begun(AVERAGED[len(kernel)](padded, kernel, strides, 0, ceil), x.shape[2:], before, strides)
+            found = AVERAGED[axes](padded, kernel, window.strides, 0, ceil)
+            return _begun(found, x.shape[2:], before, window.strides)
 
         found = mean(x)
         return found if attributes.get("count_include_pad") else found / mean(torch.ones_like(x[:1, :1]))
@@ -227,18 +227,9 @@ OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
 """By ONNX's name: what makes an operator from a node's attributes."""
 
 
-def _pads(
-    attributes: Attributes, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """What a convolution adds before and after each axis."""
-    axes, auto = len(sizes), attributes.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        moves = zip(sizes, spans, strides, strict=True)
-        total = [max((-(-size // step) - 1) * step + span - size, 0) for size, span, step in moves]
-        less, more = [pad // 2 for pad in total], [pad - pad // 2 for pad in total]
-        return (less, more) if auto == "SAME_UPPER" else (more, less)
-    pads = list(attributes.get("pads", [0] * 2 * axes)) if auto == "NOTSET" else [0] * 2 * axes
-    return pads[:axes], pads[axes:]
+def _window(attributes: Attributes, kernel: Sequence[int], x: Tensor) -> Window:
+    """The window of a convolution or a pool on a value, with its pads spelt out."""
+    return window_of(attributes, tuple(kernel)).explicit(tuple(x.shape[2:]))
 
 
 def _begun(pooled: Tensor, sizes: Sequence[int], before: Sequence[int], strides: Sequence[int]) -> Tensor:
