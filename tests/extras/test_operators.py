@@ -14,6 +14,7 @@ from tests.helpers import Array, model, relative, run
 
 torch = pytest.importorskip("torch")
 network = pytest.importorskip("onnx_tucker.extras.network")
+operators = pytest.importorskip("onnx_tucker.extras.operators")
 
 RNG = np.random.default_rng(0)
 
@@ -184,3 +185,50 @@ def test_reshape(sizes: list[int], attributes: dict[str, int]) -> None:
     made = model([node], {"s": np.array(sizes, np.int64)}, {"x": x.shape}, {"y": len(sizes)})
     [y] = network.Network(made, []).run({"x": x}, ["y"])
     assert np.array_equal(run(made, x=x)[0], y.numpy())
+
+
+@pytest.mark.parametrize("op", [*operators.REDUCTIONS])
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("axes", [[1], [0, -1], [], None])
+def test_reductions(op: str, opset: int, axes: list[int] | None) -> None:
+    """Axes are an attribute, or since opset 18 (13 for sums) an input, here of a node; none are all of them."""
+    x = np.abs(RNG.standard_normal((3, 4, 5))).astype(np.float32) + np.float32(0.5)
+    as_input = axes is not None and opset >= (13 if op == "ReduceSum" else 18)
+    constant = [helper.make_node("Constant", [], ["a"], value_ints=axes or [])] if as_input and axes else []
+    tensors = {"a": np.zeros(0, np.int64)} if as_input and not axes else {}
+    attributes = {} if as_input or not axes else {"axes": axes}
+    for keepdims in (0, 1):
+        node = helper.make_node(op, ["x", "a"] if as_input else ["x"], ["y"], keepdims=keepdims, **attributes)
+        made = model([*constant, node], tensors, {"x": x.shape}, {"y": 3}, opset=opset)
+        made.graph.output[0].type.tensor_type.ClearField("shape")
+        [y] = network.Network(made, []).run({"x": x}, ["y"])
+        [expected] = run(made, x=x)
+        assert y.numpy().shape == expected.shape
+        assert relative(expected, y.numpy()) < 1e-5
+
+
+def test_what_is_reduced_along_no_axis_stays() -> None:
+    x = RNG.standard_normal((3, 4)).astype(np.float32)
+    for op in ("ReduceMean", "ReduceSumSquare", "ReduceL2"):
+        node = helper.make_node(op, ["x"], ["y"], noop_with_empty_axes=1)
+        made = model([node], {}, {"x": x.shape}, {"y": 2}, opset=18)
+        assert relative(run(made, x=x)[0], network.Network(made, []).run({"x": x}, ["y"])[0].numpy()) < 1e-6
+
+
+def test_a_scalar_may_come_in() -> None:
+    node = helper.make_node("Gather", ["x", "i"], ["y"], axis=0)
+    made = model([node], {}, {"x": [3, 4], "i": []}, {"y": 1})
+    made.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    x = RNG.standard_normal((3, 4)).astype(np.float32)
+    [y] = network.Network(made, []).run({"x": x, "i": np.int64(2)}, ["y"])
+    assert np.array_equal(y.numpy(), x[2])
+
+
+def test_what_a_node_has_a_copy_of_is_not_trained() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"], "gemm"),
+        helper.make_node("LayerNormalization", ["h", "s", "b"], ["y"], "norm"),
+    ]
+    tensors = {"w": RNG.standard_normal((4, 4)), "b": np.zeros(4), "s": np.ones(4)}
+    made = model(nodes, {n: a.astype(np.float32) for n, a in tensors.items()}, {"x": [3, 4]}, {"y": 2})
+    assert list(network.Network(made, ["w", "b"]).weights) == ["w"]
