@@ -83,6 +83,25 @@ def test_a_model_that_takes_batches_of_one_size_gets_whole_ones(monkeypatch: pyt
     assert relative(free[0], found[0]) < 0.4
 
 
+def test_folds_know_nothing_of_the_samples_that_they_are_tried_on() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "b"], ["y"], "second"),
+    ]
+    made = model(nodes, {"a": noise(4, 6), "b": noise(6, 5)}, {"x": ["n", 4]}, {"y": 2})
+    job = job_of(made, noise(16, 4))
+    [first, *_] = job.found
+    assert job.influences is not None
+    whole = job.influences.of(first)
+    parts = [fold.influences and fold.influences.of(first) for fold in job.folds]
+    assert len(parts) == 3
+    assert whole is not None
+    for part in parts:
+        assert part is not None
+        assert not np.allclose(part, whole, rtol=1e-3)
+
+
 def test_the_same_seed_gives_the_same() -> None:
     made, x = two_layers(), noise(16, 24, 16, 16)
     first, second = (known(job_of(made, x)) for _ in range(2))

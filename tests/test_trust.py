@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import trust
+from onnx_tucker import compress, trust
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.ridge import RIDGES
 from onnx_tucker.job import Job, prepare, silent
 from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Stage, Window
-from tests.helpers import Array, look, model
+from tests.helpers import Array, look, model, two_layers
 
 RNG = np.random.default_rng(0)
 
@@ -95,3 +97,18 @@ def test_what_both_halves_say_is_trusted_and_noise_is_not() -> None:
     assert told.shrink is None
     assert noise.ridge > 1
     assert not told.means
+
+
+def test_weights_in_other_files_are_no_reason_to_find_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, found = np.random.default_rng(0), list[str]()
+    trusted = trust.trusted
+    monkeypatch.setattr(trust, "trusted", lambda f, *a, **o: found.append(f.place.label) or trusted(f, *a, **o))
+    x, counts = rng.standard_normal((80, 24, 16, 16)).astype(np.float32), []
+    for apart in (False, True):
+        path = tmp_path / f"{apart}.onnx"
+        onnx.save_model(two_layers(), path, save_as_external_data=apart, size_threshold=0)
+        found.clear()
+        compress(path, ranks="auto", budget="flops:0.4", data={"x": x}, benchmark=False, cache=tmp_path / str(apart))
+        counts.append(len(found))
+    assert counts[0] == counts[1]
+    assert not (tmp_path / "True").exists()  # what follows from files that may change does not outlive the run
