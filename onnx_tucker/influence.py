@@ -76,10 +76,10 @@ class Influences:
         main = [one for one in found if one.place.scope.graph is view.model.graph]
         self._nodes = [o for o in main if isinstance(o.reading.found, Site) and o.site.stage.out <= WIDEST]
 
-    def of_samples(self, batches: Batches) -> Influences:
-        """The same by other samples."""
+    def of_samples(self, batches: Batches, parts: int) -> Influences:
+        """The same by other samples, which are one of some parts that share the time for it."""
         other = copy.copy(self)
-        other._batches = batches
+        other._batches, other._draws = batches, max(LEAST, self._draws // parts)
         vars(other).pop("_known", None)
         return other
 

@@ -135,7 +135,7 @@ class Job:
                 reference=Reference(self.session, part.feeds),
                 wanted=Held(WANTED_BYTES // FOLDS),
                 chains=Held(CHAIN_BYTES // FOLDS),
-                influences=self.influences and self.influences.of_samples(part.fit),
+                influences=self.influences and self.influences.of_samples(part.fit, len(parts)),
             )
             for part in parts
         ]
