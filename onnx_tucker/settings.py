@@ -118,8 +118,8 @@ class Settings:
         for name in options.keys() - {*known}:
             positive = name.removeprefix("no_")
             close = get_close_matches(name, known, 1)
-            advice = f"write {positive}=False" if positive in known else f"is it {close[0]!r}?" if close else ""
-            raise UsageError(f"There is no option {name!r}; {advice or 'Settings has them all'}")
+            advice = f"write {positive}=False." if positive in known else f"is it {close[0]!r}?" if close else ""
+            raise UsageError(f"There is no option {name!r}; {advice or 'Settings has them all.'}")
         return cls(**options)
 
     def __post_init__(self) -> None:

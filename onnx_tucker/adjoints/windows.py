@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnx_tucker.adjoints.call import Call, Value, single
-from onnx_tucker.graph.ops.conv import window_of
-from onnx_tucker.types import Window
+from onnx_tucker.graph.ops.conv import geometry, window_of
+from onnx_tucker.types import Stage, Window
 
 
 def convolved(call: Call, changes: Sequence[Value | None], index: int) -> Value:
@@ -51,8 +51,7 @@ def averaged(call: Call, changes: Sequence[Value | None], index: int) -> Value:
         counted = tuple(m + a + b for m, a, b in zip(size, before, after, strict=True))
         around = (*[0] * n, *(end - b for end, b in zip(ends, after, strict=True)))
     ones = np.ones((1, 1, *window.kernel), np.float32)
-    geometry = _geometry(replace(window, pads=around))
-    [seen] = call.run([np.ones((1, 1, *counted), np.float32), ones], "Conv", **geometry)
+    [seen] = call.run([np.ones((1, 1, *counted), np.float32), ones], "Conv", **_geometry(window, around))
     share = change / seen
     by_channel = share.reshape(-1, 1, *share.shape[2:])
     return _spread(call, by_channel, ones, (len(by_channel), 1, *x.shape[2:]), 1).reshape(x.shape)
@@ -64,14 +63,9 @@ def _window(call: Call, size: Sequence[int]) -> Window:
     return window_of(call.attributes, tuple(kernel)).explicit(tuple(size))
 
 
-def _geometry(window: Window) -> dict[str, Any]:
-    """A window as attributes."""
-    return {
-        "kernel_shape": list(window.kernel),
-        "strides": list(window.strides),
-        "dilations": list(window.dilations),
-        "pads": list(window.pads),
-    }
+def _geometry(window: Window, pads: Sequence[int], group: int = 1) -> dict[str, Any]:
+    """A window with other pads as attributes."""
+    return geometry(Stage(1, 1, replace(window, pads=tuple(pads)), group))
 
 
 def _reach(window: Window, result: Sequence[int]) -> list[int]:
@@ -91,12 +85,11 @@ def _spread(call: Call, change: Value, weight: Value, shape: Sequence[int], grou
     after = [reach - size - pad for reach, size, pad in zip(whole, shape[2:], before, strict=True)]
     unseen = [max(0, -pad) for pad in after]  # values at the end that no window sees
     after = [max(0, pad) for pad in after]
-    around = tuple(span - pad for span, pad in zip(beyond * 2, [*before, *after], strict=True))
+    around = [span - pad for span, pad in zip(beyond * 2, [*before, *after], strict=True)]
     if max(window.strides) > 1 or min(around) < 0:
-        geometry = _geometry(replace(window, pads=(*before, *after)))
-        [found] = call.run([change, weight], "ConvTranspose", group=group, **geometry)
+        [found] = call.run([change, weight], "ConvTranspose", **_geometry(window, [*before, *after], group))
     else:
         turned = np.flip(weight, tuple(range(2, weight.ndim))).reshape(group, -1, *weight.shape[1:]).swapaxes(1, 2)
         turned = np.ascontiguousarray(turned).reshape(-1, *turned.shape[2:])
-        [found] = call.run([change, turned], "Conv", group=group, **_geometry(replace(window, pads=around)))
+        [found] = call.run([change, turned], "Conv", **_geometry(window, around, group))
     return np.pad(found, [(0, 0), (0, 0), *((0, m) for m in unseen)]) if any(unseen) else found

@@ -72,8 +72,6 @@ def _evaluate(
         return None
     if node.op_type in ("ConstantOfShape", "Expand") and math.prod(feed[node.input[-1]].ravel().tolist()) > SMALL:
         return None
-    if node.op_type == "Constant" and any(math.prod(a.t.dims) > SMALL for a in node.attribute if a.HasField("t")):
-        return None
     outputs = evaluate(node, feed, model)
     return None if outputs is None or any(v.size > SMALL for v in outputs.values()) else outputs
 

@@ -128,7 +128,6 @@ def _divided(batches: Callable[[NDArray[np.int64]], Batches], count: int, unit: 
     They are the same in all runs, as what one has fitted another may check.
     """
     kept = np.repeat(turns(count // unit, HELD_OUT, np.random.default_rng(0)) == 0, unit) & apart
-    kept = np.pad(kept, (0, count - len(kept)))
     if not kept.any():
         return Inputs.undivided("data", batches(np.arange(count)))
     return Inputs("data", batches(np.flatnonzero(~kept)), batches(np.flatnonzero(kept)))
