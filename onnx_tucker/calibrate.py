@@ -1,47 +1,28 @@
-"""Chains fitted to data, node after node: each makes up for what the ones before it have changed.
-
-A node's chain is fitted to what the original node gives for the original's input, from the input that the factorised
-nodes before it give ("asymmetric": Zhang, Zou, He and Sun, "Accelerating Very Deep Convolutional Networks for
-Classification and Detection", TPAMI 2016, section 3.3). Activations are read off the models batch by batch, at
-positions drawn at random, and only their moments are kept.
-"""
+"""What chains can be made from; those that need nothing but their own node: its weight, or what the data says of it."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import repeat
 
 import numpy as np
 
-from onnx_tucker import activation, classes, statistics, trust
+from onnx_tucker import statistics, trust
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import ROUNDS, Goal, step_work
-from onnx_tucker.factor.regression import Statistics
-from onnx_tucker.factor.ridge import RIDGES, agreement
-from onnx_tucker.graph import behind, layer
+from onnx_tucker.factor.fit import ROUNDS, Goal
+from onnx_tucker.factor.ridge import RIDGES
+from onnx_tucker.graph import behind
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.segment import between, sums
-from onnx_tucker.head import Head
+from onnx_tucker.graph.segment import sums
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
-from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
-from onnx_tucker.runtime.session import FAILURES, first_line
-from onnx_tucker.trust import Trust, Trusts
+from onnx_tucker.rows import obstacle, own_bias
+from onnx_tucker.trust import Trust
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
-from onnx_tucker.walk import Walk
 
-logger = logging.getLogger(__name__)
-
-ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS, ROUGH_RIDGES = 10_000, 4, 10, RIDGES[::2]
-"""The positions in a rough pass, how often its factors are refitted, how many steps they take towards what is seen
-behind an activation, and the pulls of trained weights that it tries.
-"""
-HEAVY, HEAVY_ROUNDS = 1.2e9, 1
-"""Multiplications of a step of a fit from which on a rough pass has so few rounds."""
+ROUGH_ROWS = 10_000
+"""The positions of a node in a rough pass."""
 
 
 def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -76,10 +57,10 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         stage = found.site.stage
         weights = np.split(found.site.read().astype(np.float64), stage.groups)  # which give what the original gives
         targets = [weight.reshape(stage.out, stage.inp, -1) for weight in weights]
-        yield _felt(job, found, known.goals(targets, bias=found.reading.added is not None))
+        yield felt(job, found, known.goals(targets, bias=found.reading.added is not None))
 
 
-def _felt(job: Job, found: Found, goals: Sequence[Goal]) -> list[Goal]:
+def felt(job: Job, found: Found, goals: Sequence[Goal]) -> list[Goal]:
     """Goals of a node's groups with how much errors of its outputs count, if that is known."""
     known = job.influences.of(found) if job.influences is not None else None
     return list(goals) if known is None else [replace(g, influence=part) for g, part in zip(goals, known, strict=True)]
@@ -118,7 +99,8 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         found.append("influence")
     if trust.scarce(job):
         return found
-    view, summed = View.of(job.model, job.context), _sums(job)
+    view = View.of(job.model, job.context)
+    summed = sums(view.model.graph.node, view.outputs())
     behind_ = any(
         behind.sight(view, value, f.axis) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}
     )
@@ -127,205 +109,3 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     if behind_ and felt:
         found += ["influence, activations", "influence on activations"]
     return found
-
-
-def _sums(job: Job) -> dict[str, tuple[str, str]]:
-    return sums(list(job.model.graph.node), [output.name for output in job.model.graph.output])
-
-
-class Fitting:
-    """One pass over the nodes of a model, each fitted behind those before it.
-
-    Where a node's output is added to something else, it makes up for what that has lost too: it is fitted to the
-    original's sum less what the factorised nodes add (He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep
-    Neural Networks", ICCV 2017, section 3.2).
-
-    A chain follows from what the nodes before it become. Passes that begin alike share their first chains.
-
-    Args:
-        job: the run, with data.
-        planned: what nodes become, by label; those that only stay or change their form may be refitted.
-        basis: what chains are fitted to; not the weights.
-        rough: whether fewer samples, positions and rounds are enough.
-        trusts: how far the data of nodes is trusted, if that is not found out anew.
-    """
-
-    def __init__(
-        self, job: Job, planned: Mapping[str, Candidate], basis: Basis, *, rough: bool, trusts: Trusts | None = None
-    ) -> None:
-        self._job, self._planned = job, planned
-        self._seen, self._influential = "activations" in basis, "influence" in basis
-        self._seen_counts = basis == "influence on activations"
-        self._positions, self._rounds, self._steps = statistics.ROWS, ROUNDS, activation.STEPS
-        self._ridges: Sequence[float] = RIDGES
-        self._whole, self._rough, self._trusts = job, rough, trusts
-        if rough:
-            self._positions, self._rounds, self._steps = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS
-            self._ridges = ROUGH_RIDGES
-            self._job = job = trust.lighter(job)
-        assert job.inputs is not None
-        feeds = job.inputs.fit.feeds
-        self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
-        self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
-        self._view, self._sums = View.of(job.model, job.context), _sums(job)
-        self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
-        products = [f for f in job.found if f.place.label in planned and self._is_product(f)]
-        self._path = hashlib.sha256(repr((basis, rough, trusts, sorted(planned))).encode())
-        self._head = Head(self._view, [] if self._few else products, lambda found, most: self._rows(found, (), most))
-
-    def chains(self, leaders: Iterable[Found]) -> Iterator[tuple[Found, Chain | None]]:
-        """The chains of the nodes that are planned; of the last linear ones when all of those have theirs.
-
-        Args:
-            leaders: the nodes in the order of the graph, of those that share a weight the first.
-
-        Yields:
-            A node and its chain; None where it stays as it is, as nothing before it is changed or its weight cannot
-            make up for that.
-        """
-        last = dict[Found, Chain | None]()
-        for found in leaders:
-            chain = self._fitted(found)
-            if found in self._head:
-                last[found] = chain
-            else:
-                yield found, chain
-        together = self._head.fitted()
-        for found, chain in last.items():
-            yield found, together.get(found.place.label, chain)
-
-    def target(self, found: Found) -> str:
-        """See `rows.Source`."""
-        return self._sum(found.output)[0]
-
-    def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
-        """See `rows.Source`."""
-        x = layer.activations(found)
-        total, other = self._sum(found.output)
-        taken = self._factorised.read([x, other] if other else [x])
-        wanted = repeat(None) if known else (values[total] for values in self._original.read([total]))
-        for now, y in zip(taken, wanted, strict=not known):
-            added = now[other] if other else None
-            if added is not None and len(added) == 1:  # it may be the same for all samples
-                added = np.broadcast_to(added, (len(now[x]), *added.shape[1:]))
-            yield Flow(now[x], y, added)
-
-    def _sum(self, y: str) -> tuple[str, str]:
-        """The sum that an output goes into, and the other part of it, if nothing of that is still to be factorised."""
-        total, other = self._sums.get(y, (y, ""))
-        shapes = [self._job.context.shapes.get(name) for name in (total, other, y)]
-        made = between(self._nodes, (), [other]) if other else []
-        open_ = any(not self._ahead.isdisjoint(node.output) for node in made)
-        return (y, "") if open_ or shapes[0] is None or shapes != shapes[:1] * 3 else (total, other)
-
-    def _fitted(self, found: Found) -> Chain | None:
-        """The chain of the next node; None where it stays as it is."""
-        candidate = self._planned[found.place.label]
-        group = [one for one in self._job.found if one.group == found.group]
-        self._ahead -= {one.place.node.output[0] for one in group}
-        self._path.update(repr((found.place.label, candidate.method, candidate.ranks)).encode())
-        chain = self._known(self._path.hexdigest(), found, candidate)
-        if found in self._head:
-            self._head.take(found, chain)
-        if chain is None:
-            return decomposed(found.site.read(), found.site.stage, candidate) if candidate.changes else None
-        for one in group:
-            self._factorised.replace(one, candidate, chain)
-        self._changed = True
-        return chain
-
-    def _known(self, key: str, found: Found, candidate: Candidate) -> Chain | None:
-        """See `_made`; what an earlier pass has made is taken from there."""
-        held = self._whole.chains.get(key)
-        if held is None:
-            chain = self._made(found, candidate)
-            held = (chain,)
-            self._whole.chains.keep(key, held, sum(f.nbytes for f in chain.factors) if chain else 0)
-        return held[0]
-
-    def _made(self, found: Found, candidate: Candidate) -> Chain | None:
-        """A node's chain, by its weight alone where it cannot be fitted; None where its weight is to stay."""
-        site = found.site
-        if candidate.method is None and not self._changed:
-            return None
-        halves = known_rows(self._job, found, self, self._positions)
-        if not isinstance(halves, str) and not min(half.rows for half in halves):
-            halves = "half of the data gives it no finite position"
-        if isinstance(halves, str):
-            logger.info("%s is not fitted: %s", site.name, halves)
-            return decomposed(site.read(), site.stage, candidate) if candidate.method else None
-        known = halves[0] + halves[1]
-        trusted = self._trusted(found, candidate, halves)
-        scores = self._scores(found) if trusted.means and not self._few else None
-        if candidate.method is None and trusted.ridge == RIDGES[0] and scores is None:
-            return None
-        rounds = HEAVY_ROUNDS if self._thrifty(found) else self._rounds
-        goals_ = trusted.goals(site, known)
-        chain = trust.fitted(site, candidate, _felt(self._job, found, goals_) if self._influential else goals_, rounds)
-        logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trusted[:2])
-        if trusted.means:
-            chain = replace(chain, bias=_bias(found, halves, known, reconstruct(chain)))
-        chain = self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
-        return chain if scores is None else self._corrected(found, chain, scores)
-
-    def _is_product(self, found: Found) -> bool:
-        """Whether a node multiplies vectors by a matrix, and nothing is added to them but a constant."""
-        stage = found.site.stage
-        return not (stage.window.kernel or stage.groups > 1 or obstacle(self._job, found) or self._sum(found.output)[1])
-
-    def _scores(self, found: Found) -> behind.Scores | None:
-        """What a node's outputs tell by their scores; None where they are none."""
-        stage, total = found.site.stage, self.target(found)
-        return behind.scores(self._view, total, stage.groups * stage.out)
-
-    def _corrected(self, found: Found, chain: Chain, scores: behind.Scores) -> Chain:
-        """A chain whose bias gives each class its probability in the mean."""
-        stage = found.site.stage
-        rows = self._rows(found, (), min(self._positions, max(classes.MOST // (stage.groups * stage.out), 1)))
-        return chain if rows is None else classes.corrected(chain, rows, scores)
-
-    def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
-        """A chain fitted to what is seen of its outputs, if that is not all of them."""
-        total, _ = self._sum(found.output)
-        sight, value = behind.seen(self._view, total, found.axis)
-        if sight.whole:
-            return chain
-        rows = self._rows(found, sight.window, self._positions)
-        if rows is None:
-            return chain
-        own = own_bias(found)
-        chain = chain if own is None or chain.bias is not None else replace(chain, bias=own)
-        known = self._job.influences if self._seen_counts else None
-        influence = known.of_seen(found, value) if known is not None else None
-        task = activation.Task(found.site, candidate, sight, influence)
-        return activation.refitted(task, chain, rows, self._steps)
-
-    def _rows(self, found: Found, window: tuple[int, ...], most: int) -> Rows | None:
-        """See `rows.seen_rows`; None too where onnxruntime cannot run what they need."""
-        try:
-            return seen_rows(self._job, found, self, window, most)
-        except FAILURES as error:
-            logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
-            return None
-
-    def _thrifty(self, found: Found) -> bool:
-        """Whether a fit takes long and need not be good."""
-        stage = found.site.stage
-        return self._rough and stage.groups * step_work((stage.out, stage.inp * stage.window.volume)) >= HEAVY
-
-    def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
-        """How far the data of a node is trusted."""
-
-        def fresh() -> Trust:
-            return trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
-
-        if self._trusts is None:
-            return fresh()
-        return self._trusts.of(self._whole, found, candidate, fresh, rough=self._rough)
-
-
-def _bias(found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:
-    """The bias that makes up for what a weight has changed in the mean, as far as both halves of the samples agree."""
-    own = own_bias(found)
-    assert own is not None
-    return np.asarray(own + agreement(*(half.bias(weight) for half in halves)) * known.bias(weight))

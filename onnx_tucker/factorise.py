@@ -10,6 +10,7 @@ from joblib import Parallel, delayed
 
 from onnx_tucker import calibrate
 from onnx_tucker.factor import weight_error
+from onnx_tucker.fitting import Fitting
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
@@ -64,7 +65,7 @@ def factorise(
         job: the run.
         planned: what nodes become, by label.
         basis: what their chains are made from; one of `calibrate.bases`.
-        rough: see `calibrate.Fitting`.
+        rough: see `fitting.Fitting`.
         trusts: see there too.
     """
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
@@ -74,8 +75,7 @@ def factorise(
     if basis == "weights":
         made = zip(leaders, _separate(job, leaders, planned), strict=True)
     else:
-        fitting = calibrate.Fitting(job, planned, basis, rough=rough, trusts=trusts)
-        chains = fitting.chains(leaders)
+        chains = Fitting(job, planned, basis, rough=rough, trusts=trusts).chains(leaders)
         made = ((found, None if chain is None else _rounded(found.site.read(), chain)) for found, chain in chains)
     for i, (leader, rounded) in enumerate(made):
         if not rough:

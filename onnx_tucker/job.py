@@ -73,7 +73,7 @@ class Job:
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         reference: the model's outputs on all of them, or None where nothing can be run.
         wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
-        chains: those fitted so far, by all that they follow from; see `calibrate.Fitting`.
+        chains: those fitted so far, by all that they follow from; see `fitting.Fitting`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
         influences: how much errors of nodes' outputs count, or None where there is no data.
         memory: of what this run and earlier ones have measured.

@@ -64,7 +64,7 @@ def held_out(
         job: the run.
         unfitted: the model with chains from its weights alone.
         bases: the ways.
-        trusts: see `calibrate.Fitting`.
+        trusts: see `fitting.Fitting`.
     """
     errors: dict[Basis, list[float]] = {}
     if not job.folds:

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import classes, compress, head
-from onnx_tucker.calibrate import Fitting
+from onnx_tucker.fitting import Fitting
 from onnx_tucker.graph.behind import Scores
 from onnx_tucker.graph.find import Found
 from onnx_tucker.influence import Influences

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate, compress, rough, trust
+from onnx_tucker import calibrate, compress, fitting, rough, trust
+from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job, prepare, silent
@@ -20,12 +21,12 @@ from onnx_tucker.trial import error
 from onnx_tucker.types import Basis, Candidate
 from tests.helpers import model, relative, run
 from tests.test_allocate import uneven
-from tests.test_trial import job_of, network, noise
+from tests.test_trial import job_of, network
 from tests.test_trial import planned as tucker
 
 
 def planned(job: Job, rank: int) -> dict[str, Candidate]:
-    method = calibrate.METHODS["svd"]
+    method = METHODS["svd"]
     return {f.place.label: Candidate("svd", (rank,), method.stages(f.site.stage, (rank,)), 0.0) for f in job.found}
 
 
@@ -109,9 +110,9 @@ def test_nothing_planned_is_no_error_and_without_data_it_is_not_known(made: list
     assert made == ["weights"]
 
 
-@pytest.mark.parametrize("heavy", [1, calibrate.HEAVY])
+@pytest.mark.parametrize("heavy", [1, fitting.HEAVY])
 def test_how_far_data_is_trusted_the_first_rough_pass_says(heavy: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "HEAVY", heavy)
+    monkeypatch.setattr(fitting, "HEAVY", heavy)
     looked: list[str] = []
     trusted = trust.trusted
 
@@ -156,32 +157,6 @@ def test_the_way_that_changes_the_outputs_least_is_taken(rectified: bool, sample
     assert made.changed == ["conv"]
 
 
-def test_passes_that_begin_alike_share_their_first_chains(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted: list[str] = []
-    read = calibrate.known_rows
-    monkeypatch.setattr(
-        calibrate, "known_rows", lambda job, f, *rest: fitted.append(f.place.label) or read(job, f, *rest)
-    )
-
-    def planned_(job: Job, ranks: dict[str, int]) -> dict[str, Candidate]:
-        sites = {found.place.label: found.site.stage for found in job.found}
-        stages = {label: calibrate.METHODS["svd"].stages(sites[label], (rank,)) for label, rank in ranks.items()}
-        return {label: Candidate("svd", (rank,), stages[label], 0.0) for label, rank in ranks.items()}
-
-    rng = np.random.default_rng(0)
-    weights = {name: rng.standard_normal((20, 20)).astype(np.float32) for name in "abc"}
-    nodes = [
-        helper.make_node("MatMul", [x, w], [y], w) for x, w, y in (("x", "a", "h"), ("h", "b", "g"), ("g", "c", "y"))
-    ]
-    made = model(nodes, weights, {"x": ["n", 20]}, {"y": 2})
-    settings = Settings(data={"x": rng.standard_normal((100, 20)).astype(np.float32)})
-    job, other = (prepare(made, settings, silent) for _ in range(2))
-    factorise(job, planned_(job, {"a": 5, "b": 5, "c": 5}), "outputs")
-    again = factorise(job, planned_(job, {"a": 5, "b": 6, "c": 5}), "outputs")
-    assert fitted == ["a", "b", "c", "b", "c"]
-    assert again.model == factorise(other, planned_(other, {"a": 5, "b": 6, "c": 5}), "outputs").model
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_samples_that_are_not_fitted_to_decide_where_they_are_few(seed: int) -> None:
     """Eight samples of noise look better fitted, and are not; of inputs in few directions, others are too."""
@@ -192,7 +167,7 @@ def test_samples_that_are_not_fitted_to_decide_where_they_are_few(seed: int) -> 
     for directions, basis in ((np.eye(100), "weights"), (narrow, "outputs")):
         x = (rng.standard_normal((8, len(directions))) @ directions).astype(np.float32)
         job = prepare(made, Settings(data={"x": x}), silent)
-        stages = calibrate.METHODS["svd"].stages(job.found[0].site.stage, (20,))
+        stages = METHODS["svd"].stages(job.found[0].site.stage, (20,))
         planned_ = {"matmul": Candidate("svd", (20,), stages, 0.0)}
         assert calibrate.bases(job, planned_) == ["weights", "outputs"]
         assert Rough(job).closest(factorise(job, planned_, "weights")).basis == basis
@@ -207,15 +182,3 @@ def test_samples_that_say_nothing_leave_the_weights() -> None:
 def test_nothing_planned_is_nothing_made() -> None:
     job = job_of(network(rectified=True), 80)
     assert Rough(job).closest(factorise(job, {}, "weights")).model is job.model
-
-
-@pytest.mark.parametrize(("samples", "told"), [(12, True), (50, False), (100, True)])
-def test_what_counts_is_fitted_to_where_other_samples_or_many_tell(samples: int, told: bool) -> None:
-    """A fifth of them is kept for checks."""
-    weight = noise(20, 20)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "conv"), helper.make_node("MatMul", ["h", "v"], ["y"])]
-    made = model(nodes, {"w": weight, "v": noise(20, 8)}, {"x": ["n", 20]}, {"y": 2})
-    job = prepare(made, Settings(data={"x": noise(samples, 20)}), silent)
-    found = job.found[0]
-    stages = calibrate.METHODS["svd"].stages(found.site.stage, (4,))
-    assert ("influence" in calibrate.bases(job, {found.place.label: Candidate("svd", (4,), stages, 0.0)})) == told

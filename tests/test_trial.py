@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate, trust
+from onnx_tucker import trust
+from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
 from onnx_tucker.job import Job, prepare, silent
 from onnx_tucker.settings import Settings
@@ -42,7 +43,7 @@ def job_of(made: onnx.ModelProto, samples: int) -> Job:
 def planned(job: Job) -> dict[str, Candidate]:
     found = job.found[0]
     assert isinstance(found.reading.found, Site)
-    stages = calibrate.METHODS["tucker2"].stages(found.site.stage, (4, 4))
+    stages = METHODS["tucker2"].stages(found.site.stage, (4, 4))
     return {"conv": Candidate("tucker2", (4, 4), stages, 0.0)}
 
 

@@ -50,7 +50,7 @@ RULES: Mapping[str, Rule] = {
     "MaxPool": windows.largest,
     "Mul": elementwise.multiplied,
     "Pow": elementwise.raised,
-    "Relu": elementwise.rectified,
+    **dict.fromkeys(("Elu", "LeakyRelu", "Relu"), elementwise.rectified),
     "Where": elementwise.chosen,
 }
 """By operator."""

@@ -13,6 +13,9 @@ STEP, SMALL = 1e-3, 1e-2
 that is to hide others may be larger than all by far, and small steps are lost in a function of another scale.
 """
 
+LEAKY = 0.01
+"""The slope of a LeakyRelu below 0, unless it says otherwise."""
+
 
 def by_itself(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     """Through what takes every value by itself, alone or with those at the same place of others."""
@@ -70,8 +73,13 @@ def exponential(call: Call, changes: Sequence[Value | None], index: int) -> Valu
 
 
 def rectified(call: Call, changes: Sequence[Value | None], index: int) -> Value:
-    """Through a rectifier."""
-    return single(changes) * (call.given(index) > 0)
+    """Through a rectifier: a step across 0 would see both of its sides."""
+    change, x = single(changes), call.given(index)
+    if call.op == "Relu":
+        return change * (x > 0)
+    alpha = np.float32(call.attributes.get("alpha", LEAKY if call.op == "LeakyRelu" else 1.0))
+    below = alpha if call.op == "LeakyRelu" else call.made + alpha  # Elu, whose slope there is alpha * exp(x)
+    return change * np.where(x > 0, np.float32(1), below)
 
 
 def chosen(call: Call, changes: Sequence[Value | None], index: int) -> Value:

@@ -219,8 +219,8 @@ class Sampled:
         sizes = {c: size for term, factor in named for c, size in zip(term, factor.shape, strict=True)}
         axes, rows = self._channels_last({c: sizes[c] for c in patch})
         seen = centred(product([*terms, axes], [*factors, rows], f"n{whole[0]}"), self.central)
-        back = [f"n{whole[0]}", axes, *but(terms, number)]
-        found = product(back, [seen * (self.share / len(rows)), rows, *others], terms[number])
+        back = [axes, f"n{whole[0]}", *but(terms, number)]  # einsum takes three times as long the other way round
+        found = product(back, [rows, seen * (self.share / len(rows)), *others], terms[number])
         # The identity: axes of W meet themselves, those between factors have names of their own in W.
         inner = ["".join(c if c in whole else c.upper() for c in term) for term in terms]
         same = product([*inner, *but(terms, number)], [*factors, *others], terms[number])

@@ -43,8 +43,8 @@ HOPELESS = 2.0
 """How many times slower than the fastest a model is when its first run decides."""
 NOISY = 0.3
 """Interquartile range over median from which on a machine is called busy."""
-PROFILE_RUNS = 7
-"""Runs of which the times of single operators are the medians."""
+PROFILE_RUNS, PROFILE_S = (3, 7), 1.0
+"""Runs of which the times of single operators are the medians, at least and at most, and seconds for them."""
 SHORTEST_S = 1e-6
 """No model runs faster, though a clock may say so."""
 KERNEL = "_kernel_time"
@@ -276,17 +276,21 @@ def _roughly(run: Callable[[], object], best: float, clock: Callable[[], float])
 def _profiled(machine: Machine, model: bytes, feed: Feed, folder: Path | None) -> list[Step]:
     with tempfile.TemporaryDirectory() as place:
         session = machine.session(model, folder, profile=Path(place) / "profile")
-        run = _runner(session, feed)
-        for _ in range(1 + PROFILE_RUNS):
+        run, number = _runner(session, feed), 0
+        run()  # allocates
+        least, most = PROFILE_RUNS
+        end = time.perf_counter() + PROFILE_S
+        while number < least or (number < most and time.perf_counter() < end):
             run()
+            number += 1
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(KERNEL)]
-    count = len(ran) // (1 + PROFILE_RUNS)
+    count = len(ran) // (1 + number)
     runs = [ran[i : i + count] for i in range(0, len(ran), count or 1)]
     names = [[event["name"] for event in run] for run in runs]
     if not runs or any(other != names[0] for other in names):
         return []  # nothing runs, or what runs depends on values
-    times = np.median([[event["dur"] / 1000 for event in run] for run in runs[1:]], axis=0)  # the first run allocates
+    times = np.median([[event["dur"] / 1000 for event in run] for run in runs[1:]], axis=0)
     return [
         Step(event["name"].removesuffix(KERNEL), event["args"]["op_name"], float(ms))
         for event, ms in zip(ran[:count], times, strict=True)

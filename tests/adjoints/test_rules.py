@@ -115,6 +115,8 @@ BY_ITSELF = [
     *(Case(op, constants=(noise(4, 1, 5),)) for op in "Add Div Max Mean Min Mul Sub Sum".split()),
     *(Case(op, (4, 1, 5), (noise(2, 4, 6, 5) ** 2 + 1,), at=1, positive=True) for op in "Add Div Mul Pow Sub".split()),
     Case("BatchNormalization", constants=(noise(4), noise(4), noise(4), noise(4) ** 2)),
+    Case("Elu", attributes={"alpha": 0.5}),
+    Case("LeakyRelu", attributes={"alpha": 0.3}),
     Case("PRelu", constants=(noise(4, 1, 1),)),
     Case("Pow", constants=(np.float32(3),)),
     Case("Swish", opset=24),

@@ -1,0 +1,411 @@
+"""Factors fitted to data, from end to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from onnx_tucker import compress, fitting
+from onnx_tucker.errors import TuckerError
+from onnx_tucker.factor import METHODS
+from onnx_tucker.factorise import factorise
+from onnx_tucker.job import Job, prepare, silent
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Candidate, Choice, Plan
+from tests.helpers import Array, conv_model, low_rank, model, relative, run
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def correlated(*shape: int) -> Array:
+    """Samples whose channels depend on each other, as activations do."""
+    mixing = noise(shape[1], shape[1]) @ np.diag(np.logspace(0, -2, shape[1])).astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(np.moveaxis(noise(*shape), 1, -1) @ mixing, -1, 1))
+
+
+def one(op: str, weight: Array, x: Array, out: int, bias: bool = True, **attributes: Any) -> onnx.ModelProto:
+    tensors = {"w": weight} | ({"b": noise(out)} if bias else {})
+    node = helper.make_node(op, ["x", *tensors], ["y"], "node", **attributes)
+    made = model([node], tensors, {"x": list(x.shape)}, {"y": x.ndim})
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    return made
+
+
+def slim(made: onnx.ModelProto, data: Array | None, ranks: str = "4", **options: Any) -> onnx.ModelProto:
+    given = {} if data is None else {"data": {"x": data}}
+    return compress(made, ranks=ranks, benchmark=False, **given, **options).model
+
+
+CASES = {
+    "conv": (one("Conv", noise(12, 10, 3, 3), noise(64, 10, 8, 8), 12, pads=[1] * 4), correlated(64, 10, 8, 8)),
+    "no bias": (one("Conv", noise(12, 10, 3), noise(64, 10, 9), 12, bias=False), correlated(64, 10, 9)),
+    "strided": (one("Conv", noise(12, 10, 3, 3), noise(64, 10, 8, 8), 12, strides=[2, 1], auto_pad="SAME_LOWER"),
+                correlated(64, 10, 8, 8)),
+    "groups": (one("Conv", noise(24, 10, 3, 3), noise(64, 20, 8, 8), 24, group=2), correlated(64, 20, 8, 8)),
+    "transposed": (one("ConvTranspose", noise(10, 12, 3, 3), noise(64, 10, 8, 8), 12, strides=[2, 2]),
+                   correlated(64, 10, 8, 8)),
+    "gemm": (one("Gemm", noise(12, 10), noise(160, 10), 12, transB=1), correlated(160, 10)),
+    "matmul": (one("MatMul", noise(10, 12), noise(64, 5, 10), 12, bias=False),
+               np.swapaxes(correlated(64, 10, 5), 1, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_closer_with_data_than_without(name: str) -> None:
+    made, x = CASES[name]
+    held_out = x[:16]
+    errors = [relative(run(made, x=held_out)[0], run(slim(made, d), x=held_out)[0]) for d in (None, x[16:])]
+    assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_later_nodes_make_up_for_earlier_ones(seed: int) -> None:
+    """The second node is fitted to what the original gives, from what the first one has become."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "p"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "b", "q"], ["y"], "second", pads=[1] * 4),
+    ]
+    tensors = {"a": noise(16, 10, 3, 3), "p": noise(16), "b": noise(16, 16, 3, 3), "q": noise(16)}
+    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    x = correlated(96, 10, 8, 8)
+    together = slim(made, x[16:], seed=seed)
+    apart = slim(made, x[16:], include="first", seed=seed)
+    blind = slim(apart, None, include="second")
+    exact = run(made, x=x[:16])[0]
+    assert relative(exact, run(together, x=x[:16])[0]) < relative(exact, run(blind, x=x[:16])[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_few_samples_the_bias_takes_the_mean_and_the_ranks_what_varies(seed: int) -> None:
+    """All outputs are alike in a direction that hardly varies: a matrix of one rank less does without it."""
+    alike = np.ones((4, 1)) / 2
+    rng = np.random.default_rng(seed)
+    others = np.linalg.svd(alike)[0][:, 1:] @ rng.standard_normal((3, 31))
+    weight = others - others.mean(1, keepdims=True) + 0.3 * alike
+    made = one("Gemm", weight.astype(np.float32), noise(64, 31), 4, transB=1)
+    x = (3 + rng.standard_normal((264, 31))).astype(np.float32)
+    exact, fitted = run(made, x=x[8:])[0], run(slim(made, x[:8], "3"), x=x[8:])[0]
+    assert relative(exact - exact.mean(0), fitted - exact.mean(0)) < 0.35
+
+
+def test_the_new_bias_takes_the_place_of_the_old() -> None:
+    made, x = CASES["conv"]
+    names = {tensor.name for tensor in slim(made, x).graph.initializer}
+    assert "b" not in names
+    assert sum(name.endswith("/bias") for name in names) == 1
+
+
+def test_a_bias_that_others_use_stays() -> None:
+    made, x = CASES["conv"]
+    shared = onnx.ModelProto()
+    shared.CopyFrom(made)
+    shared.graph.node.append(helper.make_node("Identity", ["b"], ["z"]))
+    shared.graph.output.append(helper.make_tensor_value_info("z", 1, None))
+    assert np.array_equal(run(slim(shared, x), x=x)[1], run(shared, x=x)[1])
+
+
+@pytest.mark.parametrize("kind", ["zero", "constant", "duplicated", "one", "partly nan", "too large"])
+def test_poor_data_does_no_harm(kind: str) -> None:
+    made, x = CASES["conv"]
+    poor = {
+        "zero": 0 * x,
+        "constant": 0 * x + 1,
+        "duplicated": x[[3] * 8],
+        "one": x[:1],
+        "too large": np.where(np.arange(64)[:, None, None, None] == 5, 1e300, x.astype(np.float64)),
+        "partly nan": np.where(np.arange(64)[:, None, None, None] == 5, np.float32(np.nan), x),
+    }[kind]
+    result = slim(made, poor)
+    outputs = run(result, x=x)[0]
+    assert np.isfinite(outputs).all()
+    blind = relative(run(made, x=x)[0], run(slim(made, None), x=x)[0])
+    assert relative(run(made, x=x)[0], outputs) < 1.2 * blind
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    made, x = CASES["conv"]
+    assert slim(made, x, seed=1) == slim(made, x, seed=1)
+
+
+def test_lowered_forms_take_the_bias_too() -> None:
+    made = conv_model(noise(16, 8, 3, 3, 3), size=[6, 8, 8], bias=True)
+    x = correlated(32, 8, 6, 8, 8)
+    result = compress(made, ranks="4", data={"x": x}, keep_slower=True)
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 1
+
+
+class Reader:
+    """As onnxruntime's CalibrationDataReader."""
+
+    def __init__(self, batches: list[dict[str, Array]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self._batches, None)
+
+
+def test_data_may_come_in_batches() -> None:
+    made, x = CASES["conv"]
+    batches = [{"x": part} for part in np.split(x, 8)]
+    whole = slim(made, x)
+    for data in (batches, iter(batches), Reader(batches)):
+        assert compress(made, ranks="4", benchmark=False, data=data).model == whole
+
+
+@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+def test_what_is_added_may_be_the_same_for_all_samples(op: str, caplog: pytest.LogCaptureFixture) -> None:
+    x = correlated(70, 10, 6)
+    nodes = [helper.make_node("Tanh", ["p"], ["t"]), helper.make_node("Add", ["c", "t"], ["y"])]
+    shape = (12, 10, 3) if op == "Conv" else (6, 12)
+    nodes.insert(0, helper.make_node(op, ["x", "w"], ["c"], "node"))
+    added = noise(1, 12, 4) if op == "Conv" else noise(1, 10, 12)
+    made = model(nodes, {"w": noise(*shape), "p": added}, {"x": ["n", 10, 6]}, {"y": 3})
+    with caplog.at_level("INFO", "onnx_tucker"):
+        slim(made, x, "2")
+    assert "node: fitted to" in caplog.text
+    assert "not fitted" not in caplog.text
+
+
+def test_a_part_that_the_model_rejects_is_told() -> None:
+    made = one("Conv", noise(12, 10, 3), noise(64, 10, 9), 12)
+    made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "length"
+    made.graph.node.append(helper.make_node("Reshape", ["y", "shape"], ["z"]))
+    made.graph.initializer.append(numpy_helper.from_array(np.array([-1, 84]), "shape"))
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", 1, [None, None]))
+    parts = [{"x": noise(1, 10, 9 + (i == 1))} for i in range(6)]
+    with pytest.raises(TuckerError, match="does not run on the data"):
+        compress(made, ranks="4", benchmark=False, data=parts)
+
+
+def test_samples_may_be_of_different_sizes() -> None:
+    made = one("Conv", noise(12, 10, 3), noise(64, 10, 9), 12)
+    made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "length"
+    parts = [{"x": correlated(1, 10, 9 + i % 5)} for i in range(80)]
+    x = np.concatenate([part["x"] for part in parts if part["x"].shape[2] == 9])
+    errors = []
+    for data in ({}, {"data": parts}):
+        slim_ = compress(made, ranks="4", benchmark=False, **data).model
+        errors.append(relative(run(made, x=x)[0], run(slim_, x=x)[0]))
+    assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (3, "neither paths"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, "x.npz"], "neither paths"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, {"z": np.zeros(1)}], "has the keys 'z'"),
+        ([{"x": np.zeros((1, 10, 8, 8))}, {"x": np.zeros((1, 10, 8, 9))}], "has the shape"),
+    ],
+)
+def test_what_is_no_data(data: Any, words: str) -> None:
+    with pytest.raises(TuckerError, match=words):
+        compress(CASES["conv"][0], ranks="4", benchmark=False, data=data)
+
+
+def test_without_data_it_is_said_that_accuracy_is_unguarded(caplog: pytest.LogCaptureFixture) -> None:
+    made, x = CASES["conv"]
+    slim(made, x)
+    assert "accuracy" not in caplog.text
+    slim(made, None)
+    assert caplog.text.count("nothing guards the accuracy") == 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_full_rank_with_data_changes_nothing(name: str) -> None:
+    made, x = CASES[name]
+    for ranks in ("full", "energy:1.0", "1000"):
+        assert relative(run(made, x=x)[0], run(slim(made, x, ranks), x=x)[0]) < 1e-4
+
+
+def test_a_node_that_stays_makes_up_for_those_before_it() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "p"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "b", "q"], ["y"], "second", pads=[1] * 4),
+    ]
+    tensors = {"a": noise(16, 10, 3, 3), "p": noise(16), "b": noise(16, 16, 3, 3), "q": noise(16)}
+    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    x = correlated(96, 10, 8, 8)
+    exact = run(made, x=x[:16])[0]
+    with_data = compress(made, ranks="4", op_types=["Conv"], benchmark=False, data={"x": x[16:]}, include="first")
+    assert [node.reason for node in with_data.report.nodes] == ["", "left out by --include"]
+    kept = compress(made, ranks="4", benchmark=False, data={"x": x[16:]}, plan=_only_first(made, x))
+    assert "weights refitted" in kept.report.nodes[1].reason
+    assert kept.report.nodes[1].status == "kept"
+    errors = [relative(exact, run(result.model, x=x[:16])[0]) for result in (kept, with_data)]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def _only_first(made: onnx.ModelProto, x: Array) -> Plan:
+    """A plan that factorises the first node and keeps the second, which nobody asked to leave out."""
+    both = compress(made, ranks="4", benchmark=False, dry_run=True).plan.choices
+    return Plan((both[0], Choice("second", "Conv", both[1].shape, "kept", "for a test")))
+
+
+def test_what_is_added_to_a_node_is_made_up_for() -> None:
+    """Two branches of a sum: the second one is fitted to what the first one has lost too."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["f"], "first", pads=[1] * 4),
+        helper.make_node("Conv", ["x", "b"], ["g"], "second", pads=[1] * 4),
+        helper.make_node("Add", ["f", "g"], ["y"]),
+    ]
+    tensors = {"a": noise(16, 10, 3, 3), "b": noise(16, 10, 3, 3)}
+    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    x = correlated(96, 10, 8, 8)
+    exact = run(made, x=x[:16])[0]
+    together = slim(made, x[16:], "6")
+    alone = [slim(made, x[16:], "6", include=name) for name in ("first", "second")]
+    apart = exact + sum(run(one, x=x[:16])[0] - exact for one in alone)
+    assert relative(exact, run(together, x=x[:16])[0]) < 0.95 * relative(exact, apart)
+
+
+def test_a_bias_that_callers_may_replace_stays_an_input() -> None:
+    rng = np.random.default_rng(0)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc", transB=1)
+    made = model(
+        [node], {"w": low_rank(rng, 4, 32, 48), "b": np.ones(32, np.float32)}, {"x": ["n", 48], "b": [32]}, {"y": 2}
+    )
+    x = (rng.standard_normal((80, 6)) @ rng.standard_normal((6, 48)) + 1).astype(np.float32)
+    result = compress(made, ranks=3, benchmark=False, data={"x": x})
+    assert [node.status for node in result.report.nodes] == ["factorized"]
+    assert [value.name for value in result.model.graph.input] == ["x", "b"]
+    other = np.full(32, 5, np.float32)
+    assert relative(run(made, x=x, b=other)[0], run(result.model, x=x, b=other)[0]) < 1
+
+
+def test_outputs_of_another_shape_each_time() -> None:
+    """As those of detectors, which leave out boxes: the fit to the data is taken, as nothing tells."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "v", "b"], ["g"], "one", transB=1),
+        helper.make_node("Gemm", ["g", "w", "b"], ["h"], "two", transB=1),
+        helper.make_node("Relu", ["h"], ["y"]),
+        helper.make_node("NonZero", ["y"], ["found"]),
+    ]
+    tensors = {"v": low_rank(rng, 12, 48, 48), "w": low_rank(rng, 12, 48, 48), "b": np.zeros(48, np.float32)}
+    made = model(nodes, tensors, {"x": ["n", 48]}, {"found": 2})
+    made.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    x = rng.standard_normal((200, 48)).astype(np.float32)
+    result = compress(made, ranks="auto", budget="flops:0.3", benchmark=False, data={"x": x})
+    assert result.plan.basis == "outputs"
+    assert result.report.fidelity is not None
+    assert result.report.fidelity.outputs[0].relative_l2 is None
+
+
+def test_half_precision_behind_an_activation() -> None:
+    """Squares of what is above 255 are no numbers in half precision."""
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["h"], "fc", transB=1), helper.make_node("Relu", ["h"], ["y"])]
+    tensors = {"w": (low_rank(rng, 12, 32, 48) * 500).astype(np.float16), "b": np.zeros(32, np.float16)}
+    made = model(nodes, tensors, {"x": ["n", 48]}, {"y": 2}, dtype=onnx.TensorProto.FLOAT16)
+    x = rng.standard_normal((200, 48)).astype(np.float16)
+    result = compress(made, ranks=6, benchmark=False, data={"x": x})
+    assert result.report.fidelity is not None
+    assert 0 < (result.report.fidelity.outputs[0].relative_l2 or 0) < 1
+
+
+def linear(x: Array, layers: list[tuple[Array, Array]], *, fused: bool, turned: bool = False) -> onnx.ModelProto:
+    """Linear layers with rectifiers between them, each as one node or as a product and a sum."""
+    nodes, tensors, value = [], {}, "x"
+    for i, (weight, bias) in enumerate(layers):
+        tensors |= {f"w{i}": weight, f"b{i}": bias}
+        last = i == len(layers) - 1
+        out = "y" if last else f"s{i}"
+        if fused:
+            nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [out], f"layer{i}"))
+        else:
+            terms = [f"b{i}", f"p{i}"] if turned else [f"p{i}", f"b{i}"]
+            nodes.append(helper.make_node("MatMul", [value, f"w{i}"], [f"p{i}"], f"layer{i}"))
+            nodes.append(helper.make_node("Add", terms, [out], f"sum{i}"))
+        value = f"r{i}"
+        if not last:
+            nodes.append(helper.make_node("Relu", [out], [value]))
+    return model(nodes, tensors, {"x": ["n", *x.shape[1:]]}, {"y": x.ndim})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("options", [{}, {"include": "layer0"}, {"ranks": "7"}])
+def test_a_product_and_a_sum_are_fitted_like_a_layer_with_a_bias(options: dict[str, Any], turned: bool) -> None:
+    layers = [(noise(12, 16), noise(16)), (noise(16, 16), noise(16)), (noise(16, 10), noise(10))]
+    x = correlated(256, 12) + 2
+    one, two = (linear(x, layers, fused=fused, turned=turned) for fused in (True, False))
+    given = {"ranks": "3", "benchmark": False, "data": {"x": x}} | options
+    results = [compress(made, **given) for made in (one, two)]
+    exact, *outputs = (run(made, x=x)[0] for made in (one, *(result.model for result in results)))
+    assert 1e-3 < relative(exact, outputs[1]) < 0.8
+    assert relative(outputs[0], outputs[1]) < 1e-3
+    errors = np.array([[node.error.output for node in result.report.nodes] for result in results], np.float64)
+    np.testing.assert_allclose(*errors, rtol=1e-3)
+
+
+def test_the_bias_of_a_sum_is_all_that_changes_besides_the_products() -> None:
+    x = noise(128, 4, 12) + 2
+    made = linear(x, [(noise(12, 16), noise(1, 1, 16)), (noise(16, 10), noise(10))], fused=False)
+    result = slim(made, x, "3")
+    before, after = ({node.name: node for node in one.graph.node} for one in (made, result))
+    tensors = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
+    for name in ("sum0", "sum1"):
+        [new] = set(after[name].input) - set(before[name].input)
+        after[name].input[list(after[name].input).index(new)] = f"b{name[-1]}"
+        assert after[name] == before[name]
+    assert {shape for name, shape in tensors.items() if name.endswith("bias")} == {(1, 1, 16), (10,)}
+    assert not {"b0", "b1", "w0", "w1"} & tensors.keys()
+
+
+def test_what_a_bias_was_made_from_goes_with_it() -> None:
+    x = noise(128, 12) + 2
+    nodes = [
+        helper.make_node("Identity", ["b0"], ["b"]),
+        helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
+        helper.make_node("Add", ["p", "b"], ["y"], "sum"),
+    ]
+    made = model(nodes, {"w": noise(12, 16), "b0": noise(16)}, {"x": ["n", 12]}, {"y": 2})
+    result = slim(made, x, "3")
+    assert not {"w", "b0"} & {tensor.name for tensor in result.graph.initializer}
+    assert [node.op_type for node in result.graph.node] == ["MatMul", "MatMul", "Add"]
+
+
+def test_a_constant_that_is_no_bias_stays() -> None:
+    """Of the product itself, of each position, or of the product where that is an output too."""
+    x, w = noise(128, 4, 12) + 2, noise(12, 16)
+    product = helper.make_node("MatMul", ["x", "w"], ["p"], "product")
+    add = helper.make_node("Add", ["p", "b"], ["y"], "sum")
+    for bias, outputs in ((noise(4, 16), {"y": 3}), (noise(16), {"y": 3, "p": 3})):
+        made = model([product, add], {"w": w, "b": bias}, {"x": ["n", 4, 12]}, outputs)
+        assert next(node for node in slim(made, x, "3").graph.node if node.name == "sum") == add
+
+
+def test_passes_that_begin_alike_share_their_first_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[str] = []
+    read = fitting.known_rows
+    monkeypatch.setattr(
+        fitting, "known_rows", lambda job, f, *rest: fitted.append(f.place.label) or read(job, f, *rest)
+    )
+
+    def planned_(job: Job, ranks: dict[str, int]) -> dict[str, Candidate]:
+        sites = {found.place.label: found.site.stage for found in job.found}
+        stages = {label: METHODS["svd"].stages(sites[label], (rank,)) for label, rank in ranks.items()}
+        return {label: Candidate("svd", (rank,), stages[label], 0.0) for label, rank in ranks.items()}
+
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((20, 20)).astype(np.float32) for name in "abc"}
+    nodes = [
+        helper.make_node("MatMul", [x, w], [y], w) for x, w, y in (("x", "a", "h"), ("h", "b", "g"), ("g", "c", "y"))
+    ]
+    made = model(nodes, weights, {"x": ["n", 20]}, {"y": 2})
+    settings = Settings(data={"x": rng.standard_normal((100, 20)).astype(np.float32)})
+    job, other = (prepare(made, settings, silent) for _ in range(2))
+    factorise(job, planned_(job, {"a": 5, "b": 5, "c": 5}), "outputs")
+    again = factorise(job, planned_(job, {"a": 5, "b": 6, "c": 5}), "outputs")
+    assert fitted == ["a", "b", "c", "b", "c"]
+    assert again.model == factorise(other, planned_(other, {"a": 5, "b": 6, "c": 5}), "outputs").model
