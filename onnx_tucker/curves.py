@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 from joblib import Parallel, delayed
 
 from onnx_tucker import calibrate, trust
@@ -22,6 +23,7 @@ from onnx_tucker.factor.fit import STEPS, Goal, fit, step_work
 from onnx_tucker.factor.metric import Dense
 from onnx_tucker.factor.unfold import lost_share
 from onnx_tucker.factor.weighted import Weighted
+from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.external import byte_size
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
@@ -34,8 +36,8 @@ from onnx_tucker.rank.search import BLOCKS
 from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.tuning import Option
-from onnx_tucker.types import Array, Candidate, Chain, Ranks, Stage
+from onnx_tucker.tuning import Option, promising, untouched
+from onnx_tucker.types import Array, Candidate, Chain, Ranks, Site, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +110,21 @@ class Wanted:
 
 
 class Probe(NamedTuple):
-    """An input of the model, and its outputs on that."""
+    """On what it is tried how far errors carry.
+
+    Attributes:
+        feed: an input of the model.
+        outputs: those of the model on that.
+        framed: the nodes that take less time on frames, where the others leave them there.
+        weights: those of these nodes.
+        names: gives out new names.
+    """
 
     feed: Feed
     outputs: Sequence[Any]
+    framed: Mapping[str, Candidate]
+    weights: Mapping[str, list[onnx.TensorProto]]
+    names: Names
 
 
 def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bool = False) -> Iterator[Curve]:
@@ -267,10 +280,22 @@ def _probe(job: Job) -> Probe | None:
     samples = max(PROBE_SAMPLES, job.samples_for(PROBE_MACS))
     part = some(fit.feeds[0], fit.along, slice(samples))
     try:
-        return Probe(part, job.session.run(None, dict(part)))
+        outputs = job.session.run(None, dict(part))
     except FAILURES as error:
         logger.info("the model does not run on a part of a batch: %s", first_line(error))
-        return Probe(fit.feeds[0], job.session.run(None, dict(fit.feeds[0])))
+        part = fit.feeds[0]
+        outputs = job.session.run(None, dict(part))
+    names = Names(job.model)
+    planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
+    for found in job.found:
+        if isinstance(found.reading.found, Site) and len(members(job, found)) == 1:
+            candidate = untouched(found)
+            form = promising(job.context, found, candidate.stages)
+            if form != DIRECT:
+                label, chain = found.place.label, Chain(candidate.stages, (found.site.read(),))
+                planned[label] = replace(candidate, form=str(form))
+                weights[label] = store(found, planned[label], chain, names)
+    return Probe(part, outputs, planned, weights, names)
 
 
 def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], probe: Probe) -> float:
@@ -283,7 +308,7 @@ def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence
     lost, total = missed(goals, chain)
     candidate = Candidate(method.name, ranks, chain.stages, 0.0)
     try:
-        session = job.stopwatch.machine.session(_alone(job, found, candidate, chain), job.folder)
+        session = job.stopwatch.machine.session(_alone(job, found, candidate, chain, probe), job.folder)
         other = session.run(None, dict(probe.feed))
     except FAILURES as error:
         logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
@@ -298,11 +323,14 @@ def _sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence
     return arrived * total / lost if lost > 0 else 1.0
 
 
-def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain) -> bytes:
+def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, probe: Probe) -> bytes:
     """The model with one chain in it."""
     labels = members(job, found)
-    stored = store(found, candidate, chain, Names(job.model))
-    planned, weights = dict.fromkeys(labels, candidate), dict.fromkeys(labels, stored)
+    if len(labels) == 1:
+        candidate = replace(candidate, form=str(promising(job.context, found, chain.stages)))
+    stored = store(found, candidate, chain, probe.names)
+    planned = {**probe.framed, **dict.fromkeys(labels, candidate)}
+    weights = {**probe.weights, **dict.fromkeys(labels, stored)}
     return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)
 
 

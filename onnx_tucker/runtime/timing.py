@@ -242,8 +242,8 @@ def interleaved(
     contenders = []
     for run in runs:
         run()  # allocates
-        _time(run, 1, clock)
-        contenders.append((run, _repeats(_time(run, 1, clock))))
+        first = _time(run, 1, clock)
+        contenders.append((run, _repeats(first if first >= SAMPLE_S else _time(run, 1, clock))))
     samples: list[list[float]] = []
     end = time.perf_counter() + seconds
     order, shuffled = list(range(len(contenders))), random.Random(0)

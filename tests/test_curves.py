@@ -1,0 +1,54 @@
+"""Errors of nodes over their costs, and how far they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker import curves
+from onnx_tucker.forms import DIRECT
+from onnx_tucker.job import prepare, silent
+from onnx_tucker.menu import sharing
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Candidate
+from tests.helpers import Array, model
+
+
+def noise(*shape: int) -> Array:
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+def test_how_far_errors_carry_is_the_same_on_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other nodes of a 3D network are computed in the form that takes the least time."""
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["h"], "first", pads=[1] * 6),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["y"], "second", pads=[1] * 6),
+    ]
+    tensors = {"v": noise(8, 4, 3, 3, 3), "w": noise(8, 8, 3, 3, 3)}
+    made = model(nodes, tensors, {"x": ["n", 4, 6, 10, 10]}, {"y": 5})
+    job = prepare(made, Settings(data={"x": noise(80, 4, 6, 10, 10)}, benchmark=False), silent)
+    spliced: list[set[str]] = []
+    splice = curves.splice
+
+    def watched(model: onnx.ModelProto, planned: Mapping[str, Candidate], *about: Any) -> onnx.ModelProto:
+        spliced.append({candidate.form for candidate in planned.values()})
+        return splice(model, planned, *about)
+
+    monkeypatch.setattr(curves, "splice", watched)
+
+    def weights() -> list[float]:
+        wanted = curves.Wanted(("flops",), aligned=False)
+        return [curve.weight for curve in curves.curves(job, wanted, list(sharing(job).values()))]
+
+    on_frames = weights()
+    assert spliced
+    assert all(str(DIRECT) not in forms for forms in spliced)
+    monkeypatch.setattr(curves, "promising", lambda *_: DIRECT)
+    monkeypatch.setattr(job.memory, "recall", lambda _: None)
+    assert weights() == pytest.approx(on_frames, rel=1e-3)
