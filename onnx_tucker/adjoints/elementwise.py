@@ -79,7 +79,7 @@ def rectified(call: Call, changes: Sequence[Value | None], index: int) -> Value:
         return change * (x > 0)
     alpha = np.float32(call.attributes.get("alpha", LEAKY if call.op == "LeakyRelu" else 1.0))
     below = alpha if call.op == "LeakyRelu" else call.made + alpha  # Elu, whose slope there is alpha * exp(x)
-    return change * np.where(x > 0, np.float32(1), below)
+    return np.asarray(change * np.where(x > 0, np.float32(1), below))
 
 
 def chosen(call: Call, changes: Sequence[Value | None], index: int) -> Value:
