@@ -53,8 +53,8 @@ FITS, FITTING = 8, 1e11
 """Points of a method, at most, whose error is that of a fit, and the multiplications that they may take together."""
 PROBED = 0.25
 """The relative error of a node's output at which it is tried what that does to the model's outputs."""
-PROBE_MACS, PROBE_SAMPLES = 1.5e10, 4
-"""The multiplications of the model that such a trial may take; where it does, it is of so many samples at least."""
+PROBE_MACS, PROBES_MACS, PROBE_SAMPLES = 1.5e10, 3.5e11, 4
+"""The multiplications of the model that such a trial may take, and all of them; it is of so many samples at least."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def _probe(job: Job) -> Probe | None:
     if job.session is None:
         return None
     fit = job.inputs.fit
-    samples = max(PROBE_SAMPLES, job.samples_for(PROBE_MACS))
+    samples = max(PROBE_SAMPLES, job.samples_for(min(PROBE_MACS, PROBES_MACS / len(job.found))))
     part = some(fit.feeds[0], fit.along, slice(samples))
     try:
         outputs = job.session.run(None, dict(part))

@@ -49,7 +49,7 @@ KEY_SETTINGS = (
 """The settings that errors of nodes and of models may depend on."""
 WANTED_BYTES, CHAIN_BYTES = 2**30, 2**28
 """What may be held of what nodes are to give, and of chains that were fitted."""
-DERIVED_MACS = 1e11
+DERIVED_MACS = 5e10
 """Multiplications of running the model for derivatives of its outputs."""
 FOLDS = 3
 """Parts of the data, at most, that are kept for checks in turn."""

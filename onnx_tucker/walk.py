@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -29,7 +29,44 @@ from onnx_tucker.types import Candidate, Chain, Site
 logger = logging.getLogger(__name__)
 
 HELD = 2**30
-"""Bytes of values that are held for later nodes; where there are more, those nodes start from further ahead."""
+"""Bytes of values that are held for later nodes; on feeds that have no room there, those start from further ahead."""
+
+
+class Front(NamedTuple):
+    """How far the model was run on a feed.
+
+    Attributes:
+        made: the names of all values up to there.
+        held: those that later nodes need, which are held.
+    """
+
+    made: frozenset[str]
+    held: Mapping[str, NDArray[Any]]
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return sum(value.nbytes for value in self.held.values())
+
+
+class Way(NamedTuple):
+    """What leads from a front to some values.
+
+    Attributes:
+        session: what is to be run; None for nothing.
+        wanted: the names of the values that are asked for and not known at the front.
+        fresh: of those that later nodes need.
+        made: all values up to there.
+        kept: those that later nodes need, known or fresh.
+        again: whether it starts from the feed, as something that it needs was let go.
+    """
+
+    session: ort.InferenceSession | None
+    wanted: Sequence[str]
+    fresh: Sequence[str]
+    made: frozenset[str]
+    kept: Sequence[str]
+    again: bool
 
 
 class Walk:
@@ -48,11 +85,7 @@ class Walk:
         for found in job.found:
             if isinstance(found.reading.found, Site) and promising(job.context, found, (found.site.stage,)) != DIRECT:
                 self.replace(found, untouched(found), Chain((found.site.stage,), (found.site.read(),)))
-        self._start()
-
-    def _start(self) -> None:
-        self._held: list[dict[str, NDArray[Any]]] = [{} for _ in self._feeds]
-        self._made, self._mixed = set(self._feeds[0]), False
+        self._fronts = [Front(frozenset(feed), {}) for feed in feeds]
 
     def replace(self, found: Found, candidate: Candidate, chain: Chain) -> None:
         """Puts a chain in the place of a node of the main graph; in bodies and functions nothing is changed.
@@ -91,38 +124,45 @@ class Walk:
         Raises:
             FAILURES: onnxruntime cannot run what they need.
         """
-        if self._mixed:
-            self._start()
-        known = {**self._feeds[0], **self._held[0]}
+        ways, size = dict[frozenset[str], Way](), 0
+        total = sum(front.size for front in self._fronts)
+        for i, feed in enumerate(self._feeds):
+            front = self._fronts[i]
+            if front.made not in ways:
+                ways[front.made] = self._way(front, names)
+            way = ways[front.made]
+            values = {} if way.again else dict(front.held)
+            holding = total - front.size + size <= HELD  # if it takes as much as the one before
+            if way.session is not None:
+                taken = {v.name: values[v.name] if v.name in values else feed[v.name] for v in way.session.get_inputs()}
+                values |= self._run(way.session, taken, way.wanted, way.fresh if holding else [])
+            if all(name in values for name in way.kept):
+                further = Front(way.made, {name: values[name] for name in way.kept})
+                size = further.size
+                if total - front.size + size <= HELD:
+                    self._fronts[i], total = further, total - front.size + size
+            yield {name: values[name] if name in values else feed[name] for name in names}
+
+    def _way(self, front: Front, names: Sequence[str]) -> Way:
+        """What leads from a front to some values, or from the feed, if something that they need was let go."""
+        start = self._feeds[0].keys()
+        known = {*start, *front.held}
         nodes = between(self._nodes, known, names)
         needed = {*names, *(name for node in nodes for name in uses(node))}
-        if (needed & self._made) - known.keys():
-            self._start()  # something was passed by and let go
-            known = dict(self._feeds[0])
+        again = not (needed & front.made) <= known
+        if again:
+            known = {*start}
             nodes = between(self._nodes, known, names)
-        made = self._made | {output for node in nodes for output in node.output}
+        made = (frozenset(start) if again else front.made) | {output for node in nodes for output in node.output}
         later = {name for node in self._nodes if made.isdisjoint(node.output) for name in uses(node)}
-        kept = [name for name in (*self._held[0], *sorted(made - self._made)) if name in later]
-        wanted = [name for name in names if name not in known]
-        fresh = [name for name in kept if name not in known]
+        kept = sorted((made & later) - start)
+        wanted, fresh = ([name for name in some if name not in known] for some in (names, kept))
         session = None
         if nodes:
-            content = model_of(self._job.model, nodes, self._tensors, known, dict.fromkeys((*wanted, *fresh)))
+            given = dict(self._feeds[0]) if again else {**front.held, **self._feeds[0]}
+            content = model_of(self._job.model, nodes, self._tensors, given, dict.fromkeys((*wanted, *fresh)))
             session = self._job.stopwatch.machine.session(content, self._job.folder)
-        holding, held = True, 0
-        for i, feed in enumerate(self._feeds):
-            values = dict(self._held[i])
-            if session is not None:
-                taken = {v.name: values[v.name] if v.name in values else feed[v.name] for v in session.get_inputs()}
-                values |= self._run(session, taken, wanted, fresh if holding else [])
-            holding &= all(name in values for name in kept)
-            held += sum(values[name].nbytes for name in kept if holding)
-            holding &= (held if i else held * len(self._held)) <= HELD
-            if holding:
-                self._held[i], self._mixed = {name: values[name] for name in kept}, True
-            yield {name: values[name] if name in values else feed[name] for name in names}
-        if holding:
-            self._made, self._mixed = made, False
+        return Way(session, wanted, fresh, made, kept, again)
 
     @staticmethod
     def _run(

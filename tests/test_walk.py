@@ -94,6 +94,22 @@ def test_every_node_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(ran) == sorted(output for node in branched().graph.node for output in node.output)
 
 
+def test_only_feeds_without_room_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "HELD", X.nbytes)
+    taken: list[tuple[set[str], int]] = []
+    run_ = Walk._run
+
+    def spy(session: Any, feed: Any, *rest: Any) -> Any:
+        taken.extend((set(feed), len(value)) for value in list(feed.values())[:1])
+        return run_(session, feed, *rest)
+
+    monkeypatch.setattr(Walk, "_run", staticmethod(spy))
+    walked = Walk(job(), [{"x": X}, {"x": X[:9]}])
+    for names in (["a"], ["b"]):
+        list(walked.read(names))
+    assert taken == [({"x"}, 10), ({"x"}, 9), ({"a"}, 10), ({"x"}, 9)]
+
+
 def test_it_starts_again_if_it_was_left_midway() -> None:
     exact, walked = expected(), Walk(job(), [{"x": X}, {"x": X}])
     next(iter(walked.read(["c"])))
