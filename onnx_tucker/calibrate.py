@@ -21,9 +21,6 @@ from onnx_tucker.rows import obstacle, own_bias
 from onnx_tucker.trust import Trust
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
 
-ROUGH_ROWS = 10_000
-"""The positions of a node in a rough pass."""
-
 
 def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """The nodes that stay, whose weights may make up for what the chains of others lose; those left out never do."""
@@ -50,7 +47,7 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
     Raises:
         DataError: see `statistics.of_model`.
     """
-    for found, known in zip(leaders, statistics.of_model(job, leaders, ROUGH_ROWS), strict=True):
+    for found, known in zip(leaders, statistics.of_model(job, leaders, rough=True), strict=True):
         if known is None:
             yield None
             continue

@@ -17,7 +17,7 @@ from itertools import repeat
 import numpy as np
 
 from onnx_tucker import activation, classes, statistics, trust
-from onnx_tucker.calibrate import ROUGH_ROWS, decomposed, felt
+from onnx_tucker.calibrate import decomposed, felt
 from onnx_tucker.factor import reconstruct
 from onnx_tucker.factor.fit import ROUNDS, step_work
 from onnx_tucker.factor.regression import Statistics
@@ -69,11 +69,10 @@ class Fitting:
         self._seen_counts = basis == "influence on activations"
         self._positions, self._rounds, self._steps = statistics.ROWS, ROUNDS, activation.STEPS
         self._ridges: Sequence[float] = RIDGES
-        self._whole, self._rough, self._trusts = job, rough, trusts
+        self._rough, self._trusts = rough, trusts
         if rough:
-            self._positions, self._rounds, self._steps = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS
+            self._positions, self._rounds, self._steps = trust.ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS
             self._ridges = ROUGH_RIDGES
-            self._job = job = trust.lighter(job)
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
@@ -148,11 +147,11 @@ class Fitting:
 
     def _known(self, key: str, found: Found, candidate: Candidate) -> Chain | None:
         """See `_made`; what an earlier pass has made is taken from there."""
-        held = self._whole.chains.get(key)
+        held = self._job.chains.get(key)
         if held is None:
             chain = self._made(found, candidate)
             held = (chain,)
-            self._whole.chains.keep(key, held, sum(f.nbytes for f in chain.factors) if chain else 0)
+            self._job.chains.keep(key, held, sum(f.nbytes for f in chain.factors) if chain else 0)
         return held[0]
 
     def _made(self, found: Found, candidate: Candidate) -> Chain | None:
@@ -160,7 +159,7 @@ class Fitting:
         site = found.site
         if candidate.method is None and not self._changed:
             return None
-        halves = known_rows(self._job, found, self, self._positions)
+        halves = known_rows(self._read_for(found), found, self, self._positions)
         if not isinstance(halves, str) and not min(half.rows for half in halves):
             halves = "half of the data gives it no finite position"
         if isinstance(halves, str):
@@ -212,10 +211,14 @@ class Fitting:
         task = activation.Task(found.site, candidate, sight, influence)
         return activation.refitted(task, chain, rows, self._steps)
 
+    def _read_for(self, found: Found) -> Job:
+        """The run with the samples that a node is fitted to."""
+        return trust.lighter(self._job, found) if self._rough else self._job
+
     def _rows(self, found: Found, window: tuple[int, ...], most: int) -> Rows | None:
         """See `rows.seen_rows`; None too where onnxruntime cannot run what they need."""
         try:
-            return seen_rows(self._job, found, self, window, most)
+            return seen_rows(self._read_for(found), found, self, window, most)
         except FAILURES as error:
             logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
             return None
@@ -233,7 +236,7 @@ class Fitting:
 
         if self._trusts is None:
             return fresh()
-        return self._trusts.of(self._whole, found, candidate, fresh, rough=self._rough)
+        return self._trusts.of(self._job, found, candidate, fresh, rough=self._rough)
 
 
 def _bias(found: Found, halves: tuple[Statistics, Statistics], known: Statistics, weight: Array) -> Array:

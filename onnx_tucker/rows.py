@@ -91,7 +91,7 @@ class Source(Protocol):
         ...
 
     def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
-        """What a node takes and is to give, as the model has it, for one feed after another.
+        """What a node takes and is to give, as the model has it, for one feed after another, as many as are asked for.
 
         Args:
             found: the node.
@@ -227,7 +227,7 @@ def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int,
     limit = 0
     key = (found.place.label, source.target(found), most, window, data.samples)
     known, made, size = job.wanted.get(key) or [], list[Wanted](), 0
-    for i, (feed, flow) in enumerate(zip(data.feeds, source.rows(found, known=bool(known)), strict=True)):
+    for i, (feed, flow) in enumerate(zip(data.feeds, source.rows(found, known=bool(known)), strict=False)):
         x, y = found.seat.inputs(flow.x), None if flow.y is None else found.seat.outputs(flow.y)
         shape = known[i].shape if y is None else y.shape
         stage, positions, batch = found.site.stage, count(shape), data.batch(feed)

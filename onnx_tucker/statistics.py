@@ -24,6 +24,7 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import sharing
 from onnx_tucker.rows import Flow, known_rows
+from onnx_tucker.trust import ROUGH_ROWS, lighter
 from onnx_tucker.types import Array, Site, Stage
 from onnx_tucker.walk import Walk
 
@@ -50,13 +51,13 @@ class Original:
         return (Flow(values[x], values.get(y)) for values in self._walk.read([x] if known else [x, y]))
 
 
-def of_model(job: Job, nodes: Sequence[Found], most: int = ROWS) -> Iterator[Statistics | None]:
+def of_model(job: Job, nodes: Sequence[Found], *, rough: bool = False) -> Iterator[Statistics | None]:
     """What the original's nodes see and give; None where that is not known.
 
     Args:
         job: the run, with data or with the file of an earlier one.
         nodes: some of the nodes, in the order of the graph.
-        most: positions of a node that are read at most.
+        rough: whether fewer samples and positions are enough.
 
     Raises:
         DataError: the file cannot be read, or it is of another model.
@@ -67,7 +68,8 @@ def of_model(job: Job, nodes: Sequence[Found], most: int = ROWS) -> Iterator[Sta
         return
     source = Original(job)
     for found in nodes:
-        halves = known_rows(job, found, source, most)
+        read, most = (lighter(job, found), ROUGH_ROWS) if rough else (job, ROWS)
+        halves = known_rows(read, found, source, most)
         known = None if isinstance(halves, str) else halves[0] + halves[1]
         yield known if known is not None and known.rows else None
 

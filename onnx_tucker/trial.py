@@ -25,6 +25,8 @@ SAMPLES = 64
 More where that takes no time: of allocations for a quarter of a CIFAR network, 64 images took the second best for the
 worse one and stopped there, at .457 of the outputs; all 512, though most are fitted to, led to .434.
 """
+HEAVY_MACS, LEAST = 4e11, 16
+"""Multiplications of such a trial from which on there are fewer, but so many."""
 
 
 def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float:
@@ -39,7 +41,8 @@ def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float
     assert job.reference is not None
     assert job.inputs is not None
     names, comparison = [value.name for value in job.session.get_outputs()], Comparison()
-    tried, most = 0, samples or max(SAMPLES, job.samples_for(trust.LIGHT_MACS))
+    usual = min(SAMPLES, max(LEAST, job.samples_for(HEAVY_MACS)))
+    tried, most = 0, samples or max(usual, job.samples_for(trust.LIGHT_MACS))
     try:
         session = job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
         for i, feed in enumerate(job.inputs.feeds):

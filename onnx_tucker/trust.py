@@ -41,8 +41,10 @@ A direction in which all outputs are alike is left to it: 8 clouds of trees, who
 lost one that tells kinds apart, made .958 of accuracy .77 to .90, and now .955.
 """
 
-LIGHT_MACS, ROUGH_SAMPLES = 2.5e10, 4
-"""Multiplications that running the model on samples takes no time by, and samples of a rough fit at least."""
+LIGHT_MACS, ROUGH_SAMPLES, ROUGH_ROWS = 2.5e10, 8, 10_000
+"""Multiplications that running the model on samples takes no time by; of a rough fit, samples at least and positions of
+a node at most.
+"""
 
 
 class Trust(NamedTuple):
@@ -111,10 +113,10 @@ def scarce(job: Job) -> bool:
     return _fewer(job, FEW // 2)
 
 
-def lighter(job: Job) -> Job:
-    """The run with fewer samples to fit to, if those suffice and running the model on all of them takes long."""
+def lighter(job: Job, found: Found) -> Job:
+    """The run with fewer samples to fit a node to, if those suffice and running the model on all of them takes long."""
     assert job.inputs is not None
-    enough = -(-FEW // max(1, _positions(job) // ALIKE))
+    enough = min(FEW, -(-ROUGH_ROWS // _positions(job, [found])))
     fit = job.inputs.fit.first(max(enough, ROUGH_SAMPLES, job.samples_for(LIGHT_MACS)))
     return replace(job, inputs=replace(job.inputs, fit=fit))
 
@@ -122,13 +124,13 @@ def lighter(job: Job) -> Job:
 def _fewer(job: Job, samples: int) -> bool:
     if not usable(job) or job.inputs is None:
         return False
-    return job.inputs.fit.samples * max(1, _positions(job) // ALIKE) < samples
+    return job.inputs.fit.samples * max(1, _positions(job, eligible(job)) // ALIKE) < samples
 
 
-def _positions(job: Job) -> int:
-    """Positions of a sample that each node sees at least; 1 where that is not known."""
-    seen = [found.reading.layer for found in eligible(job)]
-    return min((layer.positions if layer else 1 for layer in seen), default=1) // job.counted_samples
+def _positions(job: Job, nodes: Sequence[Found]) -> int:
+    """Positions of a sample that each of some nodes sees at least; 1 where that is not known."""
+    seen = [found.reading.layer for found in nodes]
+    return max(1, min((layer.positions if layer else 1 for layer in seen), default=1) // job.counted_samples)
 
 
 def trusted(

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import trust
+from onnx_tucker import trial, trust
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
 from onnx_tucker.job import Job, prepare, silent
@@ -54,6 +54,8 @@ def test_it_is_tried_on_as_many_samples_as_cost_little(monkeypatch: pytest.Monke
     assert error(job, made) == all_ != few
     monkeypatch.setattr(trust, "LIGHT_MACS", job.sample_macs)
     assert error(job, made) == few
+    monkeypatch.setattr(trial, "HEAVY_MACS", 0)
+    assert error(job, made) == error(job, made, trial.LEAST)
 
 
 def test_a_model_that_does_not_run_is_infinitely_far() -> None:

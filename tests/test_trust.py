@@ -14,6 +14,7 @@ from onnx_tucker import compress, trust
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.ridge import RIDGES
 from onnx_tucker.job import Job, prepare, silent
+from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Stage, Window
@@ -47,12 +48,22 @@ def test_samples_are_few_or_scarce_and_of_many_positions_each_counts_as_several(
 def test_the_run_is_lighter_only_where_the_model_is_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(500)
     assert job.inputs is not None
-    assert trust.lighter(job).inputs == job.inputs
+    assert trust.lighter(job, job.found[0]).inputs == job.inputs
     monkeypatch.setattr(trust, "LIGHT_MACS", job.sample_macs * 100)
-    light = trust.lighter(job).inputs
-    assert light is not None
-    assert 100 <= light.fit.samples < 200
-    assert not trust.few(trust.lighter(job))
+    light = trust.lighter(job, job.found[0])
+    assert light.inputs is not None
+    assert 100 <= light.inputs.fit.samples < 200
+    assert not trust.few(light)
+
+
+def test_nodes_that_see_much_of_a_sample_take_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "LIGHT_MACS", 0)
+    monkeypatch.setattr(inputs, "BATCH_BYTES", 1)
+    for size, samples in ((0, trust.FEW), (16, 40), (64, trust.ROUGH_SAMPLES)):
+        job = job_of(100, size)
+        light = trust.lighter(job, job.found[0])
+        assert light.inputs is not None
+        assert light.inputs.fit.samples == samples
 
 
 def test_what_is_remembered_is_checked() -> None:
