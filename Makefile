@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint lowest tables speed fidelity search finetune clean
+.PHONY: demo test lint lowest olive tables speed fidelity search finetune clean
 
 demo: $(VENV)/run  ## compress the thesis network, print the table, write build/
 	mkdir -p build
@@ -26,6 +26,12 @@ lowest:  ## the tests with the oldest versions that pyproject.toml admits
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable .
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python hypothesis ml-dtypes pytest
 	.venv-lowest/bin/python -m pytest -m "not slow"
+
+olive:  ## the tests of the pass for Olive, in an environment of their own, as that takes minutes to install
+	$(PYTHON) -m venv --clear .venv-olive
+	.venv-olive/bin/python -m pip install --quiet uv
+	.venv-olive/bin/uv pip install --quiet --python .venv-olive/bin/python --editable '.[olive]' hypothesis ml-dtypes pytest
+	.venv-olive/bin/python -m pytest tests/extras/test_olive.py
 
 tables: demo  ## measure the tables of README.md and docs/ and put them there
 	$(BIN)/python benchmarks/thesis_table.py --out build/thesis_table.md
@@ -56,7 +62,7 @@ finetune: $(VENV)/dev  ## measure docs/finetune.md; REAL=FOLDER adds models
 	$(BIN)/python benchmarks/update_docs.py docs/finetune.md
 
 clean:
-	rm -rf .venv .venv-lowest build dist
+	rm -rf .venv .venv-lowest .venv-olive build dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
