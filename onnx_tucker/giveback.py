@@ -179,8 +179,9 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     if high >= len(order):
+        last = tried[low][1]
         less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."
-        raise PromiseError(f"{verdict.broken}{less if order and verdict.closeness else ''}")
+        raise PromiseError(f"{last.broken}{less if order and last.closeness else ''}")
     firm = (
         number
         for number in range(high, len(order))

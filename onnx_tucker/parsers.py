@@ -45,10 +45,10 @@ def compress() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--budget",
-        metavar="time:S",
+        metavar="COST:S",
         action="append",
         default=[],
-        help="the share that auto may leave of the original's time, flops, params or bytes; repeatable, all are held",
+        help="the share S that auto may leave of the original's time, flops, params or bytes; repeatable, all are held",
     )
     what.add_argument("--plan", metavar="P.json", help="carry out this plan instead of choosing")
     _add_sites(what)
@@ -243,7 +243,10 @@ def _add_common(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMAT
     )
     group.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
     group.add_argument(
-        "--cache", metavar="DIR", default=platformdirs.user_cache_dir("onnx-tucker"), help="remembers measured times"
+        "--cache",
+        metavar="DIR",
+        default=platformdirs.user_cache_dir("onnx-tucker"),
+        help="remembers what was measured (default: the user's cache folder)",
     )
     group.add_argument("--no-cache", action="store_true", help="measure everything again, remember nothing")
     group.add_argument(
@@ -265,7 +268,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         help=".npz (input names as keys), .npy or folder; repeatable",
     )
     group.add_argument(
-        "--labels", metavar="KEY", help="array of the data with labels, no input, which fine-tuning learns too"
+        "--labels", metavar="KEY", help="the array of the data that is no input but labels, to be learnt too"
     )
     group.add_argument(
         "--input-shape", metavar="x:1,3,8,8", type=_shape, action="append", default=[], help="of an input; repeatable"

@@ -22,7 +22,8 @@ from onnx_tucker.job import Job, Progress, Source, prepare, silent, source_of
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.pricing import decide, rules_of
 from onnx_tucker.promises import Promises, Verdict, require_budgets
-from onnx_tucker.rank import Rules
+from onnx_tucker.rank import Rule, Rules
+from onnx_tucker.rank.fixed import Full
 from onnx_tucker.replay import replay
 from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
@@ -78,6 +79,13 @@ def compress(
         TuckerError: see `errors`; no file has then been written.
     """
     settings = Settings.of(options)
+    return _compressed(model, output, settings, None if settings.ranks == "auto" else rules_of(settings), progress)
+
+
+def _compressed(
+    model: Source, output: str | Path | None, settings: Settings, rules: Rules | None, progress: Progress
+) -> Result:
+    """See `compress`; by rules, or where there are none by search."""
     if not isinstance(model, Source):
         raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     source = source_of(model)
@@ -86,7 +94,6 @@ def compress(
     outputs.require(source)
     outputs.protect(outputs.sources(source, settings), written)
     outputs.check(written, target, settings)
-    rules = None if settings.ranks == "auto" else rules_of(settings)
     plan = _given_plan(settings)
     course = course_of(settings)
     evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
@@ -247,6 +254,7 @@ def finetune(
     return result
 
 
+@limited
 def inspect(model: Source, *, progress: Progress = silent, **options: Any) -> Report:
     """Counts and times a model's linear layers as they are.
 
@@ -258,9 +266,8 @@ def inspect(model: Source, *, progress: Progress = silent, **options: Any) -> Re
     Raises:
         TuckerError: see `errors`.
     """
-    found = compress(model, progress=progress, **options, ranks="full", lower=False, dry_run=True).report
-    nodes = [replace(node, reason="can be factorised") if node.status == "kept" else node for node in found.nodes]
-    return replace(found, nodes=tuple(nodes))
+    settings = Settings.of({**options, "ranks": "full", "lower": False, "dry_run": True})
+    return _compressed(model, None, settings, Rules({"*": Rule(Full("can be factorised"))}), progress).report
 
 
 def _made(
@@ -295,8 +302,12 @@ def _given_plan(settings: Settings) -> Plan | None:
         return Plan.from_json(Path(settings.plan).read_text(encoding="utf-8"))
     except PlanError as error:
         raise PlanError(f"{settings.plan}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"The plan {settings.plan} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    except FileNotFoundError as error:
+        raise PlanError(f"There is no plan {settings.plan}.") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{settings.plan} is no plan: it is no text.") from error
+    except OSError as error:
+        raise PlanError(f"The plan {settings.plan} cannot be read: {error.strerror}.") from error
 
 
 def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:

@@ -101,12 +101,13 @@ MISTAKES = [
     ("in.onnx out.onnx --data a:x:b.npz", 1, "no data file a:x:b.npz"),
     ("in.onnx out.onnx --plan other.json", 1, "for another model"),
     ("in.onnx out.onnx --plan bad.json", 1, "bad.json: The plan is not JSON"),
-    ("in.onnx out.onnx --plan none.json", 1, "none.json cannot be read"),
+    ("in.onnx out.onnx --plan none.json", 1, "There is no plan none.json"),
     ("in.onnx out.onnx --flops many", 2, "--flops many"),
     ("in.onnx out.onnx --input-shape x:1,2", 2, "does not fit"),
     ("in.onnx out.onnx --input-shape 1,2", 2, "no shape like"),
     ("in.onnx out.onnx --dim n", 2, "no dimension like"),
     ("in.onnx out.onnx --dim q=2", 2, "no input has such a dimension"),
+    ("in.onnx out.onnx --dim n=3 --input-shape x:2,24,16,16", 2, "--dim n=3, but an --input-shape gives n the size 2."),
     ("in.onnx out.onnx --report r.txt", 2, "the ending is one of"),
     ("in.onnx out.onnx --plan-out out.onnx", 2, "same name"),
     ("in.onnx out.onnx --magic", 2, "Unrecognized arguments: --magic"),
@@ -211,6 +212,8 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["settings"]["flops"] == "thesis"
     assert report["totals"]["time_ms"]["before"] > 0
     assert {node["reason"] for node in report["nodes"] if node["status"] == "kept"} == {"can be factorised"}
+    assert main("inspect in.onnx --no-benchmark --report r.json".split()) == 0
+    assert {node["reason"] for node in json.loads(Path("r.json").read_text())["nodes"]} == {"can be factorised"}
 
 
 def test_a_command_that_is_mistyped_is_no_model(capsys: pytest.CaptureFixture[str]) -> None:

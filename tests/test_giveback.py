@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,15 @@ def test_a_score_that_held_by_chance_does_not_decide() -> None:
 
 
 def test_nothing_is_written_if_no_chain_can_stay() -> None:
-    with pytest.raises(PromiseError, match=r"above --max-error 1e-09\. It is broken even with a single chain left"):
+    with pytest.raises(
+        PromiseError, match=r"above --max-error 1e-09\. It is broken even with a single chain left"
+    ) as said:
         statuses(max_error=1e-9)
+    [whole] = compress(MADE, ranks="3", benchmark=False, keep_slower=True).report.fidelity.outputs
+    told = re.search(r"is ([\d.e-]+), above", str(said.value))
+    assert told
+    assert whole.relative_l2 is not None
+    assert 0 < float(told[1]) < 0.9 * whole.relative_l2  # of that chain alone
 
 
 def test_the_reason_is_said() -> None:

@@ -235,6 +235,9 @@ def _check_names(
         if name not in symbols:
             there = ", ".join(sorted(symbols)) or "none"
             raise UsageError(f"--dim {name}: no input has such a dimension; there is {there}.")
+    for name, size in _symbols(inputs.values(), input_shapes).items():
+        if dims.get(name, size) != size:
+            raise UsageError(f"--dim {name}={dims[name]}, but an --input-shape gives {name} the size {size}.")
 
 
 def _first_dims(inputs: Iterable[onnx.ValueInfoProto]) -> dict[str, int]:
