@@ -114,13 +114,21 @@ def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[
 
 def _require_known(job: Job) -> None:
     """Makes sure that a budget of FLOPs is of all nodes that could be factorised."""
+    if all(budget.of != "flops" for budget in job.settings.budgets):
+        return
     unknown = [f.place.label for f in eligible(job) if f.reading.layer is None]
-    if unknown and any(budget.of == "flops" for budget in job.settings.budgets):
-        which = unknown[0] if len(unknown) == 1 else f"{unknown[0]} and {len(unknown) - 1} more"
+    if unknown:
         raise PromiseError(
-            f"A budget of FLOPs cannot be held, because those of {which} are not known; fix the shapes of the inputs "
-            "with --input-shape or --dim, or leave the nodes out with --exclude."
+            f"A budget of FLOPs cannot be held, because those of {_named(unknown)} are not known; fix the shapes of "
+            "the inputs with --input-shape or --dim, or leave the nodes out with --exclude."
         )
+    others = [f.place.label for f in job.found if f.reading.layer is None]
+    if others:
+        logger.warning("The budget of FLOPs is without those of %s, which are not known.", _named(others))
+
+
+def _named(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
 
 
 def _exceeded(job: Job, made: Made, budgets: Sequence[Budget]) -> dict[str, float]:

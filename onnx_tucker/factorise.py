@@ -58,6 +58,7 @@ def factorise(
     *,
     rough: bool = False,
     trusts: Trusts | None = None,
+    alone: bool = False,
 ) -> Factorised:
     """The model with nodes as they are planned, and if they are fitted to data, others refitted to that.
 
@@ -67,13 +68,15 @@ def factorise(
         basis: what their chains are made from; one of `calibrate.bases`.
         rough: see `fitting.Fitting`.
         trusts: see there too.
+        alone: whether chains from weights are each fitted to what the original gives their node, as by statistics.
     """
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
     leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
     made: Iterable[tuple[Found, tuple[Chain, float] | None]]
     if basis == "weights":
-        made = zip(leaders, _separate(job, leaders, planned), strict=True)
+        alone |= job.settings.statistics is not None
+        made = zip(leaders, _separate(job, leaders, planned, fitted=alone), strict=True)
     else:
         chains = Fitting(job, planned, basis, rough=rough, trusts=trusts).chains(leaders)
         made = ((found, None if chain is None else _rounded(found.site.read(), chain)) for found, chain in chains)
@@ -92,9 +95,11 @@ def factorise(
     return _spliced(job, planned, weights, errors, basis)
 
 
-def _separate(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) -> Iterable[tuple[Chain, float]]:
+def _separate(
+    job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate], *, fitted: bool
+) -> Iterable[tuple[Chain, float]]:
     """The chains of nodes with the errors of their weights, each by itself."""
-    if job.settings.statistics is not None:
+    if fitted:
         chains = calibrate.alone(job, leaders, planned)
         return (_rounded(found.site.read(), chain) for found, chain in zip(leaders, chains, strict=True))
     work = (delayed(_decomposed)(f.site.read(), f.site.stage, planned[f.place.label]) for f in leaders)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -162,8 +162,33 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         return made, verdict
     if job.settings.plan is not None:
         raise PromiseError(verdict.broken)
-    order = _costliest(job, made, promises)
     logger.info("%s Chains are given back.", verdict.broken)
+    order = _costliest(job, made.result, promises, lambda label: _saved(job, made, label))
+    held, last = _fewest(job, made, verdict, promises, order)
+    if held is None:  # what saves most may be what breaks it, and what makes up for others costs more alone
+        fitted_ = made.result.basis != "weights"
+        each = factorise(job, _planned(job, made.decision), "weights", alone=True) if fitted_ else made.result
+        held, last = _fewest(job, made, verdict, promises, _costliest(job, each, promises, lambda _: 1.0))
+    if held is None:
+        less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."
+        raise PromiseError(f"{last.broken}{less if order and last.closeness else ''}")
+    verdict = last
+    held = _timed(job, held)
+    final = _not_slower(job, held)
+    if final is not held:
+        verdict = promises.verify(final.result)
+    if verdict.broken:
+        raise PromiseError(verdict.broken)
+    return final, verdict
+
+
+def _fewest(
+    job: Job, made: Made, verdict: Verdict, promises: Promises, order: Sequence[str]
+) -> tuple[Made | None, Verdict]:
+    """The model without as few of the first chains of an order as the promises hold with, and what it is found to be.
+
+    None where they hold with none, and what the model with the last chain is found to be.
+    """
     tried, trusts = {0: (made, verdict)}, trust.Trusts(made.result.planned)
 
     def holds(number: int) -> bool:
@@ -179,34 +204,22 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     if high >= len(order):
-        last = tried[low][1]
-        less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."
-        raise PromiseError(f"{last.broken}{less if order and last.closeness else ''}")
+        return None, tried[low][1]
     firm = (
         number
         for number in range(high, len(order))
         if holds(number) and not promises.lucky([tried[n][1] for n in range(low, number + 1)])
     )
-    held, verdict = tried[next(firm, high)]
-    held = _timed(job, held)
-    final = _not_slower(job, held)
-    if final is not held:
-        verdict = promises.verify(final.result)
-    if verdict.broken:
-        raise PromiseError(verdict.broken)
-    return final, verdict
+    return tried[next(firm, high)]
 
 
-def _costliest(job: Job, made: Made, promises: Promises) -> list[str]:
-    """The first of the nodes of each chain, those first that cost most of the outputs for the time that they save."""
-    leaders = [label for label in made.result.changed if made.result.planned[label].method]
-    leaders = [
-        found.place.label for found in job.found if found.place.label in leaders and found.group == found.place.label
-    ]
-    groups = {found.place.label: members(job, found) for found in job.found if found.place.label in leaders}
-    lost = {label: promises.error(made.result.only(job, group)) for label, group in groups.items()}
-    saved = {label: sum(_saved(job, made, one) for one in group) for label, group in groups.items()}
-    return sorted(leaders, key=lambda label: -lost[label] / max(saved[label], 1e-9))
+def _costliest(job: Job, made: Factorised, promises: Promises, saved: Callable[[str], float]) -> list[str]:
+    """The first of the nodes of each chain, those first that cost most of the outputs for what they save."""
+    chains = [label for label in made.changed if made.planned[label].method]
+    leaders = [f for f in job.found if f.place.label in chains and f.group == f.place.label]
+    groups = {found.place.label: members(job, found) for found in leaders}
+    lost = {label: promises.error(made.only(job, group)) for label, group in groups.items()}
+    return sorted(groups, key=lambda label: -lost[label] / max(sum(map(saved, groups[label])), 1e-9))
 
 
 def _saved(job: Job, made: Made, label: str) -> float:

@@ -49,7 +49,7 @@ class Rough:
         recalled = self._job.memory.recall(key)
         if recalled is not None and isinstance(recalled.value, float):
             return recalled.value
-        if trust.scarce(self._job):  # what is fitted to few samples looks closer on those than on others
+        if trust.few(self._job) and self._job.folds:  # what is fitted to looks closer than others, see `_missed`
             bases: list[Basis] = ["weights", *self._fits(planned)]
             unfitted = factorise(self._job, planned, "weights", rough=True)
             errors = held_out(self._job, unfitted, bases, trusts)
@@ -74,7 +74,8 @@ class Rough:
             bases.append("weights")
         ways = {basis: factorise(self._job, planned, basis, rough=True, trusts=self._trusts) for basis in bases}
         errors = {basis: error(self._job, way.model) for basis, way in ways.items()}
-        self._errors |= {(_recipes(planned), basis): missed for basis, missed in errors.items()}
+        if not trust.few(self._job):
+            self._errors |= {(_recipes(planned), basis): missed for basis, missed in errors.items()}
         self._choose_fit(errors)
         best = min(errors, key=errors.__getitem__)
         return errors[best], ways[best]
@@ -100,11 +101,6 @@ class Rough:
 
     def _way(self, unfitted: Factorised, bases: Sequence[Basis]) -> Basis:
         """The way that changes a model's outputs least."""
-        if trust.scarce(self._job):
-            errors = held_out(self._job, unfitted, bases)
-            if min(errors.values(), default=math.inf) < math.inf:
-                closest = min(errors, key=errors.__getitem__)
-                return closest if errors[closest] * WORTHWHILE < errors[bases[0]] else bases[0]
         best: Basis = bases[0]
         least, fit = math.inf, self._chosen(bases)
         for i, basis in enumerate(bases):
@@ -124,10 +120,20 @@ class Rough:
         return best
 
     def _missed(self, unfitted: Factorised, basis: Basis) -> float:
-        """The error of a model's outputs with its chains made in a way, if that was not tried before."""
+        """The error of a model's outputs with its chains made in a way, if that was not tried before.
+
+        Of few samples it is that on others than they are fitted to: with 51 clips the thesis network at its ranks,
+        fitted to what counts at its outputs, missed .21 of those and .35 of others, where fitted to all alike it misses
+        .30 of them.
+        """
         key = _recipes(unfitted.planned), basis
         if key not in self._errors:
             made, trusts = unfitted, self._begin(unfitted.planned)
+            if trust.few(self._job):
+                errors = held_out(self._job, unfitted, [basis], trusts)
+                if math.isfinite(errors.get(basis, math.inf)):
+                    self._errors[key] = errors[basis]
+                    return errors[basis]
             if basis != "weights":
                 made = factorise(self._job, unfitted.planned, basis, rough=True, trusts=trusts)
             self._errors[key] = error(self._job, made.model)

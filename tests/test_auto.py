@@ -260,3 +260,14 @@ def test_a_model_that_cannot_run_breaks_its_promise_in_words() -> None:
         compress(made, ranks="auto", max_error=0.5)
     with pytest.raises(PromiseError, match="cannot be run"):
         sweep(made)
+
+
+def test_what_a_budget_of_flops_leaves_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "layer"),
+        helper.make_node("Einsum", ["h", "v"], ["y"], "sums", equation="bi,io->bo"),
+    ]
+    weights = {name: np.random.default_rng(0).standard_normal((20, 20)).astype(np.float32) for name in "wv"}
+    made = model(nodes, weights, {"x": ["n", 20]}, {"y": 2})
+    compress(made, ranks="auto", budget="flops:0.5", benchmark=False)
+    assert "The budget of FLOPs is without those of sums, which are not known." in caplog.text

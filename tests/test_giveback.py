@@ -103,6 +103,30 @@ def test_nothing_is_written_if_no_chain_can_stay() -> None:
     assert 0 < float(told[1]) < 0.9 * whole.relative_l2  # of that chain alone
 
 
+def test_what_saves_most_is_given_back_too_where_it_breaks_the_promise_alone() -> None:
+    """The convolution has most multiplications and no structure, and the next matrix makes up for what it loses."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": 0.15 * rng.standard_normal((16, 3, 5, 5)),
+        "v": rng.standard_normal((576, 8)) @ rng.standard_normal((8, 64)) / 30,
+        "u": rng.standard_normal((64, 10)) / 8,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[2] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("AveragePool", ["r"], ["p"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["g"], "low"),
+        helper.make_node("Relu", ["g"], ["h"]),
+        helper.make_node("Gemm", ["h", "u"], ["y"], "last"),
+    ]
+    single = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    made = model(nodes, single, {"x": ["n", 3, 24, 24]}, {"y": 2})
+    x = np.cumsum(rng.standard_normal((100, 3, 24, 24)), axis=3).astype(np.float32) / 3
+    result = compress(made, ranks="ratio:0.25", data={"x": x}, max_error=0.02, benchmark=False)
+    assert [node.status for node in result.report.nodes] == ["kept", "factorized", "kept"]
+
+
 def test_the_reason_is_said() -> None:
     report = compress(MADE, ranks="3", benchmark=False, keep_slower=True, max_error=0.01).report
     assert next(node.reason for node in report.nodes if node.name == "full").startswith("given back")
