@@ -113,7 +113,10 @@ def batched(session: ort.InferenceSession, samples: Samples, data: Inputs, value
             logger.info("the model does not run on batches of the data: %s", faults[-1])
         else:
             return way
-    raise DataError(f"The model does not run on the data: {faults[0]}")
+    lengths = {name: len(array) for name, array in samples.parts[0].items() if array.ndim}
+    uneven = ", ".join(f"{name} {length}" for name, length in lengths.items()) if len({*lengths.values()}) > 1 else ""
+    also = f", whose arrays have different lengths ({uneven})" if uneven else ""
+    raise DataError(f"The model does not run on the data{also}: {faults[0]}")
 
 
 def _ways(session: ort.InferenceSession, samples: Samples, data: Inputs, most: int) -> Iterator[Inputs]:

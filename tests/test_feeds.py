@@ -43,3 +43,15 @@ def test_data_for_a_model_without_inputs_is_refused_in_words() -> None:
     node = helper.make_node("RandomNormal", [], ["y"], shape=[2, 2])
     with pytest.raises(DataError, match="the model's inputs are"):
         compress(model([node], {}, {}, {"y": 2}), ranks="vbmf", data=np.full((3, 4), 7), benchmark=False)
+
+
+def test_arrays_of_different_lengths_are_told() -> None:
+    weight = np.ones((4, 4), np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["a", "w"], ["h"], "product"),
+        helper.make_node("Add", ["h", "b"], ["y"]),
+    ]
+    made = model(nodes, {"w": weight}, {"a": ["n", 4], "b": ["n", 4]}, {"y": 2})
+    data = {"a": np.ones((6, 4), np.float32), "b": np.ones((4, 4), np.float32)}
+    with pytest.raises(DataError, match=r"whose arrays have different lengths \(a 6, b 4\)"):
+        compress(made, data=data, benchmark=False)
