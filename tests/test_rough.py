@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate, compress, fitting, rough, trust
+from onnx_tucker import calibrate, compress, fitting, rough, trial, trust
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.find import Found
@@ -19,7 +19,7 @@ from onnx_tucker.rough import Rough
 from onnx_tucker.settings import Settings
 from onnx_tucker.trial import error
 from onnx_tucker.types import Basis, Candidate
-from tests.helpers import model, relative, run
+from tests.helpers import Array, model, relative, run
 from tests.test_allocate import uneven
 from tests.test_trial import job_of, network
 from tests.test_trial import planned as tucker
@@ -93,11 +93,51 @@ def test_a_fit_that_there_is_not_leaves_the_other(monkeypatch: pytest.MonkeyPatc
     assert models.closest(factorise(job, planned(job, 16), "weights")).basis == other
 
 
-def test_few_samples_are_weighed_against_the_weights(made: list[Basis]) -> None:
+@pytest.mark.parametrize("samples", [20, 60])
+def test_few_samples_are_fitted_to_as_others_say(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each third of them is kept apart once; what the first model is fitted to, all others are."""
+    tried: list[Basis] = []
+
+    def noted(fold: Job, planned_: Mapping[str, Candidate], basis: Basis, **further: Any) -> Factorised:
+        assert fold in job.folds
+        tried.append(basis)
+        return factorise(fold, planned_, basis, **further)
+
+    monkeypatch.setattr(trial, "factorise", noted)
     model, x = uneven()
-    job = prepare(model, Settings(data={"x": x[:60]}), silent)
-    assert Rough(job).error(planned(job, 8)) < math.inf
-    assert made == ["outputs", "weights"]
+    job = prepare(model, Settings(data={"x": x[:samples]}), silent)
+    models = Rough(job)
+    assert models.error(planned(job, 8)) < math.inf
+    assert tried == ["outputs", "influence"] * 3
+    tried.clear()
+    made = models.closest(factorise(job, planned(job, 8), "weights"))
+    assert made.basis in ("outputs", "influence")
+    assert tried == [made.basis] * 3
+
+
+def test_more_samples_are_no_worse() -> None:
+    """What counts at the outputs is fitted to whatever their number."""
+    rng = np.random.default_rng(0)
+
+    def noise(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32) / 4
+
+    weights = {"w0": noise(40, 64), "w1": noise(64, 64), "w2": noise(64, 10)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["a"], "0"),
+        helper.make_node("Sigmoid", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "w1"], ["c"], "1"),
+        helper.make_node("Tanh", ["c"], ["d"]),
+        helper.make_node("MatMul", ["d", "w2"], ["e"], "2"),
+        helper.make_node("Softmax", ["e"], ["y"]),
+    ]
+    made = model(nodes, weights, {"x": ["n", 40]}, {"y": 2})
+    x = 16 * noise(464, 8) @ noise(8, 40) + noise(464, 40)
+    missed = []
+    for samples in (30, 64):
+        result = compress(made, ranks="ratio:0.4", data={"x": x[:samples]}, benchmark=False)
+        missed.append(relative(run(made, x=x[64:])[0], run(result.model, x=x[64:])[0]))
+    assert missed[1] < 1.05 * missed[0]
 
 
 def test_nothing_planned_is_no_error_and_without_data_it_is_not_known(made: list[Basis]) -> None:
