@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import calibrate, compress, fitting, rough, trial, trust
+from onnx_tucker import job as job_
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.find import Found
@@ -113,6 +114,16 @@ def test_few_samples_are_fitted_to_as_others_say(samples: int, monkeypatch: pyte
     made = models.closest(factorise(job, planned(job, 8), "weights"))
     assert made.basis in ("outputs", "influence")
     assert tried == [made.basis] * 3
+
+
+def test_of_a_heavy_model_one_part_of_the_data_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = uneven()
+    settings = Settings(data={"x": x[:20]})
+    assert len(prepare(model, settings, silent).folds) == 3
+    monkeypatch.setattr(job_, "FOLDS_MACS", 0)
+    [fold] = prepare(model, settings, silent).folds
+    assert fold.inputs is not None
+    assert 0 < fold.inputs.check.samples < fold.inputs.fit.samples
 
 
 def test_more_samples_are_no_worse() -> None:
