@@ -105,7 +105,7 @@ class Rough:
         least, fit = math.inf, self._chosen(bases)
         for i, basis in enumerate(bases):
             self._job.progress("trying what chains are made from", i, len(bases))
-            if basis in FITS and fit not in (None, basis):
+            if basis in FITS and fit not in (None, basis) and not trust.few(self._job):
                 continue
             if basis.endswith("activations") and ("influence" in basis) != ("influence" in best):
                 continue
@@ -130,7 +130,7 @@ class Rough:
         if key not in self._errors:
             made, trusts = unfitted, self._begin(unfitted.planned)
             if trust.few(self._job):
-                errors = held_out(self._job, unfitted, [basis], trusts)
+                errors = held_out(self._job, unfitted, [basis])  # trusted as far as each way says, as it is in full
                 if math.isfinite(errors.get(basis, math.inf)):
                     self._errors[key] = errors[basis]
                     return errors[basis]

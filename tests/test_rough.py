@@ -113,7 +113,7 @@ def test_few_samples_are_fitted_to_as_others_say(samples: int, monkeypatch: pyte
     tried.clear()
     made = models.closest(factorise(job, planned(job, 8), "weights"))
     assert made.basis in ("outputs", "influence")
-    assert tried == [made.basis] * 3
+    assert tried[:6] == ["outputs"] * 3 + ["influence"] * 3  # once more, as the chains of this model are found anew
 
 
 def test_of_a_heavy_model_one_part_of_the_data_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
