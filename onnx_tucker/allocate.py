@@ -43,7 +43,7 @@ LEAST = 1e-3
 """The least share of what is lossless that a path leads to."""
 
 CLEARLY = 1.01
-"""How much closer a law has to bring the model than a simpler one: less may be the samples' doing."""
+"""How much closer a law has to bring the model than a simpler one, or none: less may be the samples' doing."""
 
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
@@ -241,7 +241,7 @@ class Allocator:
         if self._blind is not None:
             blind = Law().of(self._blind)
             logger.info("by the errors of weights: error %.4g", missed(blind))
-            if missed(blind) < least:
+            if missed(blind) * CLEARLY < least:
                 best, self._law = blind, None
         self._job.progress("trying allocations", trials, trials)
         return best
