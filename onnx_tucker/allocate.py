@@ -23,7 +23,6 @@ from onnx_tucker.curves import Curve, Point, Wanted, curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
-from onnx_tucker.forms import DIRECT
 from onnx_tucker.job import Job
 from onnx_tucker.law import CHANGES, Law
 from onnx_tucker.menu import sharing
@@ -34,7 +33,7 @@ from onnx_tucker.rank.given import Given
 from onnx_tucker.rank.lagrange import choose
 from onnx_tucker.rough import Rough
 from onnx_tucker.timed import planned, timed, whole_model
-from onnx_tucker.tuning import Tuner, alike, promising
+from onnx_tucker.tuning import Tuner, alike, quick
 from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
@@ -253,8 +252,9 @@ class Allocator:
         for curve, point in allocation:
             if point.method and point.ranks:
                 stages = METHODS[point.method].stages(curve.group[0].site.stage, point.ranks)
-                form = promising(self._job.context, curve.group[0], stages) if alike(curve.group) else DIRECT
-                candidate = Candidate(point.method, point.ranks, stages, 0.0, str(form))
+                candidate = Candidate(point.method, point.ranks, stages, 0.0)
+                if alike(curve.group):
+                    candidate = quick(self._job.context, curve.group[0], candidate)
                 candidates |= dict.fromkeys((one.place.label for one in curve.group), candidate)
         return candidates
 

@@ -88,8 +88,8 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     if not chains or not trust.usable(job):
         return ["weights"]
     found: list[Basis] = ["weights", "outputs"]
-    felt = job.influences is not None and any(job.influences.of(f) is not None for f in chains)
-    if felt:
+    influential = job.influences is not None and any(job.influences.of(f) is not None for f in chains)
+    if influential:
         found.append("influence")
     if trust.scarce(job):
         return found
@@ -100,6 +100,6 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     )
     if behind_:
         found.append("activations")
-    if behind_ and felt:
+    if behind_ and influential:
         found += ["influence, activations", "influence on activations"]
     return found

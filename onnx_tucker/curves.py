@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -23,7 +23,6 @@ from onnx_tucker.factor.fit import STEPS, Goal, fit, step_work
 from onnx_tucker.factor.metric import Dense
 from onnx_tucker.factor.unfold import lost_share
 from onnx_tucker.factor.weighted import Weighted
-from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.external import byte_size
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
@@ -36,7 +35,7 @@ from onnx_tucker.rank.search import BLOCKS
 from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.tuning import Option, promising, untouched
+from onnx_tucker.tuning import Option, quick, untouched
 from onnx_tucker.types import Array, Candidate, Chain, Ranks, Site, Stage
 
 logger = logging.getLogger(__name__)
@@ -289,12 +288,10 @@ def _probe(job: Job) -> Probe | None:
     planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
     for found in job.found:
         if isinstance(found.reading.found, Site) and len(members(job, found)) == 1:
-            candidate = untouched(found)
-            form = promising(job.context, found, candidate.stages)
-            if form != DIRECT:
+            candidate = quick(job.context, found, untouched(found))
+            if candidate.changes:
                 label, chain = found.place.label, Chain(candidate.stages, (found.site.read(),))
-                planned[label] = replace(candidate, form=str(form))
-                weights[label] = store(found, planned[label], chain, names)
+                planned[label], weights[label] = candidate, store(found, candidate, chain, names)
     return Probe(part, outputs, planned, weights, names)
 
 
@@ -327,7 +324,7 @@ def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, probe: Pr
     """The model with one chain in it."""
     labels = members(job, found)
     if len(labels) == 1:
-        candidate = replace(candidate, form=str(promising(job.context, found, chain.stages)))
+        candidate = quick(job.context, found, candidate)
     stored = store(found, candidate, chain, probe.names)
     planned = {**probe.framed, **dict.fromkeys(labels, candidate)}
     weights = {**probe.weights, **dict.fromkeys(labels, stored)}

@@ -166,8 +166,9 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
     order = _costliest(job, made.result, promises, lambda label: _saved(job, made, label))
     held, last = _fewest(job, made, verdict, promises, order)
     if held is None:  # what saves most may be what breaks it, and what makes up for others costs more alone
-        fitted_ = made.result.basis != "weights"
-        each = factorise(job, _planned(job, made.decision), "weights", alone=True) if fitted_ else made.result
+        each = made.result
+        if each.basis != "weights":
+            each = factorise(job, _planned(job, made.decision), "weights", alone=True)
         held, last = _fewest(job, made, verdict, promises, _costliest(job, each, promises, lambda _: 1.0))
     if held is None:
         less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."

@@ -129,14 +129,14 @@ class Rough:
         key = _recipes(unfitted.planned), basis
         if key not in self._errors:
             made, trusts = unfitted, self._begin(unfitted.planned)
-            if trust.few(self._job):
-                errors = held_out(self._job, unfitted, [basis])  # trusted as far as each way says, as it is in full
-                if math.isfinite(errors.get(basis, math.inf)):
-                    self._errors[key] = errors[basis]
-                    return errors[basis]
-            if basis != "weights":
-                made = factorise(self._job, unfitted.planned, basis, rough=True, trusts=trusts)
-            self._errors[key] = error(self._job, made.model)
+            # Trusted as far as each way says, as it is in full.
+            others = held_out(self._job, unfitted, [basis]) if trust.few(self._job) else {}
+            found = others.get(basis, math.inf)
+            if not math.isfinite(found):
+                if basis != "weights":
+                    made = factorise(self._job, unfitted.planned, basis, rough=True, trusts=trusts)
+                found = error(self._job, made.model)
+            self._errors[key] = found
         return self._errors[key]
 
     def _begin(self, planned: Mapping[str, Candidate]) -> trust.Trusts:

@@ -229,6 +229,11 @@ def forms_of(context: Context, found: Found, stages: Sequence[Stage]) -> list[Fo
     return [DIRECT, *(form for form in forms.fitting(stages, size) if framed or not form.on_frames)]
 
 
+def quick(context: Context, found: Found, candidate: Candidate) -> Candidate:
+    """A candidate in its promising form."""
+    return replace(candidate, form=str(promising(context, found, candidate.stages)))
+
+
 def promising(context: Context, found: Found, stages: Sequence[Stage]) -> Form:
     """The form on frames that should take a chain the least time, by estimate; direct where there is none."""
     shape = found.site.input_shape

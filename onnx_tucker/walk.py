@@ -15,7 +15,6 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_tucker.forms import DIRECT
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.layer import WHOLE, piece_of
 from onnx_tucker.graph.nodes import Names
@@ -23,7 +22,7 @@ from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.tuning import promising, untouched
+from onnx_tucker.tuning import quick, untouched
 from onnx_tucker.types import Candidate, Chain, Site
 
 logger = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ class Walk:
         self._pieces: dict[str, list[onnx.NodeProto]] = {}
         self._tensors = {tensor.name: tensor for tensor in job.model.graph.initializer}
         for found in job.found:
-            if isinstance(found.reading.found, Site) and promising(job.context, found, (found.site.stage,)) != DIRECT:
+            if isinstance(found.reading.found, Site) and quick(job.context, found, untouched(found)).changes:
                 self.replace(found, untouched(found), Chain((found.site.stage,), (found.site.read(),)))
         self._fronts = [Front(frozenset(feed), {}) for feed in feeds]
 
@@ -97,9 +96,8 @@ class Walk:
         """
         if found.place.scope.outer is not None or found.place.scope.function:
             return
-        candidate = found.own(candidate)
+        candidate = quick(self._job.context, found, found.own(candidate))
         chain = replace(chain, stages=candidate.stages)
-        candidate = replace(candidate, form=str(promising(self._job.context, found, chain.stages)))
         weights = store(found, candidate, chain, self._names)
         piece = piece_of(found, candidate, weights, self._job.context, self._names, WHOLE)
         self._put(found.place.node, piece.nodes)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import curves
+from onnx_tucker import curves, tuning
 from onnx_tucker.forms import DIRECT
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.menu import sharing
@@ -49,6 +49,6 @@ def test_how_far_errors_carry_is_the_same_on_frames(monkeypatch: pytest.MonkeyPa
     on_frames = weights()
     assert spliced
     assert all(str(DIRECT) not in forms for forms in spliced)
-    monkeypatch.setattr(curves, "promising", lambda *_: DIRECT)
+    monkeypatch.setattr(tuning, "promising", lambda *_: DIRECT)
     monkeypatch.setattr(job.memory, "recall", lambda _: None)
     assert weights() == pytest.approx(on_frames, rel=1e-3)

@@ -44,6 +44,16 @@ def slim(made: onnx.ModelProto, data: Array | None, ranks: str = "4", **options:
     return compress(made, ranks=ranks, benchmark=False, **given, **options).model
 
 
+def two_convolutions() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "p"], ["c"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "b", "q"], ["y"], "second", pads=[1] * 4),
+    ]
+    tensors = {"a": noise(16, 10, 3, 3), "p": noise(16), "b": noise(16, 16, 3, 3), "q": noise(16)}
+    return model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+
+
 CASES = {
     "conv": (one("Conv", noise(12, 10, 3, 3), noise(64, 10, 8, 8), 12, pads=[1] * 4), correlated(64, 10, 8, 8)),
     "no bias": (one("Conv", noise(12, 10, 3), noise(64, 10, 9), 12, bias=False), correlated(64, 10, 9)),
@@ -69,13 +79,7 @@ def test_outputs_are_closer_with_data_than_without(name: str) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_later_nodes_make_up_for_earlier_ones(seed: int) -> None:
     """The second node is fitted to what the original gives, from what the first one has become."""
-    nodes = [
-        helper.make_node("Conv", ["x", "a", "p"], ["c"], "first", pads=[1] * 4),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("Conv", ["r", "b", "q"], ["y"], "second", pads=[1] * 4),
-    ]
-    tensors = {"a": noise(16, 10, 3, 3), "p": noise(16), "b": noise(16, 16, 3, 3), "q": noise(16)}
-    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    made = two_convolutions()
     x = correlated(96, 10, 8, 8)
     together = slim(made, x[16:], seed=seed)
     apart = slim(made, x[16:], include="first", seed=seed)
@@ -228,13 +232,7 @@ def test_full_rank_with_data_changes_nothing(name: str) -> None:
 
 
 def test_a_node_that_stays_makes_up_for_those_before_it() -> None:
-    nodes = [
-        helper.make_node("Conv", ["x", "a", "p"], ["c"], "first", pads=[1] * 4),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("Conv", ["r", "b", "q"], ["y"], "second", pads=[1] * 4),
-    ]
-    tensors = {"a": noise(16, 10, 3, 3), "p": noise(16), "b": noise(16, 16, 3, 3), "q": noise(16)}
-    made = model(nodes, tensors, {"x": ["n", 10, 8, 8]}, {"y": 4})
+    made = two_convolutions()
     x = correlated(96, 10, 8, 8)
     exact = run(made, x=x[:16])[0]
     with_data = compress(made, ranks="4", op_types=["Conv"], benchmark=False, data={"x": x[16:]}, include="first")
