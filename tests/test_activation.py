@@ -62,7 +62,7 @@ CASES = {
     "rectified": (behind_conv(noise(12, 10, 3, 3), 8, RELU), noise(80, 10, 8, 8), ("tucker2", 4, 4)),
     "pooled": (behind_conv(noise(12, 10, 3, 3), 9, RELU, POOL), noise(80, 10, 9, 9), ("tucker2", 4, 4)),
     "closed form": (behind_conv(noise(12, 10, 3, 3), 8, POOL, RELU), noise(80, 10, 8, 8), ("tucker1_out", 4)),
-    "groups": (behind_conv(noise(12, 5, 3), 12, RELU, group=2), noise(80, 10, 12), ("tucker1_out", 3)),
+    "groups": (behind_conv(noise(12, 5, 3), 12, RELU, group=2), noise(120, 10, 12), ("tucker1_out", 3)),
     "swish": (behind_conv(noise(12, 10, 3, 3), 8, ("HardSwish", {})), noise(80, 10, 8, 8), ("tucker2", 4, 4)),
     "leaky": (behind_conv(noise(12, 10, 3), 12, ("LeakyRelu", {})), noise(80, 10, 12), ("tucker2", 4, 4)),
     "normalised": (normalised(), noise(80, 10, 8, 8), ("tucker2", 4, 4)),
