@@ -173,7 +173,8 @@ class Fitting:
         rounds = HEAVY_ROUNDS if self._thrifty(found) else self._rounds
         goals_ = trusted.goals(site, known)
         chain = trust.fitted(site, candidate, felt(self._job, found, goals_) if self._influential else goals_, rounds)
-        logger.info("%s: fitted to %d rows, ridge %g, shrinkage %s", site.name, known.rows, *trusted[:2])
+        shrink = "by their number" if trusted.shrink is None else f"{trusted.shrink:g}"
+        logger.info("%s: fitted to %d rows, ridge %g, shrunk %s", site.name, known.rows, trusted.ridge, shrink)
         if trusted.means:
             chain = replace(chain, bias=_bias(found, halves, known, reconstruct(chain)))
         chain = self._refitted(found, candidate, chain) if self._seen and candidate.method else chain

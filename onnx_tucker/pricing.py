@@ -144,4 +144,6 @@ def choice_of(found: Found, candidate: Candidate | None, reason: str) -> Choice:
 
 def rules_of(settings: Settings) -> Rules:
     """The rules that `--ranks` stands for."""
+    if isinstance(settings.ranks, Mapping):
+        return rank.parse_table(settings.ranks)
     return rank.parse_ranks(settings.ranks_text)

@@ -27,8 +27,8 @@ class Settings:
     """Options of `compress`.
 
     Attributes:
-        ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full", "auto"), a rank, a pair (in, out), or the
-            path of a TOML or JSON file with one of these for each node.
+        ranks: a policy ("vbmf", "vbmf:W", "energy:E", "ratio:R", "full", "auto"), a rank, a pair (in, out), one
+            of these or "keep" by the name of each node, or the path of a TOML or JSON file with such a table.
         budget: what "auto" may leave of the original's cost: "flops:S", "params:S", "bytes:S", "time:S", or several.
         data: `.npz` or `.npy` files or folders of them, arrays by input name, or one where there is one input, batches
             of those, or an object whose `get_next()` gives one batch after another and None at the end (onnxruntime's
@@ -69,7 +69,7 @@ class Settings:
         cache: folder that remembers measured times; None remembers nothing.
     """
 
-    ranks: str | int | tuple[int, int] = "vbmf"
+    ranks: str | int | tuple[int, int] | Path | Mapping[str, Any] = "vbmf"
     budget: str | Sequence[str] | None = ()
     data: Any = ()
     labels: str | None = None

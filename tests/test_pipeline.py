@@ -190,6 +190,15 @@ def test_a_plan_is_replayed_exactly(source: Path, tmp_path: Path) -> None:
     assert compress(source, plan=first.plan, benchmark=False).model == first.model
 
 
+def test_ranks_by_node_as_a_table(tmp_path: Path) -> None:
+    table = {"fc": 3, "*": "keep"}
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps(table), encoding="utf-8")
+    made = [compress(two_layers(), ranks=ranks, benchmark=False) for ranks in (table, path)]
+    assert made[0].model == made[1].model
+    assert [node.ranks for node in made[0].report.nodes] == [None, (3,)]
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

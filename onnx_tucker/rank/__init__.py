@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -125,18 +126,31 @@ def _read_file(path: Path) -> Rules:
         raise PlanError(f"The ranks file {path} cannot be read: {reason}.") from error
     if not isinstance(document, dict):
         raise PlanError(f"The ranks file {path} is no table of node names and ranks.")
+    return parse_table(document, f"The ranks file {path}")
+
+
+def parse_table(table: Mapping[str, Any], source: str = "The ranks") -> Rules:
+    """Reads ranks by node name or glob, as files of them hold them.
+
+    Args:
+        table: of each node a policy, a rank, a pair of ranks, "keep", or a table of ranks and method.
+        source: what messages call it.
+
+    Raises:
+        PlanError: an entry is malformed.
+    """
     entries = {}
-    for name, value in document.items():
+    for name, value in table.items():
         try:
-            entries[name] = _entry(name, value)
+            entries[str(name)] = _entry(str(name), value)
         except ValueError as error:
-            raise PlanError(f"The ranks file {path}, entry {name!r}: {error}.") from error
+            raise PlanError(f"{source}, entry {name!r}: {error}.") from error
     return Rules(entries)
 
 
 def _entry(name: str, value: Any) -> Rule:
     method = None
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         unknown = set(value) - {"ranks", "method"}
         if unknown or "ranks" not in value:
             raise ValueError("a table has the keys ranks and, if wanted, method")
@@ -145,8 +159,8 @@ def _entry(name: str, value: Any) -> Rule:
             raise ValueError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
     if value == "keep":
         return Rule(None)
-    numbers = value if isinstance(value, list) else [value]
-    if all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers):
         value = ",".join(map(str, numbers))
     if not isinstance(value, str):
         raise ValueError(f'{value!r} is no rank, pair of ranks, policy or "keep"')

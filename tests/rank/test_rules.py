@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnx_tucker.errors import PlanError
-from onnx_tucker.rank import Rule, parse_ranks
+from onnx_tucker.rank import Rule, parse_ranks, parse_table
 from onnx_tucker.rank.fixed import Fixed
 from onnx_tucker.rank.vbmf import Vbmf
 
@@ -50,6 +51,15 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     rules = parse_ranks(str(path))
     assert rules.rule("a") == Rule(Fixed(2, 3), exact=True)
     assert rules.rule("c") == Rule(None)
+
+
+def test_tables_in_python_may_hold_tuples() -> None:
+    rules = parse_table({"a": (2, np.int64(3)), "b*": {"method": "svd", "ranks": (4,)}, "c": "keep"})
+    assert rules.rule("a") == Rule(Fixed(2, 3), exact=True)
+    assert rules.rule("b1") == Rule(Fixed(4, 4), "svd")
+    assert rules.rule("c") == Rule(None)
+    with pytest.raises(PlanError, match=r"^The ranks, entry 'a': .*\.$"):
+        parse_table({"a": 1.5})
 
 
 @pytest.mark.parametrize(
