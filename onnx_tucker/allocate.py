@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -43,6 +44,11 @@ LEAST = 1e-3
 
 CLEARLY = 1.01
 """How much closer a law has to bring the model than a simpler one, or none: less may be the samples' doing."""
+
+WORTH = 2.0
+"""How much more of the outputs, as a share of the squared error, may be lost for a share of the time. Smaller models
+lose about four times as much.
+"""
 
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
@@ -117,6 +123,25 @@ class Allocator:
                 limits["time"] = _used(self._within(Law().of(self._found), shares))
             self._lawful = self._best(limits)
         return self._within(self._lawful, shares)
+
+    def without(self, slow: Mapping[str, float], allocation: Allocation, budgets: Sequence[Budget]) -> Allocation:
+        """An allocation within the same budgets that leaves nodes as they are where chains of them cost too much time.
+
+        Args:
+            slow: what share of the time of all layers the chain of a node costs, by its label, the largest first.
+            allocation: by `allocation`.
+            budgets: of what is counted.
+        """
+        limits, curves_ = self._limits({budget.of: budget.share for budget in budgets}), self._lawful or self._found
+        for label, share in slow.items():
+            fewer = [
+                replace(curve, points=curve.points[:1]) if label == curve.group[0].place.label else curve
+                for curve in curves_
+            ]
+            other = _chosen(fewer, limits)
+            if other is not None and _lost(other) <= (1 + WORTH * share) * _lost(allocation):
+                curves_, allocation = fewer, other
+        return allocation
 
     def path(self, quantity: str, number: int) -> list[Allocation]:
         """Different allocations from the one that loses nothing to the cheapest, by estimate of what they cost.
@@ -289,6 +314,11 @@ def _chosen(curves_: Sequence[Curve], limits: Mapping[str, float]) -> Allocation
 def _recipes(allocation: Allocation) -> object:
     """What tells allocations apart."""
     return tuple((point.method, point.ranks) for _, point in allocation)
+
+
+def _lost(allocation: Allocation) -> float:
+    """What nodes lose in sum, weighted."""
+    return sum(curve.weight * point.error for curve, point in allocation)
 
 
 def _used(allocation: Allocation) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, outlined, paying, planned_only
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
-from onnx_tucker.pricing import decide
+from onnx_tucker.pricing import Decision, decide
 from onnx_tucker.promises import Promises, Verdict, require_budgets
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
@@ -27,6 +28,8 @@ FASTER = 0.95
 """The share of the time that a model is to have where the closest within the budgets is slower than the original: less
 than all, as what is made may take a few percent more than what was timed.
 """
+NOTICED = 0.003
+"""How much more of the time of all layers a chain takes than its node where something is done about it."""
 FIRM = ("flops", "params")
 """What a model has of the original's, of which chains that are fitted change nothing."""
 STEPS = 32
@@ -61,7 +64,12 @@ def search(job: Job, promises: Promises) -> Outcome:
 def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: Allocator | None = None) -> Outcome:
     """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
     allocator = Allocator(job, [budget.of for budget in budgets], before)
-    decision = decide(job, rules_of(allocator.allocation(budgets)))
+    allocation = allocator.allocation(budgets)
+    decision = decide(job, rules_of(allocation))
+    slow = _slow_chains(job, decision)
+    if slow and all(budget.of != "time" for budget in budgets):
+        logger.info("slower than their nodes: the chains of %s", ", ".join(slow))
+        decision = decide(job, rules_of(allocator.without(slow, allocation, budgets)))
     if job.settings.dry_run:
         return planned_only(job, decision), None
     made = paying(job, decision)
@@ -75,6 +83,28 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
             logger.info("%s", error)
         require_budgets([budget for budget in budgets if budget.of in FIRM], outlined(job, made))
     return hold(job, _measured_within(job, made, allocator, budgets), promises)
+
+
+def _slow_chains(job: Job, decision: Decision) -> dict[str, float]:
+    """The chains that take more time than their nodes, the slowest first: how much more, as a share of all layers'.
+
+    Args:
+        job: the run.
+        decision: what nodes become.
+
+    Returns:
+        By the label of the first of the nodes that share a weight.
+    """
+    if job.settings.keep_slower:
+        return {}
+    whole, more = 0.0, defaultdict[str, float](float)
+    for found, choice in zip(job.found, decision.plan.choices, strict=True):
+        price = decision.prices.get(found.place.label)
+        whole += price.before.ms if price else 0.0
+        if price and price.after and choice.method:
+            more[found.group] += price.after.ms - price.before.ms
+    ordered = sorted(more, key=lambda label: -more[label])
+    return {label: more[label] / whole for label in ordered if more[label] > NOTICED * whole}
 
 
 def _slower(made: Made) -> bool:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import Result, compress, rough, sweep
+from onnx_tucker import Result, allocate, compress, rough, sweep
 from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factorise import Factorised, factorise
@@ -106,6 +106,40 @@ def test_where_the_closest_model_is_slower_a_faster_one_within_the_budget_is_fou
     slower = compress(made, **options, keep_slower=True).report.totals
     assert slower.speedup is not None
     assert slower.speedup < 1
+
+
+def test_chains_that_cost_more_time_than_they_are_worth_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine_of(monkeypatch, node=0.005)
+    rng = np.random.default_rng(0)
+
+    def noise(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def falling(inp: int, out: int, rate: float) -> Array:
+        size = min(inp, out)
+        left, right = (np.linalg.qr(noise(n, size))[0] for n in (inp, out))
+        return (left * rate ** np.arange(size) @ right.T).astype(np.float32)
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["s"], "small"),
+        helper.make_node("MatMul", ["z", "b"], ["y"], "large"),
+    ]
+    weights = {"a": falling(16, 64, 0.5), "b": falling(64, 512, 0.99)}
+    made = model(nodes, weights, {"x": [256, 16], "z": [256, 64]}, {"s": 2, "y": 2})
+    feed = {"x": noise(256, 16), "z": noise(256, 64)}
+    turned = {name: value[::-1] for name, value in feed.items()}
+    options = {"ranks": "auto", "budget": "flops:0.5", "data": [feed, turned], "threads": 1}
+    slower = compress(made, keep_slower=True, **options)
+    assert slower.report.nodes[0].status == "factorized"
+    result = compress(made, **options)  # a tenth of the time for a twelfth of the squared error
+    assert result.report.nodes[0].status == "kept"
+    assert result.report.totals.flops.after <= 0.5 * result.report.totals.flops.before
+    before, after = (relative(run(made, **feed)[1], run(one.model, **feed)[1]) for one in (slower, result))
+    assert after < 1.1 * before
+    monkeypatch.setattr(allocate, "WORTH", 0.5)
+    assert compress(made, **options).report.nodes[0].status == "factorized"
 
 
 def test_what_turns_out_slower_is_not_fitted_first(
