@@ -14,7 +14,6 @@ from onnx_tucker.factor.ridge import RIDGES
 from onnx_tucker.graph import behind
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.segment import sums
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.rows import obstacle, own_bias
@@ -94,7 +93,7 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     if trust.scarce(job):
         return found
     view = View.of(job.model, job.context)
-    summed = sums(view.model.graph.node, view.outputs())
+    summed = view.sums()
     behind_ = any(
         behind.sight(view, value, f.axis) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}
     )

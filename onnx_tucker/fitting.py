@@ -25,7 +25,7 @@ from onnx_tucker.factor.ridge import RIDGES, agreement
 from onnx_tucker.graph import behind, layer
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.segment import between, sums
+from onnx_tucker.graph.segment import between
 from onnx_tucker.head import Head
 from onnx_tucker.job import Job
 from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
@@ -82,7 +82,7 @@ class Fitting:
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
         self._view = View.of(job.model, job.context)
-        self._sums = sums(self._view.model.graph.node, self._view.outputs())
+        self._sums = self._view.sums()
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
         products = [f for f in job.found if f.place.label in planned and self._is_product(f)]
         self._path = hashlib.sha256(repr((basis, rough, trusts, sorted(planned))).encode())

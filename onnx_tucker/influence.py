@@ -23,7 +23,6 @@ from onnx_tucker.factor.regression import shrinkage
 from onnx_tucker.graph import behind
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.segment import sums
 from onnx_tucker.runtime.batches import Batches, some
 from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
@@ -102,7 +101,7 @@ class Influences:
     def _found(self) -> Mapping[str, Found]:
         """The values that G is of, with the node whose channels they have."""
         view, ends, values = self._view, self._view.outputs(), dict[str, Found]()
-        summed = sums(view.model.graph.node, ends)
+        summed = view.sums()
         for one in self._nodes:
             total, _ = summed.get(one.output, (one.output, ""))
             names = [one.output, *(behind.seen(view, name, one.axis)[1] for name in (one.output, total))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from onnx_tucker.graph.constants import Constant
 from onnx_tucker.graph.fold import evaluate
 from onnx_tucker.graph.nodes import STANDARD
 from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.segment import Users, users
+from onnx_tucker.graph.segment import Users, users, uses
 
 OPERATORS = frozenset(
     "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow "
@@ -53,6 +54,18 @@ class View(NamedTuple):
     def outputs(self) -> set[str]:
         """Names of the model's outputs."""
         return {output.name for output in self.model.graph.output}
+
+    def sums(self) -> dict[str, tuple[str, str]]:
+        """The values that an Add alone takes, none of the model's outputs: the sum, and what else goes into it."""
+        nodes = self.model.graph.node
+        taken = Counter([*self.outputs(), *(name for node in nodes for name in uses(node))])
+        found = {}
+        for node in nodes:
+            if node.op_type == "Add" and node.domain in STANDARD:
+                for one, other in (node.input, reversed(node.input)):
+                    if taken[one] == 1:
+                        found[one] = (node.output[0], other)
+        return found
 
     def constant(self, name: str) -> Constant | None:
         """The constant that a value is, if callers cannot give another; None for anything else."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_tucker.graph.nodes import STANDARD, bodies
+from onnx_tucker.graph.nodes import bodies
 
 
 def uses(node: onnx.NodeProto) -> Iterator[str]:
@@ -44,18 +43,6 @@ def between(nodes: Sequence[onnx.NodeProto], known: Collection[str], wanted: Ite
             result.append(node)
             needed |= set(uses(node)) - there
     return result[::-1]
-
-
-def sums(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str] = ()) -> dict[str, tuple[str, str]]:
-    """The values that an Add alone takes, none of the model's outputs: the sum, and what else goes into it."""
-    taken = Counter([*outputs, *(name for node in nodes for name in uses(node))])
-    found = {}
-    for node in nodes:
-        if node.op_type == "Add" and node.domain in STANDARD:
-            for one, other in (node.input, reversed(node.input)):
-                if taken[one] == 1:
-                    found[one] = (node.output[0], other)
-    return found
 
 
 def model_of(

@@ -127,3 +127,18 @@ def test_a_curve_that_rises_is_pooled_and_no_other() -> None:
 def test_an_activation_of_which_a_part_goes_elsewhere_is_seen_whole() -> None:
     assert activated(ACTIVATIONS["swish"][0], also="s") is None
     assert activated(["Sigmoid v0 = s", "Neg s = n", "Mul v0 s = m", "MatMul m n = y"]) is None
+
+
+def test_sums_are_those_that_nothing_else_needs() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Abs", ["x"], ["c"]),
+        helper.make_node("Add", ["b", "c"], ["y"]),
+        helper.make_node("Add", ["y", "a"], ["z"]),
+        helper.make_node("Add", ["z", "z"], ["d"]),
+    ]
+    made = model(nodes, {}, {"x": ["n", 3]}, {"d": 2})
+    assert view_of(prepare(made, Settings(), lambda *_: None)).sums() == {"b": ("y", "c"), "c": ("y", "b"), "y": ("z", "a")}
+    made = model(nodes, {}, {"x": ["n", 3]}, {"d": 2, "y": 2, "b": 2})
+    assert view_of(prepare(made, Settings(), lambda *_: None)).sums() == {"c": ("y", "b")}

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnx_tucker.graph.segment import between, model_of, sums, uses
+from onnx_tucker.graph.segment import between, model_of, uses
 from tests.helpers import model, run
 
 NODES = [
@@ -30,11 +30,6 @@ def test_what_bodies_use_counts() -> None:
     )
     node = helper.make_node("If", ["p"], ["y"], then_branch=body, else_branch=body)
     assert {"p", "q"} <= set(uses(node))
-
-
-def test_sums_are_those_that_nothing_else_needs() -> None:
-    assert sums(NODES) == {"b": ("y", "c"), "c": ("y", "b"), "y": ("z", "a")}
-    assert sums(NODES, ["y", "b"]) == {"c": ("y", "b")}
 
 
 def test_a_segment_computes_what_the_model_does() -> None:
