@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 LEAST = 64
 """Samples without which nothing is fitted."""
 APART = 5
-"""One of so many samples tells how many steps are good."""
+"""One of so many rows, drawn at random, tells how many steps are good."""
 STEPS, KEPT = 200, 20
 """Steps at most, and earlier ones that the curvature is known from."""
 WORK, VALUE = 5e10, 40
@@ -105,7 +105,7 @@ class _Loss:
 
     def __init__(self, layers: Sequence[Layer], x: Array, wanted: Array) -> None:
         self._layers = layers
-        apart = np.arange(len(x)) % APART == APART - 1
+        apart = np.random.default_rng(0).permutation(len(x)) % APART == APART - 1
         self._fit, self._check = ((x[rows], wanted[rows]) for rows in (~apart, apart))
         self._energy = [_energy(part - wanted.mean(0)) or 1.0 for part in (self._fit[1], self._check[1])]
         parts = [part for one in layers for part in one.parts]

@@ -61,3 +61,9 @@ def test_large_layers_take_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [Layer(chain(6, 2, 8), Sight(low=0.0), True), Layer(chain(3, 2, 6), None, True)]
     monkeypatch.setattr(joint, "WORK", 1.0)
     assert joint.refitted(layers, noise(100, 8), noise(100, 3)) == layers
+
+
+def test_rows_kept_apart_are_of_all_kinds_where_those_take_turns() -> None:
+    x = np.tile(np.eye(joint.APART), (40, 1))
+    kept, _ = joint._Loss([Layer(chain(3, 2, joint.APART), None, True)], x, noise(len(x), 3))._check
+    assert len(kept) == 40 and kept.sum(0).min() > 0
