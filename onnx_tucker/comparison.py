@@ -120,8 +120,7 @@ def compare(
     timings: tuple[Timing, ...] = ()
     if settings.benchmark and job.timed_feed is not None:
         progress("timing", 0, 1)
-        models = [(job.content, job.folder), (rival.content, rival.folder)]
-        timings = tuple(job.stopwatch.race(models, job.timed_feed, seconds))
+        timings = tuple(job.stopwatch.race([job.session, rival.session], job.timed_feed, seconds))
     both = job.inputs.fit.samples + (job.inputs.check.samples if job.inputs.held_out else 0)
     sizes = Change(job.size, rival.size)
     return Compared(

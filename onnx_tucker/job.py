@@ -19,7 +19,7 @@ from onnx_tucker import feeds, observed
 from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
-from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, weight_bytes
+from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, merges, weight_bytes
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found, context_of, find, macs
 from onnx_tucker.graph.ops.op import Context
@@ -29,7 +29,7 @@ from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.memory import PASSING, Memory
 from onnx_tucker.runtime.reference import Reference
-from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
+from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, operators
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate
@@ -203,6 +203,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     content = model.SerializeToString(deterministic=True)
     machine = Machine(settings.threads, Path(settings.custom_op_lib).resolve() if settings.custom_op_lib else None)
     machine.check()
+    machine = careful(machine, model)
     wanted = bool(settings.data) or settings.eval is not None
     session = _session(model, content, folder, machine, wanted)
     samples = feeds.read(session, model, settings)
@@ -287,6 +288,11 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(f"The functions of the model cannot be inlined: {first_line(error)}") from error
 
 
+def careful(machine: Machine, model: onnx.ModelProto) -> Machine:
+    """How sessions on a model run, so that onnxruntime survives them."""
+    return replace(machine, merging=merges(model))
+
+
 def _session(
     model: onnx.ModelProto, content: bytes, folder: Path, machine: Machine, wanted: bool
 ) -> ort.InferenceSession | None:
@@ -304,7 +310,7 @@ def _session(
             return machine.session(content, folder)
     except FAILURES as error:
         reason = first_line(error)
-    fault = broken(model, folder)
+    fault = broken(model, folder, operators())
     if fault:
         raise ModelError(f"The model is not valid: {fault}")
     what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"

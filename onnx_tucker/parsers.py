@@ -294,14 +294,14 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     try:
         shape = tuple(int(size) for size in sizes.split(","))
     except ValueError:
-        shape = (0,)
-    if not colon or min(shape) < 1:
+        shape = (-1,)
+    if not colon or min(shape) < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no shape like x:1,3,224,224")
     return name, shape
 
 
 def _dim(text: str) -> tuple[str, int]:
     name, _, size = text.partition("=")
-    if not name or not size.isdecimal() or int(size) < 1:
+    if not name or not size.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no dimension like N=1")
     return name, int(size)

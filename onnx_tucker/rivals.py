@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxruntime as ort
 
 from onnx_tucker.errors import DataError, ModelError, UsageError
-from onnx_tucker.job import Job, Progress, Source, load, prepare, silent, size, source_of
+from onnx_tucker.job import Job, Progress, Source, careful, load, prepare, silent, size, source_of
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.settings import Settings
@@ -25,14 +24,10 @@ class Rival:
     """A model that runs on the inputs of another one.
 
     Attributes:
-        content: the model as bytes.
-        folder: what its external data is relative to.
         size: bytes of all its files.
         session: a session on it.
     """
 
-    content: bytes
-    folder: Path
     size: int
     session: ort.InferenceSession
 
@@ -82,11 +77,11 @@ def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress
         raise UsageError("There is no model to time.")
     names = named(models)
     job = prepare(source_of(models[0]), settings, progress)
-    if job.timed_feed is None:
+    if job.session is None or job.timed_feed is None:
         raise DataError(f"{names[0]} cannot be run; see the reason above, or give --data.")
-    others = [(one.content, one.folder) for one in rivals(job, models, job.timed_feed)]
+    others = [one.session for one in rivals(job, models, job.timed_feed)]
     progress("timing", 0, 1)
-    timings = job.stopwatch.race([(job.content, job.folder), *others], job.timed_feed, seconds)
+    timings = job.stopwatch.race([job.session, *others], job.timed_feed, seconds)
     progress("timing", 1, 1)
     warn_if_noisy(timings)
     return Bench(names, tuple(timings), environment(job.stopwatch.machine))
@@ -124,12 +119,12 @@ def rivals(job: Job, models: Sequence[Source], feed: Feed) -> list[Rival]:
         loaded = load(source)
         content = loaded.model.SerializeToString(deterministic=True)
         try:
-            session = job.stopwatch.machine.session(content, loaded.folder)
+            session = careful(job.stopwatch.machine, loaded.model).session(content, loaded.folder)
             missing = {value.name for value in session.get_inputs()} - feed.keys()
             if missing:
                 raise UsageError(f"{name} has an input {sorted(missing)[0]!r}, which {first} has not.")
             session.run(None, {value.name: feed[value.name] for value in session.get_inputs()})
         except FAILURES as error:
             raise ModelError(f"{name} does not run on the inputs of {first}: {first_line(error)}") from error
-        found.append(Rival(content, loaded.folder, size(source, loaded.data_files), session))
+        found.append(Rival(size(source, loaded.data_files), session))
     return found

@@ -167,8 +167,8 @@ class Settings:
         if not (self.eval is None or isinstance(self.eval, str) or callable(self.eval)):
             raise UsageError("--eval is FILE.py:FUNC, or in Python a function.")
         for name, sizes in (*self.input_shape.items(), *((n, (size,)) for n, size in self.dim.items())):
-            if not isinstance(sizes, Sequence) or not all(isinstance(n, Integral) and 0 < n < 2**31 for n in sizes):
-                raise UsageError(f"The sizes {sizes} given for {name} are not all whole numbers from 1 to 2147483647.")
+            if not isinstance(sizes, Sequence) or not all(isinstance(n, Integral) and 0 <= n < 2**31 for n in sizes):
+                raise UsageError(f"The sizes {sizes} given for {name} are not all whole numbers from 0 to 2147483647.")
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and float(value) >= 0):

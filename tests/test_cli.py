@@ -79,7 +79,7 @@ MISTAKES = [
     ("in.onnx out.onnx --report in.onnx --overwrite", 2, "the ending is one of"),
     ("in.onnx out.onnx --ranks ranks.json --report ranks.json --overwrite", 2, "ranks.json is an input itself"),
     ("in.onnx out.onnx --plan-out p.json --report sub/../p.json", 2, "same name"),
-    ("in.onnx out.onnx --dim n=99999999999999999999", 2, "from 1 to 2147483647"),
+    ("in.onnx out.onnx --dim n=99999999999999999999", 2, "from 0 to 2147483647"),
     ("in.onnx out.onnx --min-speedup nan", 2, "--min-speedup"),
     ("in.onnx out.onnx --no-benchmark --eval exit.py:f --max-drop 0", 2, "SystemExit"),
     ("in.onnx out.onnx --ranks magic", 2, "unknown policy 'magic'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from onnx import helper
 
 from onnx_tucker import compress
 from onnx_tucker.errors import DataError
-from tests.helpers import Array, model
+from tests.helpers import Array, low_rank, model
 
 
 def added() -> onnx.ModelProto:
@@ -55,3 +56,40 @@ def test_arrays_of_different_lengths_are_told() -> None:
     data = {"a": np.ones((6, 4), np.float32), "b": np.ones((4, 4), np.float32)}
     with pytest.raises(DataError, match=r"whose arrays have different lengths \(a 6, b 4\)"):
         compress(made, data=data, benchmark=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"data": {"x": np.ones((40, 3, 8), np.float32), "past": np.zeros((40, 0, 8), np.float32)}},
+        {"dim": {"s": 3, "p": 0}},
+        {"input_shape": {"x": (1, 3, 8), "past": (1, 0, 8)}},
+    ],
+)
+def test_a_state_may_be_empty(options: dict[str, Any]) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["k"], "k"),
+        helper.make_node("Concat", ["past", "k"], ["present"], axis=1),
+        helper.make_node("MatMul", ["present", "v"], ["y"], "y"),
+    ]
+    weights = {name: low_rank(np.random.default_rng(0), 2, 8, 8) for name in "wv"}
+    made = model(nodes, weights, {"x": ["n", "s", 8], "past": ["n", "p", 8]}, {"y": 3, "present": 3})
+    report = compress(made, ranks=2, benchmark=False, **options).report
+    assert [(node.status, node.flops and node.flops.before) for node in report.nodes] == [
+        ("factorized", 3 * 8 * 15)
+    ] * 2
+    assert report.fidelity is not None
+    assert {output.name for output in report.fidelity.outputs} == {"y", "present"}
+
+
+def test_an_input_without_samples_is_refused_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    made = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "y")],
+        {"w": np.ones((8, 8), np.float32)},
+        {"x": ["n", 8]},
+        {"y": 2},
+    )
+    with pytest.raises(DataError, match="no samples"):
+        compress(made, data={"x": np.ones((0, 8), np.float32)})
+    compress(made, dim={"n": 0})
+    assert "no samples" in caplog.text

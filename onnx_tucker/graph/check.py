@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import onnx
 
 from onnx_tucker.graph import external
-from onnx_tucker.graph.nodes import STANDARD, bodies, places, tensors
+from onnx_tucker.graph.nodes import STANDARD, UNKNOWN, bodies, places, tensors
 from onnx_tucker.graph.skeleton import skeleton
 
 WHOLE = 2**28
@@ -39,36 +39,45 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 
 def fatal(model: onnx.ModelProto) -> str | None:
     """What would end the process if onnxruntime saw it, in a sentence; None where nothing is known to."""
-    half = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
-    turned = {node.output[0] for node in model.graph.node if node.op_type == "Transpose" and _turns_batch(node)}
     for place in places(model):
-        node = place.node
-        if node.op_type == "MatMul" and not half.isdisjoint(node.input) and not turned.isdisjoint(node.input):
-            return (
-                f"onnxruntime does not survive the Transpose of the batch before the MatMul {place.label!r} in half "
-                "precision; convert the model to single precision."
-            )
-        if node.op_type not in GROUPED:
+        if place.node.op_type not in GROUPED:
             continue
-        for attribute in node.attribute:
+        for attribute in place.node.attribute:
             if attribute.name == "group" and attribute.i < 1 and not attribute.ref_attr_name:
                 return f"The model is not valid: the node {place.label!r} has {attribute.i} groups."
     return None
 
 
-def _turns_batch(node: onnx.NodeProto) -> bool:
-    """Whether a Transpose puts the first axis among the last two, and keeps the others in order (seen up to 1.32)."""
-    order = next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
-    return len(order) > 2 and order[:-2] == list(range(1, len(order) - 1)) and 0 in order
+def merges(model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime may merge a Transpose into the MatMul behind it.
+
+    In half precision it does not survive that where the Transpose moves the batch (seen up to 1.32).
+    """
+    nodes = [place.node for place in places(model)]
+    casts = (a.i for node in nodes if node.op_type == "Cast" for a in node.attribute if a.name == "to")
+    half = onnx.TensorProto.FLOAT16 in (*casts, *(tensor.data_type for tensor in tensors(model)))
+    return not half or not {"Transpose", "MatMul"} <= {node.op_type for node in nodes}
 
 
-def broken(model: onnx.ModelProto, folder: Path) -> str | None:
-    """The same as `invalid`, but inputs and outputs need not say of which shape they are, as for onnxruntime."""
+def broken(model: onnx.ModelProto, folder: Path, known: Collection[str] = ()) -> str | None:
+    """The same as `invalid`, but inputs and outputs need not say of which shape they are, as for onnxruntime.
+
+    Args:
+        model: the model.
+        folder: where its external data is.
+        known: operators that onnxruntime has in the standard domain.
+    """
     bare = skeleton(model, folder)
     graph = bare.graph
     shapeless = [value for value in (*graph.input, *graph.output) if not value.type.tensor_type.HasField("shape")]
+    nodes = (place.node for place in places(bare))
+    foreign = [n for n in nodes if n.domain in STANDARD and n.op_type in known and not onnx.defs.has(n.op_type)]
+    for node in foreign:
+        node.domain = UNKNOWN
+    if foreign:
+        bare.opset_import.add(domain=UNKNOWN, version=1)
     if not shapeless:
-        return invalid(model, folder)
+        return invalid(bare if foreign else model, folder)
     made = {name for node in graph.node for name in node.output}
     made |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     for value in graph.output:

@@ -12,6 +12,8 @@ from onnx import helper
 
 STANDARD = ("", "ai.onnx")
 """Names of the domain of the standard operators."""
+UNKNOWN = "unknown"
+"""A domain of which onnx knows nothing."""
 
 
 @dataclass(frozen=True, eq=False)

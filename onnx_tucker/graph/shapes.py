@@ -18,7 +18,7 @@ from onnx_tucker.errors import UsageError
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
 from onnx_tucker.graph.fold import fold
-from onnx_tucker.graph.nodes import STANDARD, attributes, graphs
+from onnx_tucker.graph.nodes import STANDARD, UNKNOWN, attributes, graphs
 from onnx_tucker.graph.skeleton import skeleton
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ Partial = dict[str, tuple[Size, ...]]
 FLOAT = onnx.TensorProto.FLOAT
 EXACT = 1024
 """Scales of so many parts are exact in any arithmetic."""
-UNKNOWN = "unknown"
-"""A domain of which nothing can be inferred."""
 
 
 def infer(

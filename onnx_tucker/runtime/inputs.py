@@ -200,7 +200,7 @@ def _fit(array: NDArray[Any], value: Any, *, any_rank: bool) -> NDArray[Any]:
         array.ndim == len(shape)
         and all(want is None or want == have for want, have in zip(shape[1:], array.shape[1:], strict=True))
     )
-    if fits and not array.size:
+    if fits and array.shape[:1] == (0,):  # other axes may be empty, as those of states are at first
         raise DataError(f"The data for input {value.name} has no samples.")
     if not fits:
         wanted = f"({', '.join('any' if d is None else str(d) for d in shape)})"

@@ -67,10 +67,12 @@ class Machine:
         threads: threads of one operator; 0 for one a core, of those that this process may use. onnxruntime, to which
             it is left where that is all of them, would count the others too.
         custom_op_lib: whole path of a shared library with custom operators; others are looked for among the system's.
+        merging: whether a Transpose is merged into the MatMul behind it; see `graph.check.merges`.
     """
 
     threads: int = 0
     custom_op_lib: Path | None = None
+    merging: bool = True
 
     def check(self) -> None:
         """Makes sure that the library with custom operators can be loaded.
@@ -129,8 +131,17 @@ class Machine:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         if self.custom_op_lib is not None:
             options.register_custom_ops_library(str(self.custom_op_lib))
+        left_out = [] if self.merging else ["MatmulTransposeFusion"]
         # Falling back would try the same provider again, and print to stdout.
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return ort.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], enable_fallback=0, disabled_optimizers=left_out
+        )
+
+
+@cache
+def operators() -> frozenset[str]:
+    """Names of the operators that onnxruntime has in the standard domain; not all of them are of the standard."""
+    return frozenset(schema.name for schema in status.get_all_operator_schema() if schema.domain == "")
 
 
 def run_within(session: ort.InferenceSession, feed: Feed, seconds: float) -> None:

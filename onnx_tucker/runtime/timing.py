@@ -158,16 +158,15 @@ class Stopwatch:
         known = _timings(self._recall(key), len(models))
         if not known:
             began = time.perf_counter()
-            known = self.race([(model, folder) for model in models], feed, seconds, tight)
+            known = self.race([self.machine.session(model, folder) for model in models], feed, seconds, tight)
             self._remember(key, [asdict(timing) for timing in known], began)
         return known
 
     def race(
-        self, models: Sequence[tuple[bytes, Path | None]], feed: Feed, seconds: float, tight: float = TIGHT
+        self, sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: float, tight: float = TIGHT
     ) -> list[Timing]:
-        """The same for models each with its own folder, measured anew whatever is remembered."""
-        runs = [_runner(self.machine.session(*model), feed) for model in models]
-        return interleaved(runs, seconds, tight, self.machine.clock)
+        """The same for sessions, measured anew whatever is remembered."""
+        return interleaved([_runner(session, feed) for session in sessions], seconds, tight, self.machine.clock)
 
     def profile(self, model: bytes, feed: Feed, folder: Path | None = None) -> list[Step]:
         """The operators of a model in the order in which onnxruntime runs them, with their times within the model.

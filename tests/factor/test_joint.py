@@ -66,4 +66,5 @@ def test_large_layers_take_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_kept_apart_are_of_all_kinds_where_those_take_turns() -> None:
     x = np.tile(np.eye(joint.APART), (40, 1))
     kept, _ = joint._Loss([Layer(chain(3, 2, joint.APART), None, True)], x, noise(len(x), 3))._check
-    assert len(kept) == 40 and kept.sum(0).min() > 0
+    assert len(kept) == 40
+    assert kept.sum(0).min() > 0

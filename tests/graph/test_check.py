@@ -7,9 +7,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import compress
+from onnx_tucker import compress, job
 from onnx_tucker.errors import ModelError
-from onnx_tucker.graph.check import broken, fatal, invalid, weight_bytes
+from onnx_tucker.graph.check import broken, fatal, invalid, merges, weight_bytes
+from onnx_tucker.runtime.session import operators
 from tests.helpers import model, two_layers
 
 
@@ -85,19 +86,47 @@ def test_what_others_call_a_group_is_none() -> None:
         assert bool(fatal(made)) == told
 
 
-def test_what_onnxruntime_dies_of_in_half_precision_is_refused() -> None:
-    for order, dtype, told in (
-        ([1, 0, 2], np.float16, True),
-        ([0, 2, 1], np.float16, False),
-        ([1, 0, 2], np.float32, False),
-    ):
-        nodes = [
-            helper.make_node("Transpose", ["x"], ["t"], perm=order),
-            helper.make_node("MatMul", ["t", "w"], ["y"], "mm"),
-        ]
-        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        made = model(nodes, {"w": np.ones((8, 8), dtype)}, {"x": [8, 8, 8]}, {"y": 3}, dtype=kind)
-        assert bool(fatal(made)) == told
-        if told:
-            with pytest.raises(ModelError, match="single precision"):
-                compress(made)
+@pytest.mark.parametrize(
+    ("dtype", "made_by", "merged"),
+    [
+        (np.float16, "", False),
+        (np.float16, "Identity", False),
+        (np.float16, "Transpose", False),
+        (np.float32, "Cast", False),
+        (np.float32, "", True),
+    ],
+)
+def test_onnxruntime_survives_transposes_in_half_precision(dtype: type, made_by: str, merged: bool) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["y"], "mm"),
+    ]
+    if made_by:
+        to = {"to": onnx.TensorProto.FLOAT16} if made_by == "Cast" else {}
+        nodes.insert(0, helper.make_node(made_by, ["v"], ["w"], **to))
+    kind = onnx.TensorProto.FLOAT if merged else onnx.TensorProto.FLOAT16
+    weight = np.outer(np.arange(1.0, 9), np.ones(8)).astype(dtype)
+    made = model(nodes, {"v" if made_by else "w": weight}, {"x": [8, 8, 8]}, {"y": 3}, dtype=kind)
+    assert merges(made) == merged
+    result = compress(made, ranks=1, benchmark=False)
+    assert [node.status for node in result.report.nodes] == ["factorized"]
+    assert result.report.fidelity is not None
+    assert result.report.fidelity.outputs
+
+
+def test_what_only_onnxruntime_has_in_the_standard_domain_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = two_layers()
+    made.graph.node.append(helper.make_node("SimplifiedLayerNormalization", ["y", "g"], ["z"], "norm"))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(48, np.float32), "g"))
+    made.graph.output[0].name = "z"
+    assert "No Op registered" in str(broken(made, tmp_path))
+    assert broken(made, tmp_path, operators()) is None
+    made.graph.node[-1].input[0] = "nowhere"
+    assert "nowhere" in str(broken(made, tmp_path, operators()))
+    made.graph.node[-1].input[0] = "y"
+    monkeypatch.setattr(job, "LIMIT", 0)  # so that onnxruntime is not asked
+    onnx.save(made, tmp_path / "in.onnx")
+    report = compress(tmp_path / "in.onnx", ranks=3, benchmark=False).report
+    assert {node.status for node in report.nodes} == {"factorized"}

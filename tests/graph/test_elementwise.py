@@ -139,6 +139,10 @@ def test_sums_are_those_that_nothing_else_needs() -> None:
         helper.make_node("Add", ["z", "z"], ["d"]),
     ]
     made = model(nodes, {}, {"x": ["n", 3]}, {"d": 2})
-    assert view_of(prepare(made, Settings(), lambda *_: None)).sums() == {"b": ("y", "c"), "c": ("y", "b"), "y": ("z", "a")}
+    assert view_of(prepare(made, Settings(), lambda *_: None)).sums() == {
+        "b": ("y", "c"),
+        "c": ("y", "b"),
+        "y": ("z", "a"),
+    }
     made = model(nodes, {}, {"x": ["n", 3]}, {"d": 2, "y": 2, "b": 2})
     assert view_of(prepare(made, Settings(), lambda *_: None)).sums() == {"c": ("y", "b")}
