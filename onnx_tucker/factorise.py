@@ -9,8 +9,10 @@ import onnx
 from joblib import Parallel, delayed
 
 from onnx_tucker import calibrate
+from onnx_tucker.errors import TuckerError
 from onnx_tucker.factor import weight_error
 from onnx_tucker.fitting import Fitting
+from onnx_tucker.graph.check import LIMIT, weight_bytes
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
@@ -129,4 +131,10 @@ def _spliced(
 ) -> Factorised:
     if not weights:
         return Factorised(job.model, {}, {}, {})
-    return Factorised(splice(job.model, planned, weights, job.found, job.context), planned, weights, errors, basis)
+    model = splice(job.model, planned, weights, job.found, job.context)
+    if job.session is not None and weight_bytes(model, inside=True) > LIMIT:
+        raise TuckerError(
+            "The factors take more than 2 GB, and no model that is run may hold as much; leave nodes out with "
+            "--exclude, or give no --data, and they are written without being run."
+        )
+    return Factorised(model, planned, weights, errors, basis)

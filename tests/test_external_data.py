@@ -155,6 +155,26 @@ def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
     onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
 
 
+def test_a_model_and_its_data_may_be_links_into_one_folder(tmp_path: Path) -> None:
+    """As in the caches of those who download models."""
+    files, seen = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    files.mkdir()
+    seen.mkdir(parents=True)
+    onnx.save_model(two_layers(), files / "in.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    for name, stored in (("in.onnx", "3a7b"), ("w.bin", "9c1d")):
+        (files / name).rename(files / stored)
+        (seen / name).symlink_to(Path("../../blobs") / stored)
+    command = [str(seen / "in.onnx"), str(tmp_path / "out.onnx"), "--no-benchmark", "-q"]
+    for options in (["--ranks", "3"], ["--ranks", "full", "--no-lower", "--overwrite"]):  # changed, and not
+        assert main([*command, *options]) == 0
+        onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
+    kept = {tensor.name: tensor.raw_data for tensor in load_whole(tmp_path / "out.onnx").graph.initializer}
+    assert kept == {tensor.name: tensor.raw_data for tensor in two_layers().graph.initializer}
+    (seen / "w.bin").unlink()
+    (seen / "w.bin").symlink_to(outside(tmp_path))
+    assert main([*command, "--overwrite"]) == 1
+
+
 def big_model(folder: Path) -> Path:
     """A model with 24 MB of weights in a data file, of which one matrix is worth factorising."""
     rng = np.random.default_rng(0)

@@ -13,8 +13,8 @@ import pytest
 from onnx import helper
 
 import onnx_tucker
-from onnx_tucker import arrange, compress, inspect
-from onnx_tucker.errors import DataError, ModelError, OutputError, PlanError, PromiseError, UsageError
+from onnx_tucker import arrange, compress, factorise, inspect
+from onnx_tucker.errors import DataError, ModelError, OutputError, PlanError, PromiseError, TuckerError, UsageError
 from onnx_tucker.runtime.timing import Stopwatch, Timing
 from onnx_tucker.types import Plan
 from tests.helpers import conv_model, load_whole, low_rank, model, relative, run, two_layers
@@ -564,3 +564,9 @@ def test_data_that_is_used_up_is_not_taken_for_none() -> None:
             compress(two_layers(), data=given, benchmark=False)
     with pytest.raises(UsageError, match="--threads"):
         compress(two_layers(), threads="1", benchmark=False)
+
+
+def test_factors_that_no_model_can_hold_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factorise, "LIMIT", 1000)
+    with pytest.raises(TuckerError, match="--exclude"):
+        compress(two_layers(), ranks=3, benchmark=False)

@@ -26,10 +26,12 @@ FAILURES = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, R
 """What onnx's checker, shape inference and evaluator raise for a model that they do not accept."""
 
 
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of all tensors, in the model and beside it, as far as their shape tells."""
+def weight_bytes(model: onnx.ModelProto, *, inside: bool = False) -> int:
+    """Bytes of all tensors, in the model and beside it or only `inside`, as far as their shape tells."""
     total = 0
     for tensor in tensors(model):
+        if inside and external.is_external(tensor):
+            continue
         try:
             total += external.byte_size(tensor)
         except (ValueError, KeyError):  # strings

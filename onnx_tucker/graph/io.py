@@ -12,15 +12,16 @@ import re
 import tempfile
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import numpy_helper
 
 from onnx_tucker.errors import ModelError, OutputError
 from onnx_tucker.graph import external
+from onnx_tucker.graph.check import weight_bytes
 from onnx_tucker.graph.nodes import bodies, tensors
 
 _MAGIC = {
@@ -73,8 +74,27 @@ def load(path: Path) -> Loaded:
         raise ModelError(f"{path} holds no graph; it is no ONNX model, or a damaged one.")
     if not all(_readable(graph) for graph in (model.graph, *model.functions)):
         raise ModelError(f"{path} is a damaged model: it has names that are no text; export or copy it again.")
-    regions = [external.region(tensor, path.parent) for tensor in external_tensors(model)]
-    return Loaded(model, path.parent, frozenset(region.path for region in regions))
+    folder = _followed(model, path)
+    regions = [external.region(tensor, folder) for tensor in external_tensors(model)]
+    return Loaded(model, folder, frozenset(region.path for region in regions))
+
+
+def _followed(model: onnx.ModelProto, path: Path) -> Path:
+    """The folder that external data is relative to.
+
+    Where a model and all its data files are links into one folder, as in caches of downloads, it is that one, and the
+    model is made to name the files there.
+    """
+    entries = [e for tensor in external_tensors(model) for e in tensor.external_data if e.key == "location"]
+    names = {entry.value for entry in entries}
+    if not path.is_symlink() or any(PurePath(name).name != name for name in names):
+        return path.parent
+    folder, links = path.resolve().parent, {name: path.with_name(name) for name in names}
+    if not all(link.is_symlink() and link.resolve().parent == folder for link in links.values()):
+        return path.parent
+    for entry in entries:
+        entry.value = links[entry.value].resolve().name
+    return folder
 
 
 def _readable(graph: Any) -> bool:
@@ -118,8 +138,14 @@ def file_bytes(model: onnx.ModelProto, *, apart: bool = False) -> int:
         apart: whether its weights will be in a data file.
     """
     moved = [external.byte_size(tensor) for tensor in movable(model)] if apart else []
+    try:
+        message = model.ByteSize()
+    except EncodeError:  # too large for one, until its weights are moved out
+        graph, inside = model.graph, weight_bytes(model, inside=True)
+        parts = (*graph.node, *graph.value_info, *graph.input, *graph.output, *model.functions)
+        message = inside + sum(part.ByteSize() for part in parts) + NOTED * len(graph.initializer)
     return (
-        model.ByteSize()
+        message
         + sum(external.byte_size(tensor) for tensor in external_tensors(model))
         + sum(_alignment(size) - 1 + NOTED for size in moved)
     )
