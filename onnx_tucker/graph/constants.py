@@ -1,14 +1,15 @@
 """Values that are the same on every run: where a weight really comes from, and what else uses it.
 
-A weight may be an initializer or the output of a Constant node, of this graph or of one around it, and may pass
-through nodes that only arrange its values (`ARRANGING`) on its way to the node that multiplies by it.
+A weight may be an initializer or the output of a Constant node, of this graph or of one around it. It may pass through
+nodes that only arrange its values (`ARRANGING`) on its way to the node that multiplies by it, or be computed from
+constants (`COMPUTING`), as normalised, masked and quantised weights are.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +29,16 @@ ARRANGING = frozenset(
     ("Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 )
 """Operators that give the values of their first input in another shape, order or type."""
+COMPUTING = ARRANGING | frozenset(
+    "Abs Add BatchNormalization Ceil Clip Concat Div Exp Expand Floor Gather Log Max Mean Min Mul Neg Pad Pow "
+    "QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare "
+    "Round Shape Sigmoid Sign Slice Softmax Sqrt Sub Sum Tanh Where".split()
+)
+"""Operators that are evaluated where all that they take is constant."""
 FEW = 4096
 """Values of a shape or a scale, at most."""
+DEEP, MOST = 64, 256
+"""Steps one behind the other, and all together, by which a constant is made at most."""
 
 
 class Value(NamedTuple):
@@ -39,17 +48,31 @@ class Value(NamedTuple):
     name: str
 
 
+class Step(NamedTuple):
+    """A node that makes one constant from another.
+
+    Attributes:
+        node: the node.
+        data: the name by which it takes that.
+        others: what it takes besides (shapes, axes, scales), by name.
+        output: what it gives.
+    """
+
+    node: onnx.NodeProto
+    data: str
+    others: Mapping[str, Constant]
+    output: Value
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
     """A value that is the same on every run.
 
     Attributes:
         value: the value itself.
-        tensor: what it is made from: an initializer, or the tensor of a Constant node.
+        tensor: what it is made from: an initializer, or the tensor of a Constant node; the largest of several.
         origin: the initializer, or the output of the Constant node.
-        steps: the nodes that arrange it, in the order of computation.
-        path: the output of every step.
-        parameters: the constants that the steps take besides (shapes, axes, scales).
+        steps: by which it is made from that, in the order of computation.
         model: what the nodes are from.
         folder: where the model's file is.
     """
@@ -57,9 +80,7 @@ class Constant:
     value: Value
     tensor: onnx.TensorProto
     origin: Value
-    steps: tuple[onnx.NodeProto, ...]
-    path: tuple[Value, ...]
-    parameters: tuple[Constant, ...]
+    steps: tuple[Step, ...]
     model: onnx.ModelProto
     folder: Path
 
@@ -76,25 +97,36 @@ class Constant:
     @property
     def chain(self) -> tuple[Value, ...]:
         """Everything that exists for this value alone, if nothing else uses it: origin, then every step's output."""
-        return (self.origin, *self.path)
+        return (self.origin, *(step.output for step in self.steps))
 
     @property
     def recipe(self) -> Hashable:
         """Alike for constants that are made of the same in the same way, be it by the same nodes or by others."""
-        taken = {
-            p.value.name: (*p.tensor.dims, external.raw(p.tensor)) if p.small else p.origin for p in self.parameters
-        }
         steps = []
-        for node in self.steps:
+        for node, _, others, _ in self.steps:
             if node.op_type != "Identity":
                 given = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
-                steps.append((node.op_type, given, tuple(taken.get(name) for name in node.input[1:])))
+                taken = tuple(others[name].ingredient if name in others else not name for name in node.input)
+                steps.append((node.op_type, given, taken))
         return self.origin, tuple(steps)
 
     @property
-    def small(self) -> bool:
-        """Whether its values are in the model itself and few, as shapes and scales are."""
-        return not external.is_external(self.tensor) and math.prod(self.tensor.dims) <= FEW
+    def ingredient(self) -> Hashable:
+        """What tells it from others that a step may take: its values if they are in the model itself and few."""
+        small = not (self.steps or external.is_external(self.tensor)) and math.prod(self.tensor.dims) <= FEW
+        return (*self.tensor.dims, external.raw(self.tensor)) if small else self.recipe
+
+    @property
+    def origins(self) -> frozenset[Value]:
+        """All that it is made from."""
+        others = (other.origins for step in self.steps for other in step.others.values())
+        return frozenset([self.origin]).union(*others)
+
+    @property
+    def operators(self) -> list[str]:
+        """The operators of all nodes that are evaluated to read it, as often as they are."""
+        others = (op for step in self.steps for other in step.others.values() for op in other.operators)
+        return [*(step.node.op_type for step in self.steps), *others]
 
     def read(self) -> NDArray[Any]:
         """The values; they are not kept in memory.
@@ -103,13 +135,21 @@ class Constant:
             ModelError: they cannot be read or computed.
         """
         array = external.values(self.tensor, self.folder)
-        for node in self.steps:
-            feed = {p.value.name: p.read() for p in self.parameters if p.value.name in node.input[1:]}
-            outputs = evaluate(node, {node.input[0]: array, **feed}, self.model)
+        for node, data, others, _ in self.steps:
+            taken = {name: other.read() for name, other in others.items()}
+            outputs = evaluate(node, {data: array, **taken}, self.model)
             if outputs is None:
-                raise ModelError(f"The constant {node.output[0]!r} cannot be computed from {node.input[0]!r}.")
+                raise ModelError(f"The constant {node.output[0]!r} cannot be computed from {data!r}.")
             array = outputs[node.output[0]]
         return array
+
+    @property
+    def readable(self) -> bool:
+        """Whether its values can be computed."""
+        try:
+            return self.shape is not None
+        except ModelError:
+            return False
 
     @cached_property
     def _kind(self) -> tuple[tuple[int, ...], int]:
@@ -138,6 +178,7 @@ class Constants:
         self._model, self._folder = model, folder
         main = (place.scope for place in places if place.scope.outer is None and not place.scope.function)
         self.main = next(main, Scope(model.graph))
+        self._known: dict[Value, Constant | None] = {}
         scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
         self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
@@ -184,44 +225,42 @@ class Constants:
 
     def overridable(self, constant: Constant) -> bool:
         """Whether callers may give the value, or something it is computed from, themselves."""
-        origins = (constant.origin, *(parameter.origin for parameter in constant.parameters))
-        return any(origin.scope is self.main and origin.name in self._inputs for origin in origins)
+        return any(origin.scope is self.main and origin.name in self._inputs for origin in constant.origins)
 
     def find(self, name: str, scope: Scope) -> Constant | None:
         """The constant that `name` is in `scope`; None where it is computed or given."""
-        steps: list[onnx.NodeProto] = []
-        path: list[Value] = []
-        parameters: list[Constant] = []
-        value = self._value(name, scope)
-        current = value
-        while current is not None and value is not None:
-            definition = self._defined[current.scope][current.name]
-            tensor = held(definition)
-            if tensor is not None:
-                steps.reverse()
-                path.reverse()
-                return Constant(
-                    value, tensor, current, tuple(steps), tuple(path), tuple(parameters), self._model, self._folder
-                )
-            if not isinstance(definition, onnx.NodeProto) or not _arranges(definition) or len(steps) > len(self._uses):
-                return None
-            for other in filter(None, definition.input[1:]):
-                parameter = self._direct(other, current.scope)
-                if parameter is None:
-                    return None
-                parameters.append(parameter)
-            steps.append(definition)
-            path.append(current)
-            current = self._value(definition.input[0], current.scope)
-        return None
+        return self._constant(self._value(name, scope), DEEP)
 
-    def _direct(self, name: str, scope: Scope) -> Constant | None:
-        """The constant that `name` is in `scope`, if no other node arranges it."""
-        value = self._value(name, scope)
-        tensor = held(self._defined[value.scope][name]) if value is not None else None
-        if value is None or tensor is None:
+    def _constant(self, value: Value | None, depth: int) -> Constant | None:
+        """The constant that a value is, if it is made by no more than so many steps one behind the other."""
+        if value is None:
             return None
-        return Constant(value, tensor, value, (), (), (), self._model, self._folder)
+        if value not in self._known:
+            self._known[value] = None  # as it stays where nodes need each other
+            self._known[value] = self._made(value, depth)
+        return self._known[value]
+
+    def _made(self, value: Value, depth: int) -> Constant | None:
+        definition = self._defined[value.scope][value.name]
+        tensor = held(definition)
+        if tensor is not None:
+            return Constant(value, tensor, value, (), self._model, self._folder)
+        if not isinstance(definition, onnx.NodeProto) or not _computes(definition) or not depth:
+            return None
+        others = dict[str, Constant]()
+        for name in filter(None, definition.input):
+            other = self._constant(self._value(name, value.scope), depth - 1)
+            if other is None:
+                return None
+            others[name] = other
+        if not others:
+            return None
+        size = {name: math.prod(other.tensor.dims) for name, other in others.items()}
+        data = definition.input[0] if definition.op_type in ARRANGING else max(size, key=lambda name: size[name])
+        one = others.pop(data)
+        step = Step(definition, data, others, value)
+        made = Constant(value, one.tensor, one.origin, (*one.steps, step), self._model, self._folder)
+        return made if len(made.operators) <= MOST else None
 
     def maker(self, name: str, scope: Scope) -> onnx.NodeProto | None:
         """The node of a scope that gives a value."""
@@ -279,13 +318,13 @@ def held(definition: Definition) -> onnx.TensorProto | None:
     return numpy_helper.from_array(np.asarray(given[name], numbers[name])) if name else None
 
 
-def _arranges(node: onnx.NodeProto) -> bool:
-    return node.op_type in ARRANGING and node.domain in STANDARD and bool(node.input) and len(node.output) == 1
+def _computes(node: onnx.NodeProto) -> bool:
+    return node.op_type in COMPUTING and node.domain in STANDARD and len(node.output) == 1
 
 
 def dequantizes(constant: Constant) -> bool:
-    """Whether the values are stored as integers and scaled on the way."""
-    return any(node.op_type == "DequantizeLinear" for node in constant.steps)
+    """Whether the values are stored as integers and scaled on the way, or rounded as if they were."""
+    return "DequantizeLinear" in constant.operators
 
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

@@ -68,10 +68,10 @@ class View(NamedTuple):
         return found
 
     def constant(self, name: str) -> Constant | None:
-        """The constant that a value is, if callers cannot give another; None for anything else."""
+        """The constant that a value is, if it can be read and callers cannot give another; None for anything else."""
         constants = self.context.constants
         constant = constants.find(name, constants.main)
-        return None if constant is None or constants.overridable(constant) else constant
+        return None if constant is None or constants.overridable(constant) or not constant.readable else constant
 
     def number(self, name: str) -> NDArray[Any] | None:
         """The same of a constant of one element, as an array."""

@@ -167,10 +167,10 @@ def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | No
         reading = op.read(place, context)
     except ModelError as error:
         return refuse(place, str(error).rstrip("."))
-    if own.transforms(place) and reading.params is None:
+    if own.transforms(place):
         held = _stored(place, context)
         if held:
-            reading = replace(reading, params=math.prod(held.shape), origins=frozenset([held.origin]))
+            reading = replace(reading, params=math.prod(held.tensor.dims), origins=frozenset([held.origin]))
     if own.hold(place) and (isinstance(reading.found, Site) or own.transforms(place)):
         return replace(reading, found=Skip(place.label, place.node.op_type, why))
     return reading
@@ -186,7 +186,7 @@ def _stored(place: Place, context: Context) -> Constant | None:
             found.append(held)
         elif maker is not None:
             left += maker.input
-    return max(found, key=lambda held: math.prod(held.shape), default=None)
+    return max(found, key=lambda held: math.prod(held.tensor.dims), default=None)
 
 
 def _op(place: Place) -> Op | None:

@@ -83,7 +83,7 @@ def evaluate(
     try:
         with np.errstate(all="ignore"):
             values = ReferenceEvaluator(_alone(node, model)).run(None, feed)
-    except (*FAILURES, IndexError, KeyError, AttributeError, MemoryError):
+    except (*FAILURES, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError):
         return None
     arrays = [v for v in values if isinstance(v, np.ndarray | np.generic)]
     if len(arrays) < len(values):

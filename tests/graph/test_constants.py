@@ -113,6 +113,52 @@ def through_numbers_in_attributes() -> ModelProto:
 
 
 @whereabouts
+def normalised_as_by_weight_norm() -> ModelProto:
+    nodes = [
+        helper.make_node("ReduceL2", ["v", "one"], ["norm"], keepdims=1),
+        helper.make_node("Div", ["g", "norm"], ["scale"]),
+        helper.make_node("Mul", ["scale", "v"], ["w"]),
+        gemm(),
+    ]
+    return made_of(nodes, v=WEIGHT, g=np.arange(1.0, 7, dtype=np.float32)[:, None], one=np.array([1]))
+
+
+@whereabouts
+def standardised_as_by_a_batch_norm() -> ModelProto:
+    statistics = {name: np.full(6, value, np.float32) for name, value in zip("sbmv", (2, 1, 0.5, 3), strict=True)}
+    nodes = [
+        helper.make_node("Unsqueeze", ["w0", "zero"], ["w1"]),
+        helper.make_node("BatchNormalization", ["w1", "s", "b", "m", "v"], ["w2"]),
+        helper.make_node("Squeeze", ["w2", "zero"], ["w"]),
+        gemm(),
+    ]
+    return made_of(nodes, w0=WEIGHT, zero=np.array([0]), **statistics)
+
+
+@whereabouts
+def masked() -> ModelProto:
+    mask = (RNG.random(WEIGHT.shape) < 0.7).astype(np.float32)
+    return made_of([helper.make_node("Mul", ["w0", "mask"], ["w"]), gemm()], w0=WEIGHT, mask=mask)
+
+
+@whereabouts
+def joined() -> ModelProto:
+    nodes = [helper.make_node("Concat", ["a", "b"], ["w"], axis=0), gemm()]
+    return made_of(nodes, a=np.ascontiguousarray(WEIGHT[:2]), b=np.ascontiguousarray(WEIGHT[2:]))
+
+
+@whereabouts
+def through_a_computed_shape() -> ModelProto:
+    nodes = [
+        helper.make_node("Identity", ["six"], ["rows"]),
+        helper.make_node("Concat", ["rows", "four"], ["s"], axis=0),
+        helper.make_node("Reshape", ["w0", "s"], ["w"]),
+        gemm(),
+    ]
+    return made_of(nodes, w0=WEIGHT.ravel(), six=np.array([6]), four=np.array([4]))
+
+
+@whereabouts
 def old_input_list() -> ModelProto:
     made = initializer()
     made.ir_version = 3
@@ -271,6 +317,37 @@ def test_weights_stored_as_integers_are_factorised_when_asked() -> None:
     assert [node.op_type for node in result.graph.node] == ["Gemm", "Gemm"]
     assert {t.data_type for t in result.graph.initializer} == {FLOAT}
     assert np.allclose(run(made, x=X)[0], run(result, x=X)[0], atol=1e-5)
+
+
+def test_weights_rounded_as_if_they_were_integers_are_factorised_when_asked() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["w0", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"]),
+        gemm(),
+    ]
+    made = made_of(nodes, w0=WEIGHT, scale=np.float32(0.02), zero=np.int8(0))
+    assert "--dequantize" in reasons(made)["gemm"]
+    result = factorised(made, {"gemm": ("svd", None)}, dequantize=True)
+    assert [node.op_type for node in result.graph.node] == ["Gemm", "Gemm"]
+    assert np.allclose(run(made, x=X)[0], run(result, x=X)[0], atol=1e-5)
+
+
+def test_what_callers_may_give_is_not_computed_from() -> None:
+    made = masked()
+    made.graph.input.append(helper.make_tensor_value_info("mask", FLOAT, [6, 4]))
+    assert "--freeze-initializer-inputs" in reasons(made)["gemm"]
+    assert set(reasons(made, freeze_initializer_inputs=True).values()) == {""}
+
+
+def test_what_is_made_by_many_steps_is_left_alone() -> None:
+    doubled = [helper.make_node("Add", [f"w{i}", f"w{i}"], [f"w{i + 1}"]) for i in range(60)]
+    tripled = [helper.make_node("Add", [f"w{i}", f"v{i}"], [f"w{i + 1}"]) for i in range(20)]
+    tripled[1::2] = [helper.make_node("Add", [f"w{i}", f"w{i - 1}"], [f"w{i + 1}"]) for i in range(1, 20, 2)]
+    long = [helper.make_node("Neg", [f"w{i}"], [f"w{i + 1}"]) for i in range(2000)]
+    assert set(reasons(made_of([*doubled, gemm("w60")], w0=WEIGHT)).values()) == {""}
+    grown = [*tripled, gemm("w20")]
+    assert "computed" in reasons(made_of(grown, w0=WEIGHT, **{f"v{i}": WEIGHT for i in range(0, 20, 2)}))["gemm"]
+    assert "computed" in reasons(made_of([*long, gemm("w2000")], w0=WEIGHT))["gemm"]
 
 
 def test_overridable_weights_are_factorised_when_asked() -> None:

@@ -36,7 +36,7 @@ def test_weights_that_cannot_be_factorised(weight: np.ndarray, words: str) -> No
 
 def test_a_computed_weight() -> None:
     made = conv_model(WEIGHT)
-    made.graph.node.insert(0, helper.make_node("Neg", ["w"], ["w2"]))
+    made.graph.node.insert(0, helper.make_node("Dropout", ["w"], ["w2"]))
     made.graph.node[1].input[1] = "w2"
     assert "computed" in reasons(made)["conv"]
 
