@@ -262,6 +262,19 @@ class Constants:
         made = Constant(value, one.tensor, one.origin, (*one.steps, step), self._model, self._folder)
         return made if len(made.operators) <= MOST else None
 
+    def given(self, name: str, scope: Scope) -> bool:
+        """Whether a value follows from what callers give, or from what a body is given."""
+        queue, seen = self._values(scope, [name]), set[Value]()
+        while queue:
+            value = queue.pop()
+            definition = self._defined[value.scope][value.name]
+            if definition is None:
+                return True
+            if value not in seen and isinstance(definition, onnx.NodeProto):
+                seen.add(value)
+                queue += self._used(Place("", definition, value.scope))
+        return False
+
     def maker(self, name: str, scope: Scope) -> onnx.NodeProto | None:
         """The node of a scope that gives a value."""
         definition = self._defined[scope].get(name)

@@ -12,10 +12,11 @@ from onnx_tucker.factorise import factorise
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Basis, Candidate
+from onnx_tucker.types import Basis, Candidate, Skip
 from tests.helpers import conv_model, look, model, reasons, relative, run, two_layers
 
-WEIGHT = np.random.default_rng(0).standard_normal((6, 4, 3)).astype(np.float32)
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.standard_normal((6, 4, 3)).astype(np.float32)
 
 
 def test_sites_are_found_in_order() -> None:
@@ -39,6 +40,31 @@ def test_a_computed_weight() -> None:
     made.graph.node.insert(0, helper.make_node("Dropout", ["w"], ["w2"]))
     made.graph.node[1].input[1] = "w2"
     assert "computed" in reasons(made)["conv"]
+    assert look(made)[1][0].reading.params is None  # it may be stored
+
+
+@pytest.mark.parametrize(
+    ("node", "weight", "given"),
+    [
+        (helper.make_node("Conv", ["x", "w", "b"], ["y"], "node", group=2, strides=[2]), [6, 2, 3], {"x": [5, 4, 9]}),
+        (helper.make_node("ConvTranspose", ["x", "w"], ["y"], "node", strides=[2]), [4, 6, 3], {"x": [5, 4, 9]}),
+        (helper.make_node("Gemm", ["x", "w", "b"], ["y"], "node", transB=1, beta=2.0), [6, 4], {"x": [5, 4]}),
+    ],
+)
+def test_a_weight_that_follows_from_inputs(
+    node: onnx.NodeProto, weight: list[int], given: dict[str, list[int]]
+) -> None:
+    """It is counted as a constant one would be, but for the weights, of which the node has none."""
+    tensors = {"w": RNG.standard_normal(weight).astype(np.float32), "b": np.ones(6, np.float32)}
+    [constant] = look(model([node], tensors, given, {"y": len(weight)}))[1]
+    del tensors["w"]
+    [found] = look(model([node], tensors, {**given, "w": weight}, {"y": len(weight)}))[1]
+    assert isinstance(found.reading.found, Skip)
+    assert "computed" in found.reading.found.reason
+    assert found.reading.layer == constant.reading.layer is not None
+    assert found.reading.params == 0
+    [unknown] = look(model([node], tensors, {**given, "w": ["n"] * len(weight)}, {"y": len(weight)}))[1]
+    assert (unknown.reading.layer, unknown.reading.params) == (None, 0)
 
 
 def twice(second: str = "Conv") -> onnx.ModelProto:

@@ -5,38 +5,66 @@ Its weight is canonical as it is. The activation of a FusedConv, and the value i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnx_tucker import cost
+from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constants import Constant
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import COMPUTED, MISFIT, Context, Emission, Op, Reading, Seat, has_bias, refuse, settle
+from onnx_tucker.graph.ops.op import MISFIT, Context, Emission, Op, Reading, Seat, computed, has_bias, refuse, settle
 from onnx_tucker.types import Array, Stage, Window
 
 
 def read(place: Place, context: Context) -> Reading:
     """Reads a Conv or FusedConv node; depthwise ones are skipped."""
-    given = attributes(place.node)
-    groups, weight = given.get("group", 1), weight_of(place, context)
+    weight = weight_of(place, context, _stage)
     if isinstance(weight, Reading):
         return weight
-    out, inp, *kernel = weight.shape
-    stage = Stage(out // groups, inp, window_of(given, tuple(kernel)), groups)
-    seat = Seat(weight, 1, 0, ("Conv", groups), lambda stage, factor: factor)
+    stage = _stage(place, weight.shape)
+    seat = Seat(weight, 1, 0, ("Conv", stage.groups), lambda stage, factor: factor)
     return convolution(place, context, stage, seat, lambda array: array)
 
 
-def weight_of(place: Place, context: Context) -> Constant | Reading:
-    """The constant weight of a convolution, of which every group has a share, or a reading that skips the node."""
-    weight, groups = context.constant(place, 1), attributes(place.node).get("group", 1)
+def _stage(place: Place, shape: Sequence[int]) -> Stage:
+    """The node as the only stage of a chain, by the shape of its weight."""
+    given, (out, inp, *kernel) = attributes(place.node), shape
+    groups = given.get("group", 1)
+    return Stage(out // groups, inp, window_of(given, tuple(kernel)), groups)
+
+
+def weight_of(place: Place, context: Context, stage_of: Callable[[Place, Sequence[int]], Stage]) -> Constant | Reading:
+    """The constant weight of a convolution, of which every group has a share, or a reading that skips the node.
+
+    Args:
+        place: the node.
+        context: its surroundings.
+        stage_of: what it is as a stage, by the shape of its weight.
+    """
+    weight = context.constant(place, 1)
     if weight is None:
-        return refuse(place, COMPUTED)
-    if len(weight.shape) < 2 or groups < 1 or weight.shape[0] % groups:
-        return refuse(place, MISFIT, weight)
-    return weight
+        return computed(place, context, _layer(place, context, stage_of))
+    return weight if _parts(place, weight.shape) else refuse(place, MISFIT, weight)
+
+
+def _parts(place: Place, shape: Sequence[int]) -> bool:
+    """Whether a weight of that shape has a share for each group."""
+    groups = attributes(place.node).get("group", 1)
+    return len(shape) >= 2 and groups >= 1 and not shape[0] % groups
+
+
+def _layer(place: Place, context: Context, stage_of: Callable[[Place, Sequence[int]], Stage]) -> Layer | None:
+    """What is counted of a convolution whose weight is computed; None where its shape or the input's is not known."""
+    shape, weight = context.shape(place, 0), context.shape(place, 1)
+    if shape is None or weight is None or not _parts(place, weight):
+        return None
+    stage = stage_of(place, weight)
+    if not fits(stage, shape) or min(stage.window.output_size(shape[2:]), default=0) < 0:
+        return None
+    return next(cost.layers([stage], shape, has_bias(place)))
 
 
 def convolution(
@@ -68,6 +96,8 @@ def fits(stage: Stage, shape: tuple[int, ...] | None) -> bool:
     """Whether a convolution's attributes, weight and input shape agree with each other."""
     window, axes = stage.window, len(stage.window.kernel)
     if (len(window.strides), len(window.dilations), len(window.pads)) != (axes, axes, 2 * axes):
+        return False
+    if window.transposed and (len(window.output_padding) != axes or len(window.output_shape) not in (0, axes)):
         return False
     if min((*window.strides, *window.dilations), default=1) < 1:
         return False

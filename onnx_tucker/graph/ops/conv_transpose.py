@@ -6,35 +6,38 @@ A transposed convolution's weight is stored (groups * in, out, *kernel).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_tucker.graph.nodes import Place, attributes
 from onnx_tucker.graph.ops.conv import convolution, emit, weight_of, window_of
-from onnx_tucker.graph.ops.op import MISFIT, Context, Op, Reading, Seat, refuse
+from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat
 from onnx_tucker.types import Array, Stage
 
 
 def read(place: Place, context: Context) -> Reading:
     """Reads a ConvTranspose node."""
-    given = attributes(place.node)
-    groups, weight = given.get("group", 1), weight_of(place, context)
+    weight = weight_of(place, context, _stage)
     if isinstance(weight, Reading):
         return weight
-    inp, out, *kernel = weight.shape
-    axes = len(kernel)
+    stage = _stage(place, weight.shape)
+    seat = Seat(weight, 1, 0, ("ConvTranspose", stage.groups), store)
+    return convolution(place, context, stage, seat, lambda array: _swap(array, stage.groups))
+
+
+def _stage(place: Place, shape: Sequence[int]) -> Stage:
+    """The node as the only stage of a chain, by the shape of its weight."""
+    given, (inp, out, *kernel) = attributes(place.node), shape
+    groups, axes = given.get("group", 1), len(kernel)
     window = replace(
         window_of(given, tuple(kernel)),
         transposed=True,
         output_padding=tuple(given.get("output_padding", [0] * axes)),
         output_shape=tuple(given.get("output_shape", []))[-axes:],
     )
-    stage = Stage(out, inp // groups, window, groups)
-    if len(window.output_padding) != axes or len(window.output_shape) not in (0, axes):
-        return refuse(place, MISFIT, weight)
-    seat = Seat(weight, 1, 0, ("ConvTranspose", groups), store)
-    return convolution(place, context, stage, seat, lambda array: _swap(array, groups))
+    return Stage(out, inp // groups, window, groups)
 
 
 def store(stage: Stage, factor: Array) -> Array:

@@ -5,12 +5,15 @@ A chain scales, adds C and activates in its last stage only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_tucker import cost
+from onnx_tucker.cost import Layer
 from onnx_tucker.graph.nodes import Place, attributes
 from onnx_tucker.graph.ops.op import (
     BROADCASTS,
@@ -21,6 +24,7 @@ from onnx_tucker.graph.ops.op import (
     Op,
     Reading,
     Seat,
+    computed,
     has_bias,
     refuse,
     settle,
@@ -36,27 +40,54 @@ def read(place: Place, context: Context) -> Reading:
     given = attributes(place.node)
     weight = context.constant(place, 1)
     if weight is None:
-        return refuse(place, COMPUTED, context.constant(place, 0))
-    shape, transposed, turned = context.shape(place, 0), bool(given.get("transB")), bool(given.get("transA"))
-    if shape is not None and turned:
-        shape = shape[::-1]
+        other = context.constant(place, 0)
+        return refuse(place, COMPUTED, other) if other else computed(place, context, _layer(place, context))
+    transposed, turned = bool(given.get("transB")), bool(given.get("transA"))
     if len(weight.shape) != 2:
         return refuse(place, MISFIT, weight)
-    inp, out = reversed(weight.shape) if transposed else weight.shape
-    if shape is not None and (len(shape) != 2 or shape[1] != inp):
-        shape = None  # a free size was taken for 1, and is not
-    bias = has_bias(place)
+    stage, bias = _stage(place, weight.shape), has_bias(place)
     return settle(
         place,
         context,
-        Stage(out, inp, Window()),
-        shape,
+        stage,
+        _input_shape(place, context, stage),
         Seat(weight, 1, 0, ("Gemm", transposed), partial(_store, transposed), np.transpose if turned else np.asarray),
         lambda array: array if transposed else array.T,
         bias=bias,
-        scalings=(given.get("alpha", 1.0) != 1) + (bias and given.get("beta", 1.0) != 1),
+        scalings=_scalings(place),
         objection="before opset 7 a Gemm broadcasts in another way" if context.opset < BROADCASTS else "",
     )
+
+
+def _stage(place: Place, shape: Sequence[int]) -> Stage:
+    """The node as the only stage of a chain, by the shape of its weight."""
+    inp, out = reversed(shape) if attributes(place.node).get("transB") else shape
+    return Stage(out, inp, Window())
+
+
+def _input_shape(place: Place, context: Context, stage: Stage) -> tuple[int, ...] | None:
+    """(vectors, in) where that is known."""
+    shape = context.shape(place, 0)
+    if shape is not None and attributes(place.node).get("transA"):
+        shape = shape[::-1]
+    # Otherwise a free size was taken for 1, and is not.
+    return shape if shape is not None and len(shape) == 2 and shape[1] == stage.inp else None
+
+
+def _scalings(place: Place) -> int:
+    """Further multiplications per output."""
+    given = attributes(place.node)
+    return sum((given.get("alpha", 1.0) != 1, has_bias(place) and given.get("beta", 1.0) != 1))
+
+
+def _layer(place: Place, context: Context) -> Layer | None:
+    """What is counted where the weight is computed; None where its shape or the input's is not known."""
+    weight = context.shape(place, 1)
+    if weight is None or len(weight) != 2:
+        return None
+    stage = _stage(place, weight)
+    shape = _input_shape(place, context, stage)
+    return None if shape is None else next(cost.layers([stage], shape, has_bias(place), _scalings(place)))
 
 
 def _store(transposed: bool, stage: Stage, factor: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -208,6 +208,18 @@ def refuse(place: Place, reason: str, weight: Constant | None = None) -> Reading
     if weight is None:
         return Reading(skip)
     return Reading(skip, math.prod(weight.shape), origins=frozenset([weight.origin]))
+
+
+def computed(place: Place, context: Context, layer: Layer | None) -> Reading:
+    """A reading that skips a node whose weight is computed; it holds none where that follows from what callers give.
+
+    Args:
+        place: the node.
+        context: its surroundings.
+        layer: what the counting conventions see.
+    """
+    given = context.constants.given(place.node.input[1], place.scope)
+    return replace(refuse(place, COMPUTED), params=0 if given else None, layer=layer)
 
 
 def has_bias(place: Place) -> bool:
