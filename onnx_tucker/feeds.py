@@ -147,7 +147,7 @@ def runnable(
     """The data, else noise, if the model runs on it; None where there is nothing that it runs on."""
     if session is None or data is not None:
         return data
-    largest = 4 * max(map(math.prod, known.values()), default=0)
+    largest = _largest(known)
     if largest > memory() / 4:
         logger.warning(
             "The model is not run, as one of its values would take %.3g GB; give --data or a smaller --input-shape.",
@@ -166,6 +166,24 @@ def runnable(
         )
         return None
     return made
+
+
+def tried(session: ort.InferenceSession, known: shapes.Shapes, seed: int) -> Feed | None:
+    """Noise that the model is seen to run on without delay; None where there is none."""
+    if _largest(known) > memory() / 4:
+        return None
+    try:
+        feed = noise.drawn(session, known, seed, 1).fit.feeds[0]
+        run_within(session, feed, PATIENCE)
+    except (UsageError, *FAILURES) as error:
+        logger.info("shapes are not read off a run: %s", first_line(error))
+        return None
+    return feed
+
+
+def _largest(known: shapes.Shapes) -> float:
+    """Bytes of the largest value."""
+    return 4.0 * max(map(math.prod, known.values()), default=0)
 
 
 def timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shapes.Shapes, seed: int) -> Feed | None:

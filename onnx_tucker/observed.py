@@ -8,12 +8,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnx_tucker.graph.nodes import places
 from onnx_tucker.graph.ops import OPS
 from onnx_tucker.graph.segment import between, model_of
 from onnx_tucker.graph.shapes import Shapes
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 
 logger = logging.getLogger(__name__)
+
+BY_VALUES = frozenset("Compress If Loop NonMaxSuppression NonZero Scan SequenceMap Unique".split())
+"""Operators whose outputs are of a shape that depends on values, and not only on shapes."""
+
+
+def follow(model: onnx.ModelProto) -> bool:
+    """Whether all shapes follow from those of the inputs, so that noise tells them too."""
+    return BY_VALUES.isdisjoint(place.node.op_type for place in places(model))
 
 
 def unknown(model: onnx.ModelProto, known: Shapes) -> list[str]:

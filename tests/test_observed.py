@@ -72,3 +72,21 @@ def test_what_cannot_be_run_stays_unknown(caplog: pytest.LogCaptureFixture, tmp_
         feed = {"x": X[:, :, :, 0]}
         assert observed.shapes(branching(), tmp_path, Machine(1), feed, ["inner", "y"]) == {}
     assert "shapes of 2 values stay unknown" in caplog.text
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_shapes_behind_operators_of_others_are_known_without_data(
+    claimed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [
+        helper.make_node("FastGelu", ["x"], ["a"], domain="com.microsoft"),
+        helper.make_node("MatMul", ["a", "w"], ["y"], "product"),
+    ]
+    made = model(nodes, {"w": np.ones((8, 6), np.float32)}, {"x": ["n", "s", 8]}, {"y": 3})
+    made.opset_import.add(domain="com.microsoft", version=1)
+    if claimed:
+        made.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", "s", 8]))
+        monkeypatch.setattr(observed, "follow", lambda _: False)
+    [found] = prepare(made, Settings(dim={"s": 5}), silent).found
+    assert found.reading.layer is not None
+    assert found.reading.layer.macs == 5 * 8 * 6

@@ -61,6 +61,10 @@ def infer(
     sizes = _first_dims(inputs) | _symbols(inputs, input_shapes) | dict(dims)
     for value in inputs:
         _fix(value, input_shapes.get(value.name), sizes, (samples or {}).get(value.name))
+    for value in bare.graph.value_info:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
     return _whole(_inferred(bare, logging.WARNING))
 
 
