@@ -16,7 +16,7 @@ from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
-from onnx_tucker.rows import obstacle, own_bias
+from onnx_tucker.rows import movable, obstacle, own_bias, shared
 from onnx_tucker.trust import Trust
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
 
@@ -53,12 +53,12 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         stage = found.site.stage
         weights = np.split(found.site.read().astype(np.float64), stage.groups)  # which give what the original gives
         targets = [weight.reshape(stage.out, stage.inp, -1) for weight in weights]
-        yield felt(job, found, known.goals(targets, bias=found.reading.added is not None))
+        yield felt(job, found, known.goals(targets, bias=movable(job, found)))
 
 
 def felt(job: Job, found: Found, goals: Sequence[Goal]) -> list[Goal]:
-    """Goals of a node's groups with how much errors of its outputs count, if that is known."""
-    known = job.influences.of(found) if job.influences is not None else None
+    """Goals of a node's groups with how much errors of its outputs count, if that is known, and of no other node."""
+    known = job.influences.of(found) if job.influences is not None and not shared(job, found) else None
     return list(goals) if known is None else [replace(g, influence=part) for g, part in zip(goals, known, strict=True)]
 
 
@@ -75,7 +75,7 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
         if known is None or candidate.method is None:
             yield decomposed(found.site.read(), found.site.stage, candidate)
             continue
-        means = found.reading.added is not None and known.rows >= 2 * trust.SPREAD
+        means = movable(job, found) and known.rows >= 2 * trust.SPREAD
         chain = trust.fitted(found.site, candidate, Trust(RIDGES[0], None, means).goals(found.site, known), ROUNDS)
         bias = own_bias(found) if means else None
         yield chain if bias is None else replace(chain, bias=bias + known.bias(reconstruct(chain)))

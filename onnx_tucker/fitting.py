@@ -28,7 +28,7 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between
 from onnx_tucker.head import Head
 from onnx_tucker.job import Job
-from onnx_tucker.rows import Flow, Rows, known_rows, obstacle, own_bias, seen_rows
+from onnx_tucker.rows import Flow, Rows, known_rows, movable, obstacle, own_bias, seen_rows, shared
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.trust import Trust, Trusts
 from onnx_tucker.types import Array, Basis, Candidate, Chain
@@ -117,9 +117,14 @@ class Fitting:
         """See `rows.Source`."""
         x = layer.activations(found)
         total, other = self._sum(found.output)
-        taken = self._factorised.read([x, other] if other else [x])
-        wanted = repeat(None) if known else (values[total] for values in self._original.read([total]))
-        for now, y in zip(taken, wanted, strict=not known):
+        names, given = [x, other] if other else [x], [] if known else [total]
+        flow: Iterable[tuple[Mapping[str, Array], Array | None]]
+        if shared(self._job, found) and self._is_open(x):  # as its weight is that of one before
+            flow = ((values, values.get(total)) for values in self._original.read([*names, *given]))
+        else:
+            wanted = (values[total] for values in self._original.read(given)) if given else repeat(None)
+            flow = zip(self._factorised.read(names), wanted, strict=not known)
+        for now, y in flow:
             added = now[other] if other else None
             if added is not None and len(added) == 1:  # it may be the same for all samples
                 added = np.broadcast_to(added, (len(now[x]), *added.shape[1:]))
@@ -129,9 +134,12 @@ class Fitting:
         """The sum that an output goes into, and the other part of it, if nothing of that is still to be factorised."""
         total, other = self._sums.get(y, (y, ""))
         shapes = [self._job.context.shapes.get(name) for name in (total, other, y)]
-        made = between(self._nodes, (), [other]) if other else []
-        open_ = any(not self._ahead.isdisjoint(node.output) for node in made)
+        open_ = bool(other) and self._is_open(other)
         return (y, "") if open_ or shapes[0] is None or shapes != shapes[:1] * 3 else (total, other)
+
+    def _is_open(self, value: str) -> bool:
+        """Whether something of a value is still to be factorised."""
+        return any(not self._ahead.isdisjoint(node.output) for node in between(self._nodes, (), [value]))
 
     def _fitted(self, found: Found) -> Chain | None:
         """The chain of the next node; None where it stays as it is."""
@@ -181,7 +189,8 @@ class Fitting:
         logger.info("%s: fitted to %d rows, ridge %g, shrunk %s", site.name, known.rows, trusted.ridge, shrink)
         if trusted.means:
             chain = replace(chain, bias=_bias(found, halves, known, reconstruct(chain)))
-        chain = self._refitted(found, candidate, chain) if self._seen and candidate.method else chain
+        if self._seen and candidate.method and not shared(self._job, found):
+            chain = self._refitted(found, candidate, chain)
         return chain if scores is None else self._corrected(found, chain, scores)
 
     def _is_product(self, found: Found) -> bool:
@@ -237,7 +246,8 @@ class Fitting:
         """How far the data of a node is trusted."""
 
         def fresh() -> Trust:
-            return trust.trusted(found, candidate, halves, self._ridges, unsure=self._few)
+            means = movable(self._job, found)
+            return trust.trusted(found, candidate, halves, self._ridges, means=means, unsure=self._few)
 
         if self._trusts is None:
             return fresh()

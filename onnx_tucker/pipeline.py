@@ -28,6 +28,7 @@ from onnx_tucker.replay import replay
 from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
+from onnx_tucker.rows import unread
 from onnx_tucker.runtime.evaluate import load_function
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import Course, Settings
@@ -311,7 +312,13 @@ def _given_plan(settings: Settings) -> Plan | None:
 
 
 def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
-    """Says so where factors are made without data."""
+    """Says so where factors are made without data, all of them or some."""
+    found = {f.place.label: f for plan in plans for f, c in zip(job.found, plan.choices, strict=True) if c.method}
+    reasons = {label: reason for label, one in found.items() if (reason := unread(job, one))}
+    if trust.usable(job) and reasons:
+        label, reason = next(iter(reasons.items()))
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        logger.warning("Made from weights alone, whatever the data is: %s (%s)%s.", label, reason, more)
     if not trust.usable(job) and any(choice.method for plan in plans for choice in plan.choices):
         known = "each node's statistics" if job.settings.statistics else "the weights"
         logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)

@@ -148,17 +148,31 @@ def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Stati
 
     Args:
         job: the run.
-        found: the node.
+        found: the node; where others share its weight, the first of them, and their rows are taken as well.
         source: where its rows come from.
         most: rows that are taken.
     """
-    reason = obstacle(job, found)
+    reason = unread(job, found)
     if reason:
         return reason
+    group = [one for one in job.found if one.group == found.group]
     try:
-        return _halves(job, found, source, most)
+        first, *others = (_halves(job, one, source, -(-most // len(group))) for one in group)
     except FAILURES as error:
         return first_line(error)
+    for other in others:
+        first = _joined(first[0], other[0]), _joined(first[1], other[1])
+    return first
+
+
+def _joined(one: Statistics, other: Statistics) -> Statistics:
+    """What is known of the rows of both, of which one may have few and keep them themselves."""
+    if isinstance(one, Samples) and isinstance(other, Moments):
+        one, other = other, one
+    if isinstance(one, Moments) and isinstance(other, Samples):
+        one.add(other.patches.swapaxes(0, 1), other.outputs.swapaxes(0, 1))
+        return one
+    return one + other
 
 
 def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], most: int) -> Rows | None:
@@ -257,6 +271,11 @@ def _chunks(stage: Stage, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]
     return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
+def movable(job: Job, found: Found) -> bool:
+    """Whether what a node adds may change: a constant, of a node that alone has its weight."""
+    return found.reading.added is not None and not shared(job, found)
+
+
 def own_bias(found: Found) -> Array | None:
     """What a node without obstacles adds to its output, (groups * out,), in float64; None where it adds nothing."""
     added, stage = found.reading.added, found.site.stage
@@ -276,12 +295,26 @@ def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[M
 
 
 def obstacle(job: Job, found: Found) -> str:
-    """Why a node cannot be fitted to data; empty where it can be."""
+    """Why a node cannot be fitted to data by itself, be it its weight or what it adds; empty where it can be."""
+    return "its weight is that of several nodes" if shared(job, found) else _unreadable(job, found)
+
+
+def unread(job: Job, found: Found) -> str:
+    """Why nothing is known of the rows of a node, and of those with the same weight; empty where something can be."""
+    group = (one for one in job.found if one.group == found.group)
+    return next(filter(None, (_unreadable(job, one) for one in group)), "")
+
+
+def shared(job: Job, found: Found) -> bool:
+    """Whether other nodes have a node's weight; what each of them adds is its own, and stays."""
+    return len(members(job, found)) > 1
+
+
+def _unreadable(job: Job, found: Found) -> str:
+    """Why rows of a node cannot be read; empty where they can be."""
     site, window = found.site, found.site.stage.window
     if not is_main(found.place):
         return "it is in a body, or fused"
-    if len(members(job, found)) > 1:
-        return "its weight is that of several nodes"
     added = found.reading.added
     if site.bias and (added is None or math.prod(added.constant.shape[:-1]) != 1):
         return "what it adds is no constant vector"

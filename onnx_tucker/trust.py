@@ -139,6 +139,7 @@ def trusted(
     halves: tuple[Statistics, Statistics],
     ridges: Sequence[float] = RIDGES,
     *,
+    means: bool,
     unsure: bool,
 ) -> Trust:
     """How far the data of a node is trusted: what each half of the samples predicts the other best with.
@@ -148,10 +149,11 @@ def trusted(
         candidate: what it becomes.
         halves: what is known of its rows.
         ridges: the pulls of its trained weight that are tried, from strong to weak.
+        means: whether its bias may take what is changed in the mean.
         unsure: whether its second moment is in doubt even if there are several times as many rows as inputs.
     """
     site, stage, rows = found.site, found.site.stage, [half.rows for half in halves]
-    enough, means = min(rows) >= FEW // 2, found.reading.added is not None and min(rows) >= SPREAD
+    enough, means = min(rows) >= FEW // 2, means and min(rows) >= SPREAD
     strength = ridge(*halves, site.read(), bias=means, among=ridges) if enough else RIDGES[0]
     unsure |= sum(rows) < 4 * stage.inp * stage.window.volume
     if not unsure or candidate.method is None:

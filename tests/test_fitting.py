@@ -407,3 +407,50 @@ def test_passes_that_begin_alike_share_their_first_chains(monkeypatch: pytest.Mo
     again = factorise(job, planned_(job, {"a": 5, "b": 6, "c": 5}), "outputs")
     assert fitted == ["a", "b", "c", "b", "c"]
     assert again.model == factorise(other, planned_(other, {"a": 5, "b": 6, "c": 5}), "outputs").model
+
+
+def test_nodes_that_share_a_weight_are_fitted_together() -> None:
+    """As heads of detectors on maps of several sizes, of which the small ones give few rows; each adds its own bias."""
+    rng = np.random.default_rng(0)
+
+    def noise(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    tensors = {name: noise(24, 24, 3, 3) / np.float32(12) for name in "ab"}
+    nodes, biased = [], {}
+    for i in range(2):
+        x, value = f"x{i}", [f"{name}{i}" for name in "apcy"]
+        nodes.append(helper.make_node("Conv", [x, "a", value[1]], [value[0]], f"a{i}", pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [value[0]], [value[2]]))
+        nodes.append(helper.make_node("Conv", [value[2], "b"], [value[3]], f"b{i}", strides=[2, 2]))
+        biased[value[1]] = noise(24)
+    base = noise(4, 24, 12, 12)
+    drawn = noise(96, 4)
+    large = np.einsum("ns,schw->nchw", drawn, base) + 0.1 * noise(96, 24, 12, 12)
+    x = {"x0": large, "x1": np.ascontiguousarray(large[:, :, ::4, ::4])}
+    shapes: dict[str, Any] = {name: ["n", *array.shape[1:]] for name, array in x.items()}
+    made = model(nodes, {**tensors, **biased}, shapes, {"y0": 4, "y1": 4})
+    held_out = {name: array[:16] for name, array in x.items()}
+    wanted, errors = run(made, **held_out), []
+    for data in ({}, {name: array[16:] for name, array in x.items()}):
+        result = compress(made, ranks=8, benchmark=False, data=data).model
+        errors.append([relative(a, b) for a, b in zip(wanted, run(result, **held_out), strict=True)])
+        names = {tensor.name for tensor in result.graph.initializer}
+        assert names >= biased.keys()
+        assert len(names) <= len(biased) + 2 * 3  # factors are not made twice
+    assert np.all(np.array(errors[1]) < 0.85 * np.array(errors[0]))
+
+
+def test_a_weight_used_again_behind_itself_is_fitted_to_what_the_original_sees() -> None:
+    """As in networks that repeat a block; there, what comes before is still to be factorised when it is its turn."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((24, 24)) @ np.diag(np.geomspace(1, 0.02, 24)) / 4
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "p"], ["a"], "first", transB=1),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Gemm", ["r", "w", "q"], ["y"], "second", transB=1),
+    ]
+    made = model(nodes, {"w": weight.astype(np.float32), "p": noise(24), "q": noise(24)}, {"x": ["n", 24]}, {"y": 2})
+    x = correlated(400, 24)
+    errors = [relative(run(made, x=x[:80])[0], run(slim(made, d, "8"), x=x[:80])[0]) for d in (None, x[80:])]
+    assert errors[1] < 0.95 * errors[0]

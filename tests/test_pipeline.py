@@ -570,3 +570,16 @@ def test_factors_that_no_model_can_hold_are_refused_in_words(monkeypatch: pytest
     monkeypatch.setattr(factorise, "LIMIT", 1000)
     with pytest.raises(TuckerError, match="--exclude"):
         compress(two_layers(), ranks=3, benchmark=False)
+
+
+def test_what_data_says_nothing_of_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    made = two_layers()
+    made.graph.node[0].op_type, made.graph.node[0].domain = "FusedConv", "com.microsoft"
+    made.graph.node[0].attribute.append(helper.make_attribute("activation", "Relu"))
+    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    x = np.random.default_rng(0).standard_normal((20, 24, 16, 16)).astype(np.float32)
+    compress(made, ranks=3, benchmark=False, data={"x": x})
+    assert "Made from weights alone, whatever the data is: conv (it is in a body, or fused)." in caplog.text
+    caplog.clear()
+    compress(two_layers(), ranks=3, benchmark=False, data={"x": x})
+    assert "weights alone" not in caplog.text

@@ -102,8 +102,12 @@ def test_what_both_halves_say_is_trusted_and_noise_is_not() -> None:
     )[1]
     candidate = Candidate("svd", (3,), (), 0.0)
     other = weight + np.float32(0.5)
-    told = trust.trusted(found, candidate, (statistics(500, other, 0.0), statistics(500, other, 0.0)), unsure=False)
-    noise = trust.trusted(found, candidate, (statistics(40, weight, 9.0), statistics(40, weight, 9.0)), unsure=True)
+    told = trust.trusted(
+        found, candidate, (statistics(500, other, 0.0), statistics(500, other, 0.0)), means=False, unsure=False
+    )
+    noise = trust.trusted(
+        found, candidate, (statistics(40, weight, 9.0), statistics(40, weight, 9.0)), means=False, unsure=True
+    )
     assert told.ridge == RIDGES[-1]
     assert told.shrink is None
     assert noise.ridge > 1
