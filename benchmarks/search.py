@@ -311,9 +311,10 @@ def _tables(rows: Sequence[Row]) -> list[str]:
                 lines.append(f"{known} {found['score']:.4f} | {found['flops']:.3f} | {speed} | {seconds} | {best} |")
     lines += [
         "",
-        "| model | FLOPs | fall shown | fall hidden | ours | int8 of original | int8 of ours | their scores | |",
+        "| model | FLOPs | fall shown | fall hidden | ours | int8 of original | int8 of ours "
+        "| score of the former int8 | of the latter |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in (row for row in rows if row.score):
         falls = [before - after for before, after in (row.score["shown"], row.score["hidden"])]
         speeds = [row.score["speedups"].get(name) for name in ("ours", "int8 of original", "int8 of ours")]

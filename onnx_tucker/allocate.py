@@ -56,6 +56,9 @@ Allocation = Sequence[tuple[Curve, Point]]
 WHOLE = "as it is, it is worth more than what chains of it would save"
 """Why a node is kept that could be factorised."""
 
+SLOW = "as it is, chains of it take more time than they are worth"
+"""The same where chains were left out for their time."""
+
 FINER = (1, 4, 16)
 """How many limits are tried for each allocation that is wanted, until there are enough."""
 
@@ -131,16 +134,20 @@ class Allocator:
             slow: what share of the time of all layers the chain of a node costs, by its label, the largest first.
             allocation: by `allocation`.
             budgets: of what is counted.
+
+        Returns:
+            It, or the given one where there is no such chain; later allocations leave the nodes out too.
         """
         limits, curves_ = self._limits({budget.of: budget.share for budget in budgets}), self._lawful or self._found
         for label, share in slow.items():
             fewer = [
-                replace(curve, points=curve.points[:1]) if label == curve.group[0].place.label else curve
+                replace(curve, points=curve.points[:1], kept=SLOW) if label == curve.group[0].place.label else curve
                 for curve in curves_
             ]
             other = _chosen(fewer, limits)
             if other is not None and _lost(other) <= (1 + WORTH * share) * _lost(allocation):
-                curves_, allocation = fewer, other
+                self._lawful = curves_ = fewer
+                allocation = other
         return allocation
 
     def path(self, quantity: str, number: int) -> list[Allocation]:
@@ -150,18 +157,17 @@ class Allocator:
             quantity: what they cost.
             number: how many, about evenly by the logarithms of what they cost; fewer where there are no more.
         """
-        kept = [(curve, curve.points[0]) for curve in self._found]
-        most = sum(point.costs[quantity] for _, point in kept)
-        least = max(self._least(quantity), most * LEAST)
-        if most <= 0:  # nothing is known to cost anything
-            return [kept]
-        if self._lawful is None:
+        most, least = self._ends(self._found, quantity)
+        if self._lawful is None and most > 0:
             self._lawful = self._best({quantity: math.sqrt(most * least)})
-        found: list[Allocation] = []
-        for finer in FINER:  # several limits may lead to the same allocation
-            ways: dict[object, Allocation] = {}
+        curves_ = self._lawful or self._found  # the former may have been timed by themselves
+        most, least = self._ends(curves_, quantity)
+        kept = [(curve, curve.points[0]) for curve in curves_]
+        found: list[Allocation] = [kept]
+        for finer in FINER if most > 0 else ():  # several limits may lead to the same allocation
+            ways: dict[object, Allocation] = {_recipes(kept): kept}
             for limit in np.geomspace(most * (1 + 1e-9), least * (1 + 1e-9), finer * number):
-                allocation = _chosen(self._lawful, {quantity: float(limit)})
+                allocation = _chosen(curves_, {quantity: float(limit)})
                 if allocation is not None:
                     ways.setdefault(_recipes(allocation), allocation)
             found = list(ways.values())
@@ -222,6 +228,13 @@ class Allocator:
             self._timed[recipes] = 1 / timings[1].speedup
             logger.info("layers of %.3g ms alone: share of time %.3g", _used(allocation), self._timed[recipes])
         return self._timed[recipes]
+
+    @staticmethod
+    def _ends(curves_: Sequence[Curve], quantity: str) -> tuple[float, float]:
+        """What all curves cost together, kept as they are and at least."""
+        most = sum(curve.points[0].costs[quantity] for curve in curves_)
+        least = sum(min(point.costs[quantity] for point in curve.points) for curve in curves_)
+        return most, max(least, most * LEAST)
 
     def _least(self, quantity: str) -> float:
         """What all curves together cost at least."""
@@ -293,8 +306,8 @@ def rules_of(allocation: Allocation) -> Rules:
     """The rules that an allocation stands for."""
     rules: dict[str, Rule] = {}
     for curve, point in allocation:
-        kept = Full(WHOLE) if any(other.ranks for other in curve.points) else Full()
-        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(kept)
+        kept = curve.kept or (WHOLE if any(other.ranks for other in curve.points) else "")
+        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full(kept) if kept else Full())
         rules |= {one.place.label: rule for one in curve.group}
     return Rules(rules)
 

@@ -50,10 +50,13 @@ def search(job: Job, promises: Promises) -> Outcome:
     budgets = job.settings.budgets
     if not budgets:
         return _fastest(job, promises)
+    if any(budget.of == "time" for budget in budgets) and job.timed_feed is None:
+        raise PromiseError("A budget of time cannot be held, because the model cannot be timed; see above.")
     if all(budget.of == "time" for budget in budgets):  # then other forms of the nodes, which lose nothing, may do
         lossless = decide(job, Rules({"*": Rule(Full())}))
         made = paying(job, lossless)
-        if made.timings and not _exceeded(job, made, budgets):
+        enough = bool(made.result.weights) or not job.settings.fail_if_unchanged
+        if made.timings and enough and not _exceeded(job, made, budgets):
             if job.settings.dry_run:
                 return planned_only(job, lossless), None
             return hold(job, fitted(job, made), promises)
@@ -66,10 +69,13 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
     allocator = Allocator(job, [budget.of for budget in budgets], before)
     allocation = allocator.allocation(budgets)
     decision = decide(job, rules_of(allocation))
-    slow = _slow_chains(job, decision)
-    if slow and all(budget.of != "time" for budget in budgets):
+    for _ in range(TRIES if all(budget.of != "time" for budget in budgets) else 0):
+        slow = _slow_chains(job, decision)
+        fewer = allocator.without(slow, allocation, budgets)
+        if fewer is allocation:
+            break
         logger.info("slower than their nodes: the chains of %s", ", ".join(slow))
-        decision = decide(job, rules_of(allocator.without(slow, allocation, budgets)))
+        allocation, decision = fewer, decide(job, rules_of(fewer))
     if job.settings.dry_run:
         return planned_only(job, decision), None
     made = paying(job, decision)

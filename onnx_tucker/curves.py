@@ -7,6 +7,7 @@ they are those of its weight.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import repeat
@@ -87,12 +88,14 @@ class Curve:
         points: the ways to compute them.
         weight: how much their error counts.
         options: the forms of the points, where they are timed.
+        kept: why the nodes stay as they are, where chains of them were left out.
     """
 
     group: list[Found]
     points: list[Point]
     weight: float = 1.0
     options: Sequence[Option] = ()
+    kept: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,8 +191,10 @@ def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
     reading = group[0].reading
     if group[0].group != group[0].place.label:
         return 0.0
-    if quantity == "bytes":  # as they are stored, which may be as integers
-        return float(byte_size(reading.seat.weight.tensor)) if reading.seat else 0.0
+    if quantity == "bytes":  # of all that goes with them, as it is stored, which may be as integers
+        constants = job.context.constants
+        freed = constants.freed([f.reading.seat.weight.value for f in group if f.reading.seat])
+        return float(sum(byte_size(tensor) for tensor in constants.stored(freed)))
     return float(reading.params or 0)
 
 
@@ -216,19 +221,29 @@ def _curve(job: Job, wanted: Wanted, group: list[Found], goals: list[Goal] | Non
 
 
 def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> list[Ranks]:
-    """Ranks of a method, from very small to nearly full; where it has several modes, all lose the same share."""
+    """Ranks of a method, from the smallest to those that save nothing, or where it has several modes, to nearly full.
+
+    Of several modes all lose the same share.
+    """
     stage = found.site.stage
     sizes = method.dimensions(stage)
-    tried: list[Ranks]
+    tried: list[Ranks] = [(1,) * len(sizes)]
     if len(sizes) == 1:
-        tried = [(max(1, round(sizes[0] * (i + 1) / LEVELS)),) for i in range(LEVELS)]
+        whole, each = (_weights(stages) for stages in ((stage,), method.stages(stage, (1,))))
+        most = min(sizes[0], max(1, whole // each))
+        low = (2**i for i in range(most.bit_length()) if 2**i < most / LEVELS)
+        tried += [(rank,) for rank in (*low, *(max(1, round(most * (i + 1) / LEVELS)) for i in range(LEVELS)))]
     else:
         values = [spectra.of(mode) for mode in method.modes]
         losses = np.geomspace(*LOSSES, LEVELS)
-        tried = [tuple(_rank(v, n, loss) for v, n in zip(values, sizes, strict=True)) for loss in losses]
+        tried += [tuple(_rank(v, n, loss) for v, n in zip(values, sizes, strict=True)) for loss in losses]
     if aligned:
         tried = [r if max(r) <= BLOCKS[0] else rounded_up(stage, method, r, BLOCKS[0]) for r in tried]
     return sorted(set(tried) - {sizes})
+
+
+def _weights(stages: Sequence[Stage]) -> int:
+    return sum(math.prod(stage.shape) for stage in stages)
 
 
 def _corrected(

@@ -3,7 +3,7 @@
 TuckerError                      exit code 1: one clear sentence, nothing written
 ├── UsageError                   exit code 2: the options cannot be understood
 ├── ModelError                   the input model cannot be read, or is not a valid model
-├── DataError                    the data given with `--data` does not fit the model
+├── DataError                    data, statistics or the function of `--eval` do not fit the model
 ├── PlanError                    a plan or a ranks file does not fit the model
 ├── OutputError                  an output file cannot be written
 └── PromiseError                 exit code 3: a promise does not hold, so nothing is written

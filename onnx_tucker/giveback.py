@@ -163,7 +163,7 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
     if job.settings.plan is not None:
         raise PromiseError(verdict.broken)
     logger.info("%s Chains are given back.", verdict.broken)
-    order = _costliest(job, made.result, promises, lambda label: _saved(job, made, label))
+    order = _costliest(job, made.result, promises, _saved(job, made).__getitem__)
     held, last = _fewest(job, made, verdict, promises, order)
     if held is None:  # what saves most may be what breaks it, and what makes up for others costs more alone
         each = made.result
@@ -223,13 +223,14 @@ def _costliest(job: Job, made: Factorised, promises: Promises, saved: Callable[[
     return sorted(groups, key=lambda label: -lost[label] / max(sum(map(saved, groups[label])), 1e-9))
 
 
-def _saved(job: Job, made: Made, label: str) -> float:
-    """Milliseconds that a chain saves by itself; where it was not timed, its multiplications."""
-    price = made.decision.prices.get(label)
-    if price and price.after:
-        return price.before.ms - price.after.ms
-    found = next(found for found in job.found if found.place.label == label)
-    return float(found.reading.layer.macs if found.reading.layer else found.reading.params or 0)
+def _saved(job: Job, made: Made) -> dict[str, float]:
+    """What each chain saves by itself: milliseconds, or where any was not timed, multiplications of its node."""
+    prices = {label: made.decision.prices.get(label) for label in made.result.changed}
+    times = {label: price.before.ms - price.after.ms for label, price in prices.items() if price and price.after}
+    if len(times) == len(prices):
+        return times
+    readings = {found.place.label: found.reading for found in job.found}
+    return {n: float(r.layer.macs if (r := readings[n]).layer else r.params or 0) for n in made.result.changed}
 
 
 def _not_slower(job: Job, made: Made) -> Made:
@@ -238,7 +239,7 @@ def _not_slower(job: Job, made: Made) -> Made:
         if job.settings.keep_slower or job.settings.plan is not None:
             logger.warning("The result is slower than the input, as asked: x%.2f.", made.timings[1].speedup)
             break
-        ordered = sorted(made.result.changed, key=lambda label: _saved(job, made, label))
+        ordered = sorted(made.result.changed, key=_saved(job, made).__getitem__)
         weak = ordered[: -(-len(ordered) // 2)]
         reason = f"{SLOWER} x{made.timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)

@@ -79,7 +79,7 @@ class Job:
         memory: of what this run and earlier ones have measured.
         stopwatch: times models.
         progress: is told how far it is.
-        warned: the nodes of which it was said that not all of their data is finite.
+        warned: the nodes of which it was said that not all of their data is finite, and patterns that match none.
     """
 
     settings: Settings
@@ -302,7 +302,7 @@ def _session(
     A model of more than 2 GB is run only if it is `wanted`: all its weights are in memory then, at least once.
     """
     large = weight_bytes(model) > LIMIT and not wanted
-    reason = "it has more than 2 GB of weights; give --data to have all of them in memory and run it"
+    reason = "it has more than 2 GB of weights; give --data or --eval to have all of them in memory and run it"
     fault = fatal(model)
     if fault:
         raise ModelError(fault)

@@ -96,7 +96,7 @@ def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
     """
     unused = rules.unused({f.place.label for f in job.found})
     if unused:
-        raise PlanError(f"The ranks file names {unused[0]!r}, but the model has no such linear node.")
+        raise PlanError(f"The ranks name {unused[0]!r}, but the model has no such linear node.")
     _check_globs(job)
     made = []
     groups = sorted(sharing(job).values(), key=macs, reverse=True)  # if time runs out, on the small ones
@@ -153,7 +153,7 @@ def _kept(group: Sequence[Found], rules: Rules) -> str:
 def _chains(group: Sequence[Found], rules: Rules) -> list[Candidate] | str:
     """The candidates of nodes that share a weight, or why there are none."""
     rule = _rule(group, rules)
-    return "the ranks file does not name it" if rule is None else search.candidates(group[0].site, rule)
+    return "the ranks do not name it" if rule is None else search.candidates(group[0].site, rule)
 
 
 def _rule(group: Sequence[Found], rules: Rules) -> Rule | None:
@@ -171,7 +171,8 @@ def _excluded(found: Found, settings: Settings) -> str:
 
 def _check_globs(job: Job) -> None:
     for pattern in (*job.settings.include, *job.settings.exclude):
-        if not any(_matches(found.place.label, pattern) for found in job.found):
+        if pattern not in job.warned and not any(_matches(found.place.label, pattern) for found in job.found):
+            job.warned.add(pattern)
             logger.warning("No node matches %r of --include or --exclude.", pattern)
 
 

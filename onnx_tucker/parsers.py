@@ -30,8 +30,8 @@ def compress() -> argparse.ArgumentParser:
         "onnx-tucker bench IN... times models side by side; "
         "onnx-tucker sweep IN finds the models between the original and the cheapest; "
         "onnx-tucker finetune ORIGINAL FACTORISED -o TUNED trains the weights of a factorised model. "
-        "Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a promise does not hold; "
-        "on 1, 2 and 3 no output is written.",
+        "Exit codes: 0 done or nothing to do, 1 error, 2 usage, 3 a promise or budget does not hold, 130 interrupted; "
+        "on any but 0 no output is written.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="IN", help="the model; it is never changed")
@@ -150,7 +150,9 @@ def sweep() -> argparse.ArgumentParser:
     parser.add_argument(
         "--points", metavar="N", type=int, default=12, help="models on the front, at most (default: 12)"
     )
-    parser.add_argument("--plans", metavar="DIR", help="folder to write the plans to")
+    parser.add_argument(
+        "--plans", metavar="DIR", help="folder to write the plans to; with --overwrite, those beyond are removed"
+    )
     parser.add_argument("--eval", metavar="FILE.py:FUNC", help="FUNC(run) scores a model, higher is better")
     _add_sites(parser.add_argument_group("what to factorise"))
     _add_work(parser.add_argument_group("speed"))

@@ -208,8 +208,8 @@ def finetune(
         **options: the fields of `Settings` that concern data, promises, timing and outputs.
 
     Returns:
-        The tuned model; the factorised one where that is no worse on the samples kept apart, or where the training
-        would break a promise; where labels are learnt, being closer to the original does not count.
+        The tuned model; the factorised one where that is not clearly closer to the original on the samples kept apart
+        (with labels, where its loss is not lower), or where the training would break a promise.
 
     Raises:
         TuckerError: see `errors`; no file has then been written.

@@ -44,13 +44,13 @@ class Settings:
         benchmark: whether to time; without it nothing is given back for being slow.
         keep_slower: whether to keep chains that measure slower than their node.
         tune_seconds: time after which fewer forms of the remaining nodes are tried.
-        min_speedup: how much faster than its node a chain has to be; the whole model is held to 1 in any case.
+        min_speedup: how much faster than its node a chain has to be, unless it is wanted all the same, see `insists`.
         include: globs of node names to factorise; empty for all.
         exclude: globs of node names to leave alone.
         op_types: operators to factorise; empty for all.
         input_shape: whole shapes of inputs by name.
         dim: sizes of symbolic dimensions by name.
-        threads: of one operator; 0 for one a core.
+        threads: of one operator; 0 for one for each core that the process may use.
         seed: of all randomness.
         jobs: layers that are factorised at the same time.
         flops: counting convention, one of `cost.FLOPS`.
@@ -66,7 +66,7 @@ class Settings:
         refactorize: whether the chains of an earlier run are factorised like other nodes.
         custom_op_lib: shared library with custom operators for onnxruntime.
         fail_if_unchanged: whether it breaks a promise if nothing is factorised or lowered.
-        cache: folder that remembers measured times; None remembers nothing.
+        cache: folder that remembers what was measured and tried; None for nothing beyond the run.
     """
 
     ranks: str | int | tuple[int, int] | Path | Mapping[str, Any] = "vbmf"
@@ -148,9 +148,10 @@ class Settings:
         unknown = sorted(set(self.op_types) - set(OPS))
         if unknown:
             raise UsageError(f"--op-types {unknown[0]}: not factorised; choose from {', '.join(OPS)}.")
-        if self.budget and self.ranks != "auto":
-            raise UsageError("--budget is for --ranks auto, which chooses ranks for it.")
-        if self.ranks == "auto" and not (self.budgets or self.max_error is not None or self.max_drop is not None):
+        if self.budget and self.ranks != "auto" and self.plan is None:
+            raise UsageError("--budget is for --ranks auto, which chooses ranks for it, or for --plan.")
+        held = self.budgets or self.plan is not None
+        if self.ranks == "auto" and not (held or self.max_error is not None or self.max_drop is not None):
             raise UsageError(
                 "--ranks auto needs a --budget, or a promise to hold: --max-error, or --eval and --max-drop."
             )
@@ -292,4 +293,6 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else type(value).__name__
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value if value is None or isinstance(value, str | bool) else type(value).__name__

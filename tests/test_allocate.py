@@ -137,6 +137,23 @@ def test_weights_stored_as_integers_count_with_the_bytes_that_they_have() -> Non
         compress(made, ranks="auto", budget="bytes:0.01", dequantize=True, benchmark=False)
 
 
+def test_the_smallest_ranks_are_tried() -> None:
+    weight = (RNG.standard_normal((64, 2)) @ RNG.standard_normal((2, 64))).astype(np.float32)
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"], "one")], {"w": weight}, {"x": [4, 64]}, {"y": 2})
+    assert compress(made, ranks="auto", budget="params:0.032", benchmark=False).report.nodes[0].ranks == (1,)
+    with pytest.raises(PromiseError, match=r"at least the share 0\.0312 would remain"):
+        compress(made, ranks="auto", budget="params:0.03", benchmark=False)
+
+
+def test_all_that_a_computed_weight_is_made_of_counts() -> None:
+    weight, mask = RNG.standard_normal((64, 64)).astype(np.float32), np.tril(np.ones((64, 64), np.float32))
+    nodes = [helper.make_node("Mul", ["w", "mask"], ["m"]), helper.make_node("MatMul", ["x", "m"], ["y"], "one")]
+    made = model(nodes, {"w": weight, "mask": mask}, {"x": [4, 64]}, {"y": 2})
+    for share in (0.45, 0.2):
+        result = compress(made, ranks="auto", budget=f"bytes:{share}", benchmark=False)
+        assert 0.8 * share * made.ByteSize() < result.model.ByteSize() <= share * made.ByteSize()
+
+
 def test_of_several_budgets_the_one_that_cannot_be_reached_is_named() -> None:
     with pytest.raises(PromiseError, match=r"params:0.001 cannot be reached"):
         compress(two_layers(), ranks="auto", budget=["flops:1", "params:0.001"], benchmark=False)

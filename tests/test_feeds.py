@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import compress
-from onnx_tucker.errors import DataError
+from onnx_tucker.errors import DataError, UsageError
 from tests.helpers import Array, low_rank, model
 
 
@@ -82,7 +82,7 @@ def test_a_state_may_be_empty(options: dict[str, Any]) -> None:
     assert {output.name for output in report.fidelity.outputs} == {"y", "present"}
 
 
-def test_an_input_without_samples_is_refused_in_words(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_input_without_samples_is_refused_in_words() -> None:
     made = model(
         [helper.make_node("MatMul", ["x", "w"], ["y"], "y")],
         {"w": np.ones((8, 8), np.float32)},
@@ -91,5 +91,6 @@ def test_an_input_without_samples_is_refused_in_words(caplog: pytest.LogCaptureF
     )
     with pytest.raises(DataError, match="no samples"):
         compress(made, data={"x": np.ones((0, 8), np.float32)})
-    compress(made, dim={"n": 0})
-    assert "no samples" in caplog.text
+    for data in ({}, {"x": np.ones((8, 8), np.float32)}):
+        with pytest.raises(UsageError, match="no samples"):
+            compress(made, dim={"n": 0}, data=data)

@@ -287,7 +287,7 @@ def test_a_ranks_file_decides_by_node(tmp_path: Path) -> None:
     report = compress(two_layers(), ranks=str(ranks), benchmark=False).report
     assert [(n.method, n.ranks, n.reason) for n in report.nodes] == [
         ("tucker1_in", (2,), ""),
-        (None, None, "the ranks file does not name it"),
+        (None, None, "the ranks do not name it"),
     ]
     ranks.write_text("cnov = 3\n")
     with pytest.raises(PlanError, match="'cnov'"):
@@ -583,3 +583,10 @@ def test_what_data_says_nothing_of_is_told(caplog: pytest.LogCaptureFixture) -> 
     caplog.clear()
     compress(two_layers(), ranks=3, benchmark=False, data={"x": x})
     assert "weights alone" not in caplog.text
+
+
+def test_a_plan_is_held_to_budgets_by_themselves() -> None:
+    plan = compress(two_layers(), ranks=3, benchmark=False).plan
+    assert compress(two_layers(), plan=plan, budget="flops:0.5", benchmark=False).plan.choices == plan.choices
+    with pytest.raises(PromiseError, match=r"flops:0\.01"):
+        compress(two_layers(), plan=plan, budget="flops:0.01", benchmark=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -216,6 +216,11 @@ class Constants:
                 if isinstance(definition, onnx.NodeProto):
                     queue += self._values(value.scope, definition.input)
         return dead
+
+    def stored(self, values: Iterable[Value]) -> list[onnx.TensorProto]:
+        """The tensors among values: initializers, and those of Constant nodes."""
+        found = (held(self._defined[value.scope][value.name]) for value in values)
+        return [tensor for tensor in found if tensor is not None]
 
     def only_user(self, place: Place) -> Place | None:
         """The node of the same graph that takes the first output of a node, if nothing else does."""

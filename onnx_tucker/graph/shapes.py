@@ -61,6 +61,9 @@ def infer(
     sizes = _first_dims(inputs) | _symbols(inputs, input_shapes) | dict(dims)
     for value in inputs:
         _fix(value, input_shapes.get(value.name), sizes, (samples or {}).get(value.name))
+    for value in inputs:
+        if (_shape(value) or ())[:1] == (0,):
+            raise UsageError(f"The input {value.name} would have no samples; give its first size another value than 0.")
     for value in bare.graph.value_info:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:

@@ -157,7 +157,7 @@ def _entry(name: str, value: Any) -> Rule:
         method, value = value.get("method"), value["ranks"]
         if method is not None and (not isinstance(method, str) or method not in METHODS):
             raise ValueError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
-    if value == "keep":
+    if isinstance(value, str) and value == "keep":
         return Rule(None)
     numbers = value if isinstance(value, list | tuple) else [value]
     if all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers):

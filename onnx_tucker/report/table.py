@@ -1,4 +1,4 @@
-"""The report as one table and a few sentences, which the terminal, Markdown, HTML and CSV formats all show."""
+"""The report as one table and a few sentences, which the terminal, Markdown and HTML all show."""
 
 from __future__ import annotations
 

@@ -47,8 +47,6 @@ def drawn(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]], 
                 f"The shape ({sizes}) of input {value.name} is not known; give its free sizes with --dim NAME=SIZE, or "
                 f"all with --input-shape {value.name}:1,2,3, or give --data."
             )
-        if shapes[value.name][:1] == (0,):
-            raise UsageError(f"The input {value.name} would have no samples; give its first size another value than 0.")
         dtype = np.dtype(TYPES[value.type])
         noise = np.asarray(rng.standard_normal(shapes[value.name]))  # a scalar is no array by itself
         return noise.astype(dtype) if dtype.kind == "f" else np.asarray(noise > 0, dtype)

@@ -60,6 +60,8 @@ def test_tables_in_python_may_hold_tuples() -> None:
     assert rules.rule("c") == Rule(None)
     with pytest.raises(PlanError, match=r"^The ranks, entry 'a': .*\.$"):
         parse_table({"a": 1.5})
+    with pytest.raises(PlanError, match=r"entry 'a': array\(\[3, 3\]\) is no rank"):
+        parse_table({"a": np.array([3, 3])})
 
 
 @pytest.mark.parametrize(
