@@ -90,6 +90,7 @@ class Allocator:
         self._lawful: Sequence[Curve] | None = None if self._law is None else self._law.of(self._found)
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
+        self._full: Sequence[Curve] | None = None  # the same where some are left out of those
         self._timed: dict[object, float] = {}
 
     @cached_property
@@ -125,7 +126,12 @@ class Allocator:
             if self._tuner is not None:  # what the layers may take is known from then on
                 limits["time"] = _used(self._within(Law().of(self._found), shares))
             self._lawful = self._best(limits)
-        return self._within(self._lawful, shares)
+        try:
+            return self._within(self._lawful, shares)
+        except PromiseError:
+            if self._full is None:
+                raise
+            return self._within(self._full, shares)
 
     def without(self, slow: Mapping[str, float], allocation: Allocation, budgets: Sequence[Budget]) -> Allocation:
         """An allocation within the same budgets that leaves nodes as they are where chains of them cost too much time.
@@ -136,7 +142,7 @@ class Allocator:
             budgets: of what is counted.
 
         Returns:
-            It, or the given one where there is no such chain; later allocations leave the nodes out too.
+            It, or the given one where there is no such chain; later allocations leave the nodes out too, if they can.
         """
         limits, curves_ = self._limits({budget.of: budget.share for budget in budgets}), self._lawful or self._found
         for label, share in slow.items():
@@ -146,6 +152,7 @@ class Allocator:
             ]
             other = _chosen(fewer, limits)
             if other is not None and _lost(other) <= (1 + WORTH * share) * _lost(allocation):
+                self._full = self._full or self._lawful
                 self._lawful = curves_ = fewer
                 allocation = other
         return allocation

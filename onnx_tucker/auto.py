@@ -21,7 +21,9 @@ from onnx_tucker.rank.fixed import Full
 logger = logging.getLogger(__name__)
 
 TRIES = 3
-"""Models that are made for budgets, each for tighter ones if the one before measured above them."""
+"""Models that are made for budgets, each for tighter ones if the one before measured above them; and how often chains
+that cost too much time are left out.
+"""
 TIGHTER = 0.98
 """How far below a budget that was missed the next model is to be, relative to what it was missed by."""
 FASTER = 0.95

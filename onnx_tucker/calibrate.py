@@ -86,6 +86,7 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     chains = [f for f in job.found if f.place.label in planned and planned[f.place.label].method]
     if not chains or not trust.usable(job):
         return ["weights"]
+    chains = [f for f in chains if not shared(job, f)]  # nothing behind others is looked at
     found: list[Basis] = ["weights", "outputs"]
     influential = job.influences is not None and any(job.influences.of(f) is not None for f in chains)
     if influential:

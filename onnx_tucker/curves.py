@@ -229,8 +229,8 @@ def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> l
     sizes = method.dimensions(stage)
     tried: list[Ranks] = [(1,) * len(sizes)]
     if len(sizes) == 1:
-        whole, each = (_weights(stages) for stages in ((stage,), method.stages(stage, (1,))))
-        most = min(sizes[0], max(1, whole // each))
+        own, each = (_weights(stages) for stages in ((stage,), method.stages(stage, (1,))))
+        most = min(sizes[0], max(1, own // each))
         low = (2**i for i in range(most.bit_length()) if 2**i < most / LEVELS)
         tried += [(rank,) for rank in (*low, *(max(1, round(most * (i + 1) / LEVELS)) for i in range(LEVELS)))]
     else:

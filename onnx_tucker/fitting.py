@@ -145,9 +145,9 @@ class Fitting:
         """The chain of the next node; None where it stays as it is."""
         candidate = self._planned[found.place.label]
         group = [one for one in self._job.found if one.group == found.group]
-        self._ahead -= {one.place.node.output[0] for one in group}
         self._path.update(repr((found.place.label, candidate.method, candidate.ranks)).encode())
         chain = self._known(self._path.hexdigest(), found, candidate)
+        self._ahead -= {one.place.node.output[0] for one in group}
         if found in self._head:
             self._head.take(found, chain)
         if chain is None:

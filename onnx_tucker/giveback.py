@@ -224,7 +224,7 @@ def _costliest(job: Job, made: Factorised, promises: Promises, saved: Callable[[
 
 
 def _saved(job: Job, made: Made) -> dict[str, float]:
-    """What each chain saves by itself: milliseconds, or where any was not timed, multiplications of its node."""
+    """What each chain saves: milliseconds, or where any was not timed, multiplications of its node, or weights."""
     prices = {label: made.decision.prices.get(label) for label in made.result.changed}
     times = {label: price.before.ms - price.after.ms for label, price in prices.items() if price and price.after}
     if len(times) == len(prices):

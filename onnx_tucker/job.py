@@ -218,7 +218,8 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         feed = (
             feeds.counted(session, data, known, settings.seed) if data else feeds.tried(session, known, settings.seed)
         )
-        known |= observed.shapes(model, folder, machine, feed, missing) if feed else {}
+        read = observed.shapes if data else observed.alike
+        known |= read(model, folder, machine, feed, missing) if feed else {}
     context = context_of(
         model,
         known,

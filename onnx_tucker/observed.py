@@ -21,7 +21,7 @@ BY_VALUES = frozenset("Compress If Loop NonMaxSuppression NonZero Scan SequenceM
 
 
 def follow(model: onnx.ModelProto) -> bool:
-    """Whether all shapes follow from those of the inputs, so that noise tells them too."""
+    """Whether shapes follow from those of the inputs and from whole numbers, so that noise may tell them too."""
     return BY_VALUES.isdisjoint(place.node.op_type for place in places(model))
 
 
@@ -52,3 +52,13 @@ def shapes(model: onnx.ModelProto, folder: Path, machine: Machine, feed: Feed, n
         logger.info("shapes of %d values stay unknown: %s", len(names), first_line(error))
         return {}
     return {name: value.shape for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def alike(model: onnx.ModelProto, folder: Path, machine: Machine, feed: Feed, names: list[str]) -> Shapes:
+    """Those of the same that do not depend on the whole numbers and truths, each 0 or 1, of an input of noise."""
+    other = {
+        name: array if array.dtype.kind == "f" else (1 - array.astype(np.int8)).astype(array.dtype)
+        for name, array in feed.items()
+    }
+    one, two = (shapes(model, folder, machine, values, names) for values in (feed, other))
+    return {name: shape for name, shape in one.items() if two.get(name) == shape}

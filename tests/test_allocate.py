@@ -8,8 +8,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_tucker import compress, curves, trust
-from onnx_tucker.allocate import WHOLE
+from onnx_tucker.allocate import WHOLE, Allocator
 from onnx_tucker.errors import PromiseError, UsageError
+from onnx_tucker.job import prepare, silent
+from onnx_tucker.rank.budget import Budget
+from onnx_tucker.settings import Settings
 from tests.helpers import Array, model, relative, run, two_layers
 
 RNG = np.random.default_rng(0)
@@ -157,3 +160,14 @@ def test_all_that_a_computed_weight_is_made_of_counts() -> None:
 def test_of_several_budgets_the_one_that_cannot_be_reached_is_named() -> None:
     with pytest.raises(PromiseError, match=r"params:0.001 cannot be reached"):
         compress(two_layers(), ranks="auto", budget=["flops:1", "params:0.001"], benchmark=False)
+
+
+def test_nodes_left_out_for_their_time_come_back_where_nothing_else_holds_a_budget() -> None:
+    made, _ = uneven()
+    job = prepare(made, Settings(ranks="auto", budget="bytes:0.8", benchmark=False), silent)
+    allocator, budgets = Allocator(job, ["bytes"]), (Budget("bytes", 0.8),)
+    allocation = allocator.allocation(budgets)
+    fewer = allocator.without({"first": 1.0}, allocation, budgets)
+    assert next(point.ranks for _, point in fewer) is None
+    assert next(point.ranks for _, point in allocator.allocation(budgets)) is None
+    assert all(point.ranks for _, point in allocator.allocation((Budget("bytes", 0.4),)))

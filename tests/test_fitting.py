@@ -454,3 +454,29 @@ def test_a_weight_used_again_behind_itself_is_fitted_to_what_the_original_sees()
     x = correlated(400, 24)
     errors = [relative(run(made, x=x[:80])[0], run(slim(made, d, "8"), x=x[:80])[0]) for d in (None, x[80:])]
     assert errors[1] < 0.95 * errors[0]
+
+
+def test_nodes_behind_a_repeated_weight_see_what_its_chain_gives() -> None:
+    rng = np.random.default_rng(0)
+    weight, last = ((rng.standard_normal((16, 16)) / 4).astype(np.float32) for _ in range(2))
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], "first", transB=1),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Gemm", ["r", "w"], ["b"], "second", transB=1),
+        helper.make_node("Relu", ["b"], ["s"]),
+        helper.make_node("Gemm", ["s", "v"], ["y"], "last", transB=1),
+    ]
+    made = model(nodes, {"w": weight, "v": last}, {"x": ["n", 16]}, {"y": 2})
+    x = correlated(100, 16)
+    job = prepare(made, Settings(data={"x": x}, benchmark=False), silent)
+    stage = job.found[0].site.stage
+    planned = {f.place.label: Candidate("svd", (6,), METHODS["svd"].stages(stage, (6,)), 0.0) for f in job.found}
+    leaders = [f for f in job.found if f.group == f.place.label]
+    one = fitting.Fitting(job, planned, "outputs", rough=False)
+    chains = {found.place.label: chain for found, chain in one.chains(leaders)}
+    assert chains.keys() == {"first", "last"}
+    repeated = factorise(job, {n: planned[n] for n in ("first", "second")}, "outputs").model
+    repeated.graph.output.append(helper.make_tensor_value_info("s", 1, None))
+    assert job.inputs is not None
+    for feed, read in zip(job.inputs.fit.feeds, one._factorised.read(["s"]), strict=True):
+        assert relative(run(repeated, **feed)[-1], read["s"]) < 1e-5

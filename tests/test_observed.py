@@ -90,3 +90,16 @@ def test_shapes_behind_operators_of_others_are_known_without_data(
     [found] = prepare(made, Settings(dim={"s": 5}), silent).found
     assert found.reading.layer is not None
     assert found.reading.layer.macs == 5 * 8 * 6
+
+
+def test_shapes_that_depend_on_whole_numbers_are_not_read_off_noise() -> None:
+    nodes = [
+        helper.make_node("Range", ["zero", "k", "step"], ["indices"]),
+        helper.make_node("Gather", ["x", "indices"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "w"], ["y"], "product"),
+    ]
+    tensors = {"w": np.ones((8, 6), np.float32), "zero": np.int64(0), "step": np.int64(1)}
+    made = model(nodes, tensors, {"x": [4, 8]}, {"y": 2})
+    made.graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, []))
+    [found] = prepare(made, Settings(), silent).found
+    assert found.reading.layer is None

@@ -77,7 +77,8 @@ def broken(model: onnx.ModelProto, folder: Path, known: Collection[str] = ()) ->
     for node in foreign:
         node.domain = UNKNOWN
     if foreign:
-        bare.opset_import.add(domain=UNKNOWN, version=1)
+        for imported in (bare.opset_import, *(function.opset_import for function in bare.functions)):
+            imported.add(domain=UNKNOWN, version=1)
     if not shapeless:
         return invalid(bare if foreign else model, folder)
     made = {name for node in graph.node for name in node.output}

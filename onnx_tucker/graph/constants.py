@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,13 +32,13 @@ ARRANGING = frozenset(
 COMPUTING = ARRANGING | frozenset(
     "Abs Add BatchNormalization Ceil Clip Concat Div Exp Expand Floor Gather Log Max Mean Min Mul Neg Pad Pow "
     "QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare "
-    "Round Shape Sigmoid Sign Slice Softmax Sqrt Sub Sum Tanh Where".split()
+    "Round Shape Sigmoid Sign Slice Sqrt Sub Sum Tanh Where".split()
 )
 """Operators that are evaluated where all that they take is constant."""
 FEW = 4096
 """Values of a shape or a scale, at most."""
-DEEP, MOST = 64, 256
-"""Steps one behind the other, and all together, by which a constant is made at most."""
+MOST = 128
+"""Nodes that are evaluated at most to make a constant."""
 
 
 class Value(NamedTuple):
@@ -96,7 +96,7 @@ class Constant:
 
     @property
     def chain(self) -> tuple[Value, ...]:
-        """Everything that exists for this value alone, if nothing else uses it: origin, then every step's output."""
+        """What exists for this value alone, if nothing else uses it: origin, then every step's output."""
         return (self.origin, *(step.output for step in self.steps))
 
     @property
@@ -115,6 +115,22 @@ class Constant:
         """What tells it from others that a step may take: its values if they are in the model itself and few."""
         small = not (self.steps or external.is_external(self.tensor)) and math.prod(self.tensor.dims) <= FEW
         return (*self.tensor.dims, external.raw(self.tensor)) if small else self.recipe
+
+    @property
+    def arranged(self) -> bool:
+        """Whether its values are those of the tensor, but for their order and type."""
+        return all(step.node.op_type in ARRANGING for step in self.steps)
+
+    @property
+    def counted(self) -> Value:
+        """What has all of its values, as they are stored or were computed last."""
+        computed = [step.output for step in self.steps if step.node.op_type not in ARRANGING]
+        return computed[-1] if computed else self.origin
+
+    @property
+    def count(self) -> int:
+        """How many values that are."""
+        return math.prod(self.tensor.dims) if self.arranged else math.prod(self.shape)
 
     @property
     def origins(self) -> frozenset[Value]:
@@ -179,6 +195,7 @@ class Constants:
         main = (place.scope for place in places if place.scope.outer is None and not place.scope.function)
         self.main = next(main, Scope(model.graph))
         self._known: dict[Value, Constant | None] = {}
+        self._sparse = {sparse.values.name for sparse in model.graph.sparse_initializer}
         scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
         self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
@@ -234,51 +251,79 @@ class Constants:
 
     def find(self, name: str, scope: Scope) -> Constant | None:
         """The constant that `name` is in `scope`; None where it is computed or given."""
-        return self._constant(self._value(name, scope), DEEP)
+        value = self._value(name, scope)
+        constant = self._constant(value) if value is not None else None
+        return constant if constant is None or constant.arranged or constant.readable else None
 
-    def _constant(self, value: Value | None, depth: int) -> Constant | None:
-        """The constant that a value is, if it is made by no more than so many steps one behind the other."""
-        if value is None:
-            return None
-        if value not in self._known:
-            self._known[value] = None  # as it stays where nodes need each other
-            self._known[value] = self._made(value, depth)
+    def _constant(self, value: Value) -> Constant | None:
+        """The constant that a value is, be it readable or not, after all those that it is made of."""
+        stack, seen = [] if value in self._known else [value], set[Value]()
+        while stack:
+            one = stack[-1]
+            seen.add(one)
+            maker = self._defined[one.scope][one.name]
+            needed = (
+                self._values(one.scope, maker.input) if isinstance(maker, onnx.NodeProto) and _computes(maker) else []
+            )
+            left = [other for other in needed if other not in self._known and other not in seen]
+            if left:
+                stack += left
+                continue
+            self._known.setdefault(one, self._made(one))
+            stack.pop()
         return self._known[value]
 
-    def _made(self, value: Value, depth: int) -> Constant | None:
+    def _made(self, value: Value) -> Constant | None:
         definition = self._defined[value.scope][value.name]
         tensor = held(definition)
         if tensor is not None:
             return Constant(value, tensor, value, (), self._model, self._folder)
-        if not isinstance(definition, onnx.NodeProto) or not _computes(definition) or not depth:
+        if not isinstance(definition, onnx.NodeProto) or not _computes(definition):
             return None
         others = dict[str, Constant]()
         for name in filter(None, definition.input):
-            other = self._constant(self._value(name, value.scope), depth - 1)
+            source = self._value(name, value.scope)
+            other = self._known.get(source) if source is not None else None  # none where nodes need each other
             if other is None:
                 return None
             others[name] = other
         if not others:
             return None
-        size = {name: math.prod(other.tensor.dims) for name, other in others.items()}
-        data = definition.input[0] if definition.op_type in ARRANGING else max(size, key=lambda name: size[name])
+
+        def rank(name: str) -> tuple[int, bool, int]:
+            tensor = others[name].tensor
+            return math.prod(tensor.dims), tensor.data_type in FLOATS, -self.uses(others[name].value)
+
+        data = definition.input[0] if definition.op_type in ARRANGING else max(others, key=rank)
         one = others.pop(data)
         step = Step(definition, data, others, value)
         made = Constant(value, one.tensor, one.origin, (*one.steps, step), self._model, self._folder)
         return made if len(made.operators) <= MOST else None
 
-    def given(self, name: str, scope: Scope) -> bool:
-        """Whether a value follows from what callers give, or from what a body is given."""
-        queue, seen = self._values(scope, [name]), set[Value]()
+    def given(self, name: str, scope: Scope, layers: Collection[str]) -> bool:
+        """Whether a value follows from inputs of the model, and from no stored matrix but those of layers.
+
+        Args:
+            name: of the value.
+            scope: where it is used.
+            layers: operators whose weights are their own.
+        """
+        queue, seen, inputs = self._values(scope, [name]), set[Value](), False
         while queue:
             value = queue.pop()
             definition = self._defined[value.scope][value.name]
+            tensor = held(definition)
+            if tensor is not None and sum(size > 1 for size in tensor.dims) >= 2:
+                return False
             if definition is None:
-                return True
-            if value not in seen and isinstance(definition, onnx.NodeProto):
+                if value.scope is not self.main or value.name in self._sparse:
+                    return False
+                inputs = True
+            elif tensor is None and value not in seen and isinstance(definition, onnx.NodeProto):
                 seen.add(value)
-                queue += self._used(Place("", definition, value.scope))
-        return False
+                inputs |= definition.op_type in layers
+                queue += [] if definition.op_type in layers else self._used(Place("", definition, value.scope))
+        return inputs
 
     def maker(self, name: str, scope: Scope) -> onnx.NodeProto | None:
         """The node of a scope that gives a value."""
@@ -342,8 +387,20 @@ def _computes(node: onnx.NodeProto) -> bool:
 
 def dequantizes(constant: Constant) -> bool:
     """Whether the values are stored as integers and scaled on the way, or rounded as if they were."""
-    return "DequantizeLinear" in constant.operators
+    return constant.tensor.data_type in INTEGERS or "DequantizeLinear" in constant.operators
 
 
+INTEGERS = (
+    TensorProto.INT4,
+    TensorProto.UINT4,
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.INT16,
+    TensorProto.UINT16,
+    TensorProto.INT32,
+    TensorProto.UINT32,
+    TensorProto.INT64,
+)
+"""Element types of what stands for weights."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 """Element types of weights that are factorised."""

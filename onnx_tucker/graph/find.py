@@ -127,7 +127,7 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
         if key and key not in alike:
             reading = replace(reading, found=Skip(place.label, place.node.op_type, SHARED))
             key = None
-        if reading.origins and counted.issuperset(reading.origins):
+        if (key and key in leaders) or (reading.origins and counted.issuperset(reading.origins)):
             reading = replace(reading, params=0)  # what is shared is counted where it comes first
         if reading.bias_origin in counted:
             reading = replace(reading, bias_params=0)

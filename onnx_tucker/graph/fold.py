@@ -27,6 +27,10 @@ ARITHMETIC = frozenset(
 )
 
 
+LEAST = {"BatchNormalization": 14, "DequantizeLinear": 19}
+"""The first version that the evaluator computes rightly, which is what the ones before it are where they are used."""
+
+
 def fold(model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> bool:
     """Replaces nodes of the main graph that can be evaluated by initializers, in place.
 
@@ -100,7 +104,7 @@ def _alone(node: onnx.NodeProto, model: onnx.ModelProto) -> onnx.ModelProto:
     )
     alone = onnx.helper.make_model(graph, ir_version=model.ir_version, opset_imports=list(model.opset_import))
     name_standard(alone)
-    if node.op_type == "DequantizeLinear":  # the evaluator knows no version before 19, which only added types
-        for imported in alone.opset_import:
-            imported.version = imported.version if imported.domain else max(imported.version, 19)
+    for imported in alone.opset_import:
+        if not imported.domain:
+            imported.version = max(imported.version, LEAST.get(node.op_type, 0))
     return alone

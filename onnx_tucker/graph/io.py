@@ -87,7 +87,7 @@ def _followed(model: onnx.ModelProto, path: Path) -> Path:
     """
     entries = [e for tensor in external_tensors(model) for e in tensor.external_data if e.key == "location"]
     names = {entry.value for entry in entries}
-    if not path.is_symlink() or any(PurePath(name).name != name for name in names):
+    if not path.is_symlink() or any(not name or PurePath(name).name != name for name in names):
         return path.parent
     folder, links = path.resolve().parent, {name: path.with_name(name) for name in names}
     if not all(link.is_symlink() and link.resolve().parent == folder for link in links.values()):

@@ -123,16 +123,36 @@ def normalised_as_by_weight_norm() -> ModelProto:
     return made_of(nodes, v=WEIGHT, g=np.arange(1.0, 7, dtype=np.float32)[:, None], one=np.array([1]))
 
 
-@whereabouts
-def standardised_as_by_a_batch_norm() -> ModelProto:
+def standardised(opset: int = 18) -> ModelProto:
     statistics = {name: np.full(6, value, np.float32) for name, value in zip("sbmv", (2, 1, 0.5, 3), strict=True)}
     nodes = [
-        helper.make_node("Unsqueeze", ["w0", "zero"], ["w1"]),
-        helper.make_node("BatchNormalization", ["w1", "s", "b", "m", "v"], ["w2"]),
-        helper.make_node("Squeeze", ["w2", "zero"], ["w"]),
+        helper.make_node("BatchNormalization", ["w0", "s", "b", "m", "v"], ["w1"]),
+        helper.make_node("Reshape", ["w1", "shape"], ["w"]),
         gemm(),
     ]
-    return made_of(nodes, w0=WEIGHT, zero=np.array([0]), **statistics)
+    return made_of(nodes, opset, w0=WEIGHT[None], shape=np.array([6, 4]), **statistics)
+
+
+@whereabouts
+def standardised_as_by_a_batch_norm() -> ModelProto:
+    return standardised()
+
+
+@whereabouts
+def standardised_in_opset_11() -> ModelProto:
+    return standardised(11)
+
+
+@whereabouts
+def standardised_in_opset_13() -> ModelProto:
+    return standardised(13)
+
+
+@whereabouts
+def chosen_by_a_mask() -> ModelProto:
+    mask = RNG.random(WEIGHT.shape) < 0.7
+    nodes = [helper.make_node("Where", ["mask", "w0", "none"], ["w"]), gemm()]
+    return made_of(nodes, w0=WEIGHT, mask=mask, none=np.float32(0))
 
 
 @whereabouts
@@ -344,10 +364,64 @@ def test_what_is_made_by_many_steps_is_left_alone() -> None:
     tripled = [helper.make_node("Add", [f"w{i}", f"v{i}"], [f"w{i + 1}"]) for i in range(20)]
     tripled[1::2] = [helper.make_node("Add", [f"w{i}", f"w{i - 1}"], [f"w{i + 1}"]) for i in range(1, 20, 2)]
     long = [helper.make_node("Neg", [f"w{i}"], [f"w{i + 1}"]) for i in range(2000)]
+    long.append(helper.make_node("Gemm", ["y", "w90"], ["z"], "early"))
     assert set(reasons(made_of([*doubled, gemm("w60")], w0=WEIGHT)).values()) == {""}
     grown = [*tripled, gemm("w20")]
     assert "computed" in reasons(made_of(grown, w0=WEIGHT, **{f"v{i}": WEIGHT for i in range(0, 20, 2)}))["gemm"]
-    assert "computed" in reasons(made_of([*long, gemm("w2000")], w0=WEIGHT))["gemm"]
+    late = reasons(made_of([*long, gemm("w2000")], w0=WEIGHT))
+    assert "computed" in late["gemm"]
+    assert "computed" not in late["early"]
+
+
+def test_a_mask_of_several_weights_is_none_of_them() -> None:
+    nodes = [helper.make_node("Mul", ["mask", name], [f"{name}m"]) for name in "ab"]
+    nodes.append(helper.make_node("Gemm", ["x", "am"], ["h"], "one", transB=1))
+    nodes.append(helper.make_node("Gemm", ["x", "bm"], ["y"], "two", transB=1))
+    made = made_of(nodes, a=WEIGHT, b=2 * WEIGHT, mask=np.tril(np.ones_like(WEIGHT)))
+    assert [(f.reading.params, reasons(made)[f.place.label]) for f in look(made)[1]] == [(24, ""), (24, "")]
+
+
+def test_parts_of_a_weight_count_each() -> None:
+    nodes = []
+    for i in range(3):
+        nodes.append(helper.make_node("Slice", ["w", f"from{i}", f"to{i}", "axis"], [f"part{i}"]))
+        nodes.append(helper.make_node("Gemm", ["x", f"part{i}"], [f"y{i}" if i else "y"], f"node{i}", transB=1))
+    bounds = {f"from{i}": np.array([2 * i]) for i in range(3)} | {f"to{i}": np.array([2 * i + 2]) for i in range(3)}
+    made = made_of(nodes, w=WEIGHT, axis=np.array([0]), **bounds)
+    assert [f.reading.params for f in look(made)[1]] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("by", ["Mul", "Gather"])
+def test_what_stands_for_weights_is_stored_as_integers(by: str) -> None:
+    codes = RNG.integers(0, 7, (6, 4))
+    if by == "Mul":
+        nodes = [
+            helper.make_node("Cast", ["q"], ["c"], to=FLOAT),
+            helper.make_node("Mul", ["c", "scale"], ["w"]),
+            gemm(),
+        ]
+        made = made_of(nodes, q=codes.astype(np.int8), scale=np.float32(0.1))
+    else:
+        made = made_of([helper.make_node("Gather", ["book", "q"], ["w"]), gemm()], q=codes, book=WEIGHT.ravel()[:7])
+    assert "--dequantize" in reasons(made)["gemm"]
+    result = factorised(made, {"gemm": ("svd", None)}, dequantize=True)
+    assert np.allclose(run(made, x=X)[0], run(result, x=X)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("holder", ["bias", "LSTM"])
+def test_what_cannot_be_computed_here_is_no_reason_to_leave_others(holder: str) -> None:
+    """The evaluator knows no negative pads, by which onnxruntime cuts."""
+    pads = [0, 0, -1, 0] if holder == "bias" else [0, 0, -1, 0, 0, 0]
+    cut = helper.make_node("Pad", ["long", "pads"], ["short"])
+    if holder == "bias":
+        nodes = [cut, helper.make_node("Gemm", ["x", "w", "short"], ["y"], "gemm", transB=1)]
+        tensors = {"long": np.ones((2, 6), np.float32)}
+        pads = [-1, 0, 0, 0]
+    else:
+        nodes = [cut, helper.make_node("LSTM", ["z", "short", "r"], ["h"], "lstm", hidden_size=2), gemm()]
+        tensors = {"long": np.ones((1, 8, 4), np.float32), "r": np.ones((1, 8, 2), np.float32)}
+    made = made_of(nodes, w=WEIGHT, pads=np.array(pads), **tensors)
+    assert reasons(made)["gemm"] == ""
 
 
 def test_overridable_weights_are_factorised_when_asked() -> None:

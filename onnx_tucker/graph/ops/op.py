@@ -198,6 +198,8 @@ class Op:
 
 BROADCASTS = 7
 """The first opset in which what is added is broadcast as in NumPy."""
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The standard operators that are factorised."""
 COMPUTED = "its second input, the weight, is computed in the graph"
 MISFIT = "its attributes do not fit its weight and input"
 
@@ -207,7 +209,7 @@ def refuse(place: Place, reason: str, weight: Constant | None = None) -> Reading
     skip = Skip(place.label, place.node.op_type, reason)
     if weight is None:
         return Reading(skip)
-    return Reading(skip, math.prod(weight.shape), origins=frozenset([weight.origin]))
+    return Reading(skip, math.prod(weight.shape), origins=frozenset([weight.counted]))
 
 
 def computed(place: Place, context: Context, layer: Layer | None) -> Reading:
@@ -218,7 +220,7 @@ def computed(place: Place, context: Context, layer: Layer | None) -> Reading:
         context: its surroundings.
         layer: what the counting conventions see.
     """
-    given = context.constants.given(place.node.input[1], place.scope)
+    given = context.constants.given(place.node.input[1], place.scope, LAYERS)
     return replace(refuse(place, COMPUTED), params=0 if given else None, layer=layer)
 
 
@@ -266,7 +268,7 @@ def settle(
         size = _fixed_size(context.fixed.get(place.node.input[seat.data])) if stage.window.kernel else None
         found = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings, size)
     added = Added(constant_bias, place, 2) if constant_bias else None
-    origins, bias_origin = frozenset([weight.origin]), constant_bias.origin if constant_bias else None
+    origins, bias_origin = frozenset([weight.counted]), constant_bias.counted if constant_bias else None
     return Reading(found, math.prod(weight.shape), bias_params, layer, seat, origins, bias_origin, added)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,10 +26,10 @@ def read(place: Place, context: Context) -> Reading | None:
         return None
     constants = filter(None, (context.constant(place, i) for i in range(len(place.node.input))))
     types = FLOATS if place.node.op_type in HOLDERS - INTEGER else (*FLOATS, *INTEGERS)
-    held = {c.origin: c.tensor for c in constants if c.tensor.data_type in types and _is_matrix(c.tensor.dims)}
+    held = {c.counted: c.count for c in constants if c.tensor.data_type in types and _is_matrix(c.tensor.dims)}
     if not held:
         return None
-    params = sum(math.prod(tensor.dims) for tensor in held.values())
+    params = sum(held.values())
     own = place.node.domain == "com.microsoft.nchwc"
     why = "it is in onnxruntime's own layout; give the model from before it was optimised" if own else ""
     reading = refuse(place, why or f"{place.node.op_type} is not factorised")
