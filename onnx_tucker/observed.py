@@ -28,7 +28,7 @@ def follow(model: onnx.ModelProto) -> bool:
 def unknown(model: onnx.ModelProto, known: Shapes) -> list[str]:
     """What nodes with weights take and give of which the shape is not known, in the main graph."""
     nodes = [node for node in model.graph.node if node.op_type in OPS]
-    values = {name for node in nodes for name in (*node.input[:2], node.output[0])}
+    values = {name for node in nodes for name in (*node.input[:2], *node.output[:1])}
     return sorted(values - known.keys() - {tensor.name for tensor in model.graph.initializer})
 
 

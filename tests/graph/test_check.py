@@ -64,6 +64,14 @@ def test_attributes_are_checked_without_the_shape_of_an_input() -> None:
         compress(made, benchmark=False)
 
 
+def test_a_layer_without_outputs_is_no_model() -> None:
+    made = two_layers()
+    made.graph.node[0].domain = "com.microsoft"
+    made.graph.node[0].ClearField("output")
+    with pytest.raises(ModelError):
+        compress(made, benchmark=False)
+
+
 def test_a_model_that_cannot_be_run_is_factorised_without_the_shape_of_its_output() -> None:
     made = two_layers()
     made.graph.output[0].type.tensor_type.ClearField("shape")
