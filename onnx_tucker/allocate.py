@@ -59,6 +59,9 @@ WHOLE = "as it is, it is worth more than what chains of it would save"
 SLOW = "as it is, chains of it take more time than they are worth"
 """The same where chains were left out for their time."""
 
+UNTIMED = "A budget of time cannot be held, because the model cannot be timed; see above."
+"""What is said where it cannot."""
+
 FINER = (1, 4, 16)
 """How many limits are tried for each allocation that is wanted, until there are enough."""
 
@@ -73,9 +76,6 @@ class Allocator:
 
     Attributes:
         rough: the models that were tried.
-
-    Raises:
-        PromiseError: times count, but the model cannot be timed.
     """
 
     def __init__(self, job: Job, quantities: Sequence[str], before: Allocator | None = None) -> None:
@@ -164,11 +164,12 @@ class Allocator:
             quantity: what they cost.
             number: how many, about evenly by the logarithms of what they cost; fewer where there are no more.
         """
-        most, least = self._ends(self._found, quantity)
+        least, most = _reach(self._found, quantity)
         if self._lawful is None and most > 0:
-            self._lawful = self._best({quantity: math.sqrt(most * least)})
+            self._lawful = self._best({quantity: math.sqrt(most * max(least, most * LEAST))})
         curves_ = self._lawful or self._found  # the former may have been timed by themselves
-        most, least = self._ends(curves_, quantity)
+        least, most = _reach(curves_, quantity)
+        least = max(least, most * LEAST)
         kept = [(curve, curve.points[0]) for curve in curves_]
         found: list[Allocation] = [kept]
         for finer in FINER if most > 0 else ():  # several limits may lead to the same allocation
@@ -203,9 +204,7 @@ class Allocator:
             chosen = _chosen(law, {**limits, "time": limit * (1 + 1e-9)})
             return None if chosen is None else Aimed(chosen, _used(chosen), self._share_of_time(chosen))
 
-        most = sum(curve.points[0].costs["time"] for curve in law)
-        least = sum(min(point.costs["time"] for point in curve.points) for curve in law)
-        aimed = aim(at, (least, most), share)
+        aimed = aim(at, _reach(law, "time"), share)
         if not aimed:
             raise self._unreached({q: s for q, s in shares.items() if q != "time"})
         found = max((one for one in aimed if one.taken <= share), key=lambda one: one.used, default=None)
@@ -231,25 +230,14 @@ class Allocator:
         if recipes not in self._timed:
             timings = whole_model(self._job, self._tuner, allocation)
             if not timings:
-                raise PromiseError("A budget of time cannot be held, because the model cannot be timed; see above.")
+                raise PromiseError(UNTIMED)
             self._timed[recipes] = 1 / timings[1].speedup
             logger.info("layers of %.3g ms alone: share of time %.3g", _used(allocation), self._timed[recipes])
         return self._timed[recipes]
 
-    @staticmethod
-    def _ends(curves_: Sequence[Curve], quantity: str) -> tuple[float, float]:
-        """What all curves cost together, kept as they are and at least."""
-        most = sum(curve.points[0].costs[quantity] for curve in curves_)
-        least = sum(min(point.costs[quantity] for point in curve.points) for curve in curves_)
-        return most, max(least, most * LEAST)
-
-    def _least(self, quantity: str) -> float:
-        """What all curves together cost at least."""
-        return sum(min(point.costs[quantity] for point in curve.points) for curve in self._found)
-
     def _unreached(self, shares: Mapping[str, float]) -> PromiseError:
         for quantity, share in shares.items():
-            least = (self._rest[quantity] + self._least(quantity)) / (self._total[quantity] or 1.0)
+            least = (self._rest[quantity] + _reach(self._found, quantity)[0]) / (self._total[quantity] or 1.0)
             if least > share:
                 budget = Budget(quantity, share)
                 return PromiseError(
@@ -329,6 +317,12 @@ def _chosen(curves_: Sequence[Curve], limits: Mapping[str, float]) -> Allocation
     costs = [np.array([[point.costs[q] for q in limits] for point in curve.points]) for curve in curves_]
     picks = choose(errors, costs, np.array(list(limits.values())))
     return None if picks is None else [(curve, curve.points[i]) for curve, i in zip(curves_, picks, strict=True)]
+
+
+def _reach(curves_: Sequence[Curve], quantity: str) -> tuple[float, float]:
+    """What all curves cost together at least, and with all nodes as they are."""
+    least = sum(min(point.costs[quantity] for point in curve.points) for curve in curves_)
+    return least, sum(curve.points[0].costs[quantity] for curve in curves_)
 
 
 def _recipes(allocation: Allocation) -> object:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnx_tucker.allocate import Allocator, rules_of
+from onnx_tucker.allocate import UNTIMED, Allocator, rules_of
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, outlined, paying, planned_only
 from onnx_tucker.job import Job
@@ -53,7 +53,7 @@ def search(job: Job, promises: Promises) -> Outcome:
     if not budgets:
         return _fastest(job, promises)
     if any(budget.of == "time" for budget in budgets) and job.timed_feed is None:
-        raise PromiseError("A budget of time cannot be held, because the model cannot be timed; see above.")
+        raise PromiseError(UNTIMED)
     if all(budget.of == "time" for budget in budgets):  # then other forms of the nodes, which lose nothing, may do
         lossless = decide(job, Rules({"*": Rule(Full())}))
         made = paying(job, lossless)

@@ -111,10 +111,15 @@ def layers(stages: Iterable[Stage], input_shape: tuple[int, ...], bias: bool, sc
         size = out_size
 
 
+def weight_count(stages: Iterable[Stage]) -> int:
+    """Weights of a chain."""
+    return sum(math.prod(stage.shape) for stage in stages)
+
+
 def chain_cost(site: Site, stages: Iterable[Stage], convention: str) -> Cost:
     """Cost of a site computed by `stages`; its own cost for `(site.stage,)`."""
     chain = tuple(stages)
-    params = sum(math.prod(stage.shape) for stage in chain)
+    params = weight_count(chain)
     if site.input_shape is None:
         return Cost(params, None, None)
     parts = list(layers(chain, site.input_shape, site.bias, site.scalings))

@@ -7,7 +7,6 @@ they are those of its weight.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import repeat
@@ -18,7 +17,7 @@ import onnx
 from joblib import Parallel, delayed
 
 from onnx_tucker import calibrate, trust
-from onnx_tucker.cost import FLOPS, chain_cost
+from onnx_tucker.cost import FLOPS, chain_cost, weight_count
 from onnx_tucker.factor import METHODS, Method, Spectra, reconstruct
 from onnx_tucker.factor.fit import STEPS, Goal, fit, step_work
 from onnx_tucker.factor.metric import Dense
@@ -229,7 +228,7 @@ def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> l
     sizes = method.dimensions(stage)
     tried: list[Ranks] = [(1,) * len(sizes)]
     if len(sizes) == 1:
-        own, each = (_weights(stages) for stages in ((stage,), method.stages(stage, (1,))))
+        own, each = (weight_count(stages) for stages in ((stage,), method.stages(stage, (1,))))
         most = min(sizes[0], max(1, own // each))
         low = (2**i for i in range(most.bit_length()) if 2**i < most / LEVELS)
         tried += [(rank,) for rank in (*low, *(max(1, round(most * (i + 1) / LEVELS)) for i in range(LEVELS)))]
@@ -240,10 +239,6 @@ def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> l
     if aligned:
         tried = [r if max(r) <= BLOCKS[0] else rounded_up(stage, method, r, BLOCKS[0]) for r in tried]
     return sorted(set(tried) - {sizes})
-
-
-def _weights(stages: Sequence[Stage]) -> int:
-    return sum(math.prod(stage.shape) for stage in stages)
 
 
 def _corrected(

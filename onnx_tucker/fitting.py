@@ -28,6 +28,7 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between
 from onnx_tucker.head import Head
 from onnx_tucker.job import Job
+from onnx_tucker.menu import holders
 from onnx_tucker.rows import Flow, Rows, known_rows, movable, obstacle, own_bias, seen_rows, shared
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.trust import Trust, Trusts
@@ -144,7 +145,7 @@ class Fitting:
     def _fitted(self, found: Found) -> Chain | None:
         """The chain of the next node; None where it stays as it is."""
         candidate = self._planned[found.place.label]
-        group = [one for one in self._job.found if one.group == found.group]
+        group = holders(self._job, found)
         self._path.update(repr((found.place.label, candidate.method, candidate.ranks)).encode())
         chain = self._known(self._path.hexdigest(), found, candidate)
         self._ahead -= {one.place.node.output[0] for one in group}

@@ -213,7 +213,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)
-    missing = observed.unknown(model, known)
+    missing = observed.unknown(model, known) if session is not None else []
     if session is not None and missing and (data is not None or observed.follow(model)):
         feed = (
             feeds.counted(session, data, known, settings.seed) if data else feeds.tried(session, known, settings.seed)

@@ -115,9 +115,14 @@ def sharing(job: Job) -> dict[str, list[Found]]:
     return groups
 
 
+def holders(job: Job, found: Found) -> list[Found]:
+    """The nodes that have a node's weight, itself among them."""
+    return [one for one in job.found if one.group == found.group]
+
+
 def members(job: Job, found: Found) -> list[str]:
-    """Labels of the nodes that have a node's weight, itself among them."""
-    return [f.place.label for f in job.found if f.group == found.group]
+    """Their labels."""
+    return [one.place.label for one in holders(job, found)]
 
 
 def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:

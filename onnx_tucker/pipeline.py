@@ -314,14 +314,16 @@ def _given_plan(settings: Settings) -> Plan | None:
 def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
     """Says so where factors are made without data, all of them or some."""
     found = {f.place.label: f for plan in plans for f, c in zip(job.found, plan.choices, strict=True) if c.method}
+    if not trust.usable(job):
+        known = "each node's statistics" if job.settings.statistics else "the weights"
+        if found:
+            logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
+        return
     reasons = {label: reason for label, one in found.items() if (reason := unread(job, one))}
-    if trust.usable(job) and reasons:
+    if reasons:
         label, reason = next(iter(reasons.items()))
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         logger.warning("Made from weights alone, whatever the data is: %s (%s)%s.", label, reason, more)
-    if not trust.usable(job) and any(choice.method for plan in plans for choice in plan.choices):
-        known = "each node's statistics" if job.settings.statistics else "the weights"
-        logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
 
 
 def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:

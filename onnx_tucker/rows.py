@@ -18,7 +18,7 @@ from onnx_tucker.factor.samples import Samples
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.layout import is_main
 from onnx_tucker.job import Job
-from onnx_tucker.menu import members
+from onnx_tucker.menu import holders
 from onnx_tucker.runtime.batches import turns
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Array, Stage
@@ -155,7 +155,7 @@ def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Stati
     reason = unread(job, found)
     if reason:
         return reason
-    group = [one for one in job.found if one.group == found.group]
+    group = holders(job, found)
     try:
         first, *others = (_halves(job, one, source, -(-most // len(group))) for one in group)
     except FAILURES as error:
@@ -301,13 +301,12 @@ def obstacle(job: Job, found: Found) -> str:
 
 def unread(job: Job, found: Found) -> str:
     """Why nothing is known of the rows of a node, and of those with the same weight; empty where something can be."""
-    group = (one for one in job.found if one.group == found.group)
-    return next(filter(None, (_unreadable(job, one) for one in group)), "")
+    return next(filter(None, (_unreadable(job, one) for one in holders(job, found))), "")
 
 
 def shared(job: Job, found: Found) -> bool:
     """Whether other nodes have a node's weight; what each of them adds is its own, and stays."""
-    return len(members(job, found)) > 1
+    return len(holders(job, found)) > 1
 
 
 def _unreadable(job: Job, found: Found) -> str:

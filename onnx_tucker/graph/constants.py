@@ -261,42 +261,46 @@ class Constants:
         while stack:
             one = stack[-1]
             seen.add(one)
-            maker = self._defined[one.scope][one.name]
-            needed = (
-                self._values(one.scope, maker.input) if isinstance(maker, onnx.NodeProto) and _computes(maker) else []
-            )
+            maker = self._maker(one)
+            needed = self._values(one.scope, maker.input) if maker is not None else []
             left = [other for other in needed if other not in self._known and other not in seen]
             if left:
                 stack += left
                 continue
-            self._known.setdefault(one, self._made(one))
             stack.pop()
+            if one not in self._known:
+                self._known[one] = self._made(one)
         return self._known[value]
 
+    def _maker(self, value: Value) -> onnx.NodeProto | None:
+        """The node that makes a value of others, if it is evaluated where those are constant."""
+        node = self._defined[value.scope][value.name]
+        if not isinstance(node, onnx.NodeProto) or len(node.output) != 1:
+            return None
+        return node if node.op_type in COMPUTING and node.domain in STANDARD else None
+
     def _made(self, value: Value) -> Constant | None:
-        definition = self._defined[value.scope][value.name]
-        tensor = held(definition)
+        """The same, when all that it is made of is known."""
+        tensor, maker = held(self._defined[value.scope][value.name]), self._maker(value)
         if tensor is not None:
             return Constant(value, tensor, value, (), self._model, self._folder)
-        if not isinstance(definition, onnx.NodeProto) or not _computes(definition):
-            return None
         others = dict[str, Constant]()
-        for name in filter(None, definition.input):
+        for name in filter(None, maker.input if maker is not None else ()):
             source = self._value(name, value.scope)
             other = self._known.get(source) if source is not None else None  # none where nodes need each other
             if other is None:
                 return None
             others[name] = other
-        if not others:
+        if maker is None or not others:
             return None
 
         def rank(name: str) -> tuple[int, bool, int]:
             tensor = others[name].tensor
             return math.prod(tensor.dims), tensor.data_type in FLOATS, -self.uses(others[name].value)
 
-        data = definition.input[0] if definition.op_type in ARRANGING else max(others, key=rank)
+        data = maker.input[0] if maker.op_type in ARRANGING else max(others, key=rank)
         one = others.pop(data)
-        step = Step(definition, data, others, value)
+        step = Step(maker, data, others, value)
         made = Constant(value, one.tensor, one.origin, (*one.steps, step), self._model, self._folder)
         return made if len(made.operators) <= MOST else None
 
@@ -379,10 +383,6 @@ def held(definition: Definition) -> onnx.TensorProto | None:
     numbers = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     name = next((name for name in numbers if name in given), None)
     return numpy_helper.from_array(np.asarray(given[name], numbers[name])) if name else None
-
-
-def _computes(node: onnx.NodeProto) -> bool:
-    return node.op_type in COMPUTING and node.domain in STANDARD and len(node.output) == 1
 
 
 def dequantizes(constant: Constant) -> bool:

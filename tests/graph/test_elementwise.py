@@ -15,6 +15,7 @@ from onnx_tucker.factor.sight import Sight
 from onnx_tucker.graph.behind import sight
 from onnx_tucker.job import prepare
 from onnx_tucker.settings import Settings
+from tests.graph.test_segment import NODES
 from tests.helpers import Array, model, view_of
 
 
@@ -130,14 +131,7 @@ def test_an_activation_of_which_a_part_goes_elsewhere_is_seen_whole() -> None:
 
 
 def test_sums_are_those_that_nothing_else_needs() -> None:
-    nodes = [
-        helper.make_node("Relu", ["x"], ["a"]),
-        helper.make_node("Neg", ["a"], ["b"]),
-        helper.make_node("Abs", ["x"], ["c"]),
-        helper.make_node("Add", ["b", "c"], ["y"]),
-        helper.make_node("Add", ["y", "a"], ["z"]),
-        helper.make_node("Add", ["z", "z"], ["d"]),
-    ]
+    nodes = [*NODES, helper.make_node("Add", ["z", "z"], ["d"])]
     made = model(nodes, {}, {"x": ["n", 3]}, {"d": 2})
     assert view_of(prepare(made, Settings(), lambda *_: None)).sums() == {
         "b": ("y", "c"),

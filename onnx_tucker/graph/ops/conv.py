@@ -11,8 +11,6 @@ from typing import Any
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnx_tucker import cost
-from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constants import Constant
 from onnx_tucker.graph.nodes import Place, attributes
 from onnx_tucker.graph.ops.op import MISFIT, Context, Emission, Op, Reading, Seat, computed, has_bias, refuse, settle
@@ -46,7 +44,9 @@ def weight_of(place: Place, context: Context, stage_of: Callable[[Place, Sequenc
     """
     weight = context.constant(place, 1)
     if weight is None:
-        return computed(place, context, _layer(place, context, stage_of))
+        shape = context.shape(place, 1)
+        stage = stage_of(place, shape) if shape is not None and _parts(place, shape) else None
+        return computed(place, context, stage, None if stage is None else _input_shape(place, context, stage))
     return weight if _parts(place, weight.shape) else refuse(place, MISFIT, weight)
 
 
@@ -56,26 +56,21 @@ def _parts(place: Place, shape: Sequence[int]) -> bool:
     return len(shape) >= 2 and groups >= 1 and not shape[0] % groups
 
 
-def _layer(place: Place, context: Context, stage_of: Callable[[Place, Sequence[int]], Stage]) -> Layer | None:
-    """What is counted of a convolution whose weight is computed; None where its shape or the input's is not known."""
-    shape, weight = context.shape(place, 0), context.shape(place, 1)
-    if shape is None or weight is None or not _parts(place, weight):
-        return None
-    stage = stage_of(place, weight)
-    if not fits(stage, shape) or min(stage.window.output_size(shape[2:]), default=0) < 0:
-        return None
-    return next(cost.layers([stage], shape, has_bias(place)))
+def _input_shape(place: Place, context: Context, stage: Stage) -> tuple[int, ...] | None:
+    """The shape of the input, where it is known and fits."""
+    shape = context.shape(place, 0)
+    if shape is None or not fits(stage, shape) or min(stage.window.output_size(shape[2:]), default=0) < 0:
+        return None  # in the last case a free size was taken for 1, and is not
+    return shape
 
 
 def convolution(
     place: Place, context: Context, stage: Stage, seat: Seat, canonical: Callable[[NDArray[Any]], Array]
 ) -> Reading:
     """The reading of a convolution of either direction; the arguments are those of `settle`."""
-    shape = context.shape(place, 0)
-    if not fits(stage, shape):
+    if not fits(stage, context.shape(place, 0)):
         return refuse(place, MISFIT, seat.weight)
-    if shape is not None and min(stage.window.output_size(shape[2:]), default=0) < 0:
-        shape = None  # a free size was taken for 1, and is not
+    shape = _input_shape(place, context, stage)
     bias, objection = has_bias(place), depthwise(stage)
     return settle(place, context, stage, shape, seat, canonical, bias=bias, objection=objection)
 

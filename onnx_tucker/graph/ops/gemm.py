@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_tucker import cost
-from onnx_tucker.cost import Layer
 from onnx_tucker.graph.nodes import Place, attributes
 from onnx_tucker.graph.ops.op import (
     BROADCASTS,
@@ -40,8 +38,12 @@ def read(place: Place, context: Context) -> Reading:
     given = attributes(place.node)
     weight = context.constant(place, 1)
     if weight is None:
-        other = context.constant(place, 0)
-        return refuse(place, COMPUTED, other) if other else computed(place, context, _layer(place, context))
+        other, shape = context.constant(place, 0), context.shape(place, 1)
+        if other is not None:
+            return refuse(place, COMPUTED, other)
+        stage = _stage(place, shape) if shape is not None and len(shape) == 2 else None
+        known = None if stage is None else _input_shape(place, context, stage)
+        return computed(place, context, stage, known, _scalings(place))
     transposed, turned = bool(given.get("transB")), bool(given.get("transA"))
     if len(weight.shape) != 2:
         return refuse(place, MISFIT, weight)
@@ -78,16 +80,6 @@ def _scalings(place: Place) -> int:
     """Further multiplications per output."""
     given = attributes(place.node)
     return sum((given.get("alpha", 1.0) != 1, has_bias(place) and given.get("beta", 1.0) != 1))
-
-
-def _layer(place: Place, context: Context) -> Layer | None:
-    """What is counted where the weight is computed; None where its shape or the input's is not known."""
-    weight = context.shape(place, 1)
-    if weight is None or len(weight) != 2:
-        return None
-    stage = _stage(place, weight)
-    shape = _input_shape(place, context, stage)
-    return None if shape is None else next(cost.layers([stage], shape, has_bias(place), _scalings(place)))
 
 
 def _store(transposed: bool, stage: Stage, factor: Array) -> Array:

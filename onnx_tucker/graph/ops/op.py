@@ -212,16 +212,26 @@ def refuse(place: Place, reason: str, weight: Constant | None = None) -> Reading
     return Reading(skip, math.prod(weight.shape), origins=frozenset([weight.counted]))
 
 
-def computed(place: Place, context: Context, layer: Layer | None) -> Reading:
+def computed(
+    place: Place, context: Context, stage: Stage | None, input_shape: tuple[int, ...] | None, scalings: int = 0
+) -> Reading:
     """A reading that skips a node whose weight is computed; it holds none where that follows from what callers give.
 
     Args:
         place: the node.
         context: its surroundings.
-        layer: what the counting conventions see.
+        stage: the node as the only stage of a chain; None where the shape of its weight is not known.
+        input_shape: as in `Site`.
+        scalings: as in `Site`.
     """
     given = context.constants.given(place.node.input[1], place.scope, LAYERS)
+    layer = None if stage is None else _layer(stage, input_shape, has_bias(place), scalings)
     return replace(refuse(place, COMPUTED), params=0 if given else None, layer=layer)
+
+
+def _layer(stage: Stage, input_shape: tuple[int, ...] | None, bias: bool, scalings: int) -> Layer | None:
+    """What is counted of a node; None where its input is not known."""
+    return None if input_shape is None else next(cost.layers([stage], input_shape, bias, scalings))
 
 
 def has_bias(place: Place) -> bool:
@@ -255,7 +265,7 @@ def settle(
         objection: why the operator does not allow it.
     """
     weight, op_type = seat.weight, place.node.op_type
-    layer = next(cost.layers([stage], input_shape, bias, scalings)) if input_shape is not None else None
+    layer = _layer(stage, input_shape, bias, scalings)
     constant_bias = context.constant(place, 2) if bias else None
     bias_params = math.prod(constant_bias.shape) if constant_bias else 0
     reason = objection or context.objection(weight)
