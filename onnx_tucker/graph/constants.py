@@ -1,178 +1,21 @@
-"""Values that are the same on every run: where a weight really comes from, and what else uses it.
-
-A weight may be an initializer or the output of a Constant node, of this graph or of one around it. It may pass through
-nodes that only arrange its values (`ARRANGING`) on its way to the node that multiplies by it, or be computed from
-constants (`COMPUTING`), as normalised, masked and quantised weights are.
-"""
+"""All values of a model: which of them are the same on every run, and what uses them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
-from onnx_tucker.errors import ModelError
-from onnx_tucker.graph import external
-from onnx_tucker.graph.fold import evaluate
+from onnx_tucker.graph.constant import ARRANGING, COMPUTING, FLOATS, Constant, Step, Value
 from onnx_tucker.graph.nodes import STANDARD, Place, Scope, attributes, bodies
 
-ARRANGING = frozenset(
-    ("Cast", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-)
-"""Operators that give the values of their first input in another shape, order or type."""
-COMPUTING = ARRANGING | frozenset(
-    "Abs Add BatchNormalization Ceil Clip Concat Div Exp Expand Floor Gather Log Max Mean Min Mul Neg Pad Pow "
-    "QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare "
-    "Round Shape Sigmoid Sign Slice Sqrt Sub Sum Tanh Where".split()
-)
-"""Operators that are evaluated where all that they take is constant."""
-FEW = 4096
-"""Values of a shape or a scale, at most."""
 MOST = 128
 """Nodes that are evaluated at most to make a constant."""
-
-
-class Value(NamedTuple):
-    """A value, by the scope that defines it and its name there."""
-
-    scope: Scope
-    name: str
-
-
-class Step(NamedTuple):
-    """A node that makes one constant from another.
-
-    Attributes:
-        node: the node.
-        data: the name by which it takes that.
-        others: what it takes besides (shapes, axes, scales), by name.
-        output: what it gives.
-    """
-
-    node: onnx.NodeProto
-    data: str
-    others: Mapping[str, Constant]
-    output: Value
-
-
-@dataclass(frozen=True, eq=False)
-class Constant:
-    """A value that is the same on every run.
-
-    Attributes:
-        value: the value itself.
-        tensor: what it is made from: an initializer, or the tensor of a Constant node; the largest of several.
-        origin: the initializer, or the output of the Constant node.
-        steps: by which it is made from that, in the order of computation.
-        model: what the nodes are from.
-        folder: where the model's file is.
-    """
-
-    value: Value
-    tensor: onnx.TensorProto
-    origin: Value
-    steps: tuple[Step, ...]
-    model: onnx.ModelProto
-    folder: Path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the values."""
-        return self._kind[0]
-
-    @property
-    def elem_type(self) -> int:
-        """ONNX element type of the values."""
-        return self._kind[1]
-
-    @property
-    def chain(self) -> tuple[Value, ...]:
-        """What exists for this value alone, if nothing else uses it: origin, then every step's output."""
-        return (self.origin, *(step.output for step in self.steps))
-
-    @property
-    def recipe(self) -> Hashable:
-        """Alike for constants that are made of the same in the same way, be it by the same nodes or by others."""
-        steps = []
-        for node, _, others, _ in self.steps:
-            if node.op_type != "Identity":
-                given = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
-                taken = tuple(others[name].ingredient if name in others else not name for name in node.input)
-                steps.append((node.op_type, given, taken))
-        return self.origin, tuple(steps)
-
-    @property
-    def ingredient(self) -> Hashable:
-        """What tells it from others that a step may take: its values if they are in the model itself and few."""
-        small = not (self.steps or external.is_external(self.tensor)) and math.prod(self.tensor.dims) <= FEW
-        return (*self.tensor.dims, external.raw(self.tensor)) if small else self.recipe
-
-    @property
-    def arranged(self) -> bool:
-        """Whether its values are those of the tensor, but for their order and type."""
-        return all(step.node.op_type in ARRANGING for step in self.steps)
-
-    @property
-    def counted(self) -> Value:
-        """What has all of its values, as they are stored or were computed last."""
-        computed = [step.output for step in self.steps if step.node.op_type not in ARRANGING]
-        return computed[-1] if computed else self.origin
-
-    @property
-    def count(self) -> int:
-        """How many values that are."""
-        return math.prod(self.tensor.dims) if self.arranged else math.prod(self.shape)
-
-    @property
-    def origins(self) -> frozenset[Value]:
-        """All that it is made from."""
-        others = (other.origins for step in self.steps for other in step.others.values())
-        return frozenset([self.origin]).union(*others)
-
-    @property
-    def operators(self) -> list[str]:
-        """The operators of all nodes that are evaluated to read it, as often as they are."""
-        others = (op for step in self.steps for other in step.others.values() for op in other.operators)
-        return [*(step.node.op_type for step in self.steps), *others]
-
-    def read(self) -> NDArray[Any]:
-        """The values; they are not kept in memory.
-
-        Raises:
-            ModelError: they cannot be read or computed.
-        """
-        array = external.values(self.tensor, self.folder)
-        for node, data, others, _ in self.steps:
-            taken = {name: other.read() for name, other in others.items()}
-            outputs = evaluate(node, {data: array, **taken}, self.model)
-            if outputs is None:
-                raise ModelError(f"The constant {node.output[0]!r} cannot be computed from {data!r}.")
-            array = outputs[node.output[0]]
-        return array
-
-    @property
-    def readable(self) -> bool:
-        """Whether its values can be computed."""
-        try:
-            return self.shape is not None
-        except ModelError:
-            return False
-
-    @cached_property
-    def _kind(self) -> tuple[tuple[int, ...], int]:
-        if not self.steps:
-            return tuple(self.tensor.dims), self.tensor.data_type
-        array = self.read()
-        return array.shape, helper.np_dtype_to_tensor_dtype(array.dtype)
 
 
 class Constants:
@@ -383,24 +226,3 @@ def held(definition: Definition) -> onnx.TensorProto | None:
     numbers = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     name = next((name for name in numbers if name in given), None)
     return numpy_helper.from_array(np.asarray(given[name], numbers[name])) if name else None
-
-
-def dequantizes(constant: Constant) -> bool:
-    """Whether the values are stored as integers and scaled on the way, or rounded as if they were."""
-    return constant.tensor.data_type in INTEGERS or "DequantizeLinear" in constant.operators
-
-
-INTEGERS = (
-    TensorProto.INT4,
-    TensorProto.UINT4,
-    TensorProto.INT8,
-    TensorProto.UINT8,
-    TensorProto.INT16,
-    TensorProto.UINT16,
-    TensorProto.INT32,
-    TensorProto.UINT32,
-    TensorProto.INT64,
-)
-"""Element types of what stands for weights."""
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-"""Element types of weights that are factorised."""

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.sight import GRID, REACH, Curve
-from onnx_tucker.graph.constants import Constant
+from onnx_tucker.graph.constant import Constant
 from onnx_tucker.graph.fold import evaluate
 from onnx_tucker.graph.nodes import STANDARD
 from onnx_tucker.graph.ops.op import Context

@@ -11,7 +11,8 @@ import onnx
 
 from onnx_tucker.errors import ModelError
 from onnx_tucker.factor import METHODS
-from onnx_tucker.graph.constants import Constant, Constants, Value
+from onnx_tucker.graph.constant import Constant, Value
+from onnx_tucker.graph.constants import Constants
 from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
 from onnx_tucker.graph.ops import OPS, others
 from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat, refuse

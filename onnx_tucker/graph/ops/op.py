@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 
 from onnx_tucker import cost
 from onnx_tucker.cost import Layer
-from onnx_tucker.graph.constants import FLOATS, Constant, Constants, Value, dequantizes
+from onnx_tucker.graph.constant import FLOATS, Constant, Value
+from onnx_tucker.graph.constants import Constants
 from onnx_tucker.graph.nodes import Names, Place
 from onnx_tucker.graph.shapes import Shapes, Size
 from onnx_tucker.types import Array, Site, Skip, Stage
@@ -55,7 +56,7 @@ class Context:
         """Why a constant cannot be factorised; empty if it can be."""
         if self.constants.overridable(weight):
             return "the weight is a graph input that callers may override; see --freeze-initializer-inputs"
-        if dequantizes(weight) and not self.dequantize:
+        if weight.quantised and not self.dequantize:
             return "the weight is stored as integers; see --dequantize"
         if weight.elem_type not in FLOATS:
             name = str(TensorProto.DataType.Name(weight.elem_type)).lower()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnx import TensorProto
 
 from onnx_tucker.cost import Layer
-from onnx_tucker.graph.constants import FLOATS
+from onnx_tucker.graph.constant import FLOATS
 from onnx_tucker.graph.nodes import STANDARD, Place
 from onnx_tucker.graph.ops.op import Context, Reading, refuse
 
