@@ -249,7 +249,7 @@ class Allocator:
     def _best(self, limits: Mapping[str, float]) -> Sequence[Curve]:
         """The curves by the law whose allocation comes closest to the original."""
         errors: dict[object, float] = {}
-        trials = len(CHANGES) + 1 + (self._blind is not None)
+        trials = 1 + sum(map(len, CHANGES)) + (self._blind is not None)
 
         def missed(curves_: Sequence[Curve]) -> float:
             allocation = _chosen(curves_, limits)
@@ -264,11 +264,15 @@ class Allocator:
         law = Law()
         least = missed(law.of(self._found))
         logger.info("%s: error %.4g", law, least)
-        for change in CHANGES:
-            other = change(law)
-            error_ = missed(other.of(self._found))
-            logger.info("%s: error %.4g", other, error_)
-            law, least = (other, error_) if error_ * CLEARLY < least else (law, least)
+        for kind in CHANGES:
+            for change in kind:
+                other = change(law)
+                error_ = missed(other.of(self._found))
+                logger.info("%s: error %.4g", other, error_)
+                if error_ * CLEARLY < least:
+                    law, least = other, error_
+                elif error_ > least:  # and not the same allocation
+                    break
         best, self._law = law.of(self._found), law
         if self._blind is not None:
             blind = Law().of(self._blind)

@@ -49,10 +49,8 @@ class Law:
 
 
 CHANGES = (
-    partial(replace, tilt=1.0),
-    partial(replace, tilt=2.0),
-    partial(replace, power=0.5),
-    partial(replace, power=1.0),
-    partial(replace, logarithmic=True),
+    (partial(replace, tilt=1.0), partial(replace, tilt=2.0)),
+    (partial(replace, power=0.5), partial(replace, power=1.0)),
+    (partial(replace, logarithmic=True),),
 )
-"""What is tried of the law, each on top of what has helped so far."""
+"""What is tried of the law, each on top of what has helped so far, and more of a kind only where less did no harm."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +14,9 @@ from onnx_tucker.allocate import WHOLE, Allocator
 from onnx_tucker.errors import PromiseError, UsageError
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.rank.budget import Budget
+from onnx_tucker.rough import Rough
 from onnx_tucker.settings import Settings
+from onnx_tucker.types import Candidate
 from tests.helpers import Array, model, relative, run, two_layers
 
 RNG = np.random.default_rng(0)
@@ -171,3 +175,27 @@ def test_nodes_left_out_for_their_time_come_back_where_nothing_else_holds_a_budg
     assert next(point.ranks for _, point in fewer) is None
     assert next(point.ranks for _, point in allocator.allocation(budgets)) is None
     assert all(point.ranks for _, point in allocator.allocation((Budget("bytes", 0.4),)))
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_more_of_a_change_of_the_law_is_tried_only_where_less_did_no_harm(
+    better: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[float] = []
+
+    def error(self: Rough, planned: Mapping[str, Candidate]) -> float:
+        errors.append(0.9 ** len(errors) if better else 1.1 ** len(errors))
+        return errors[-1]
+
+    monkeypatch.setattr(Rough, "error", error)
+    rates = (0.7, 0.8, 0.9, 0.95)
+    weights = {f"w{i}": np.diag(rate ** np.arange(32)).astype(np.float32) for i, rate in enumerate(rates)}
+    ends = ["x", "a", "b", "c", "y"]
+    nodes = [helper.make_node("MatMul", [ends[i], f"w{i}"], [ends[i + 1]]) for i in range(4)]
+    x = RNG.standard_normal((200, 32)).astype(np.float32)
+    made = model(nodes, weights, {"x": ["n", 32]}, {"y": 2})
+    with caplog.at_level("INFO", "onnx_tucker"):
+        compress(made, ranks="auto", budget="flops:0.5", data={"x": x}, benchmark=False)
+    laws = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Law(")]
+    assert len(errors) == len({law.split()[-1] for law in laws})
+    assert any("tilt=2.0" in law for law in laws) is better

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import Result, allocate, compress, rough, sweep
+from onnx_tucker import Result, allocate, auto, compress, rough, sweep
 from onnx_tucker.allocate import WHOLE
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.giveback import SLOWER, Made, paying
 from onnx_tucker.job import Job
+from onnx_tucker.pricing import Decision
+from onnx_tucker.replay import replay
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.runtime.timing import Stopwatch, Timing
-from onnx_tucker.types import Basis, Candidate
+from onnx_tucker.types import Basis, Candidate, Plan
 from tests.helpers import Array, model, relative, run
 
 RNG = np.random.default_rng(0)
@@ -106,6 +110,29 @@ def test_where_the_closest_model_is_slower_a_faster_one_within_the_budget_is_fou
     slower = compress(made, **options, keep_slower=True).report.totals
     assert slower.speedup is not None
     assert slower.speedup < 1
+
+
+def test_what_measures_slower_than_it_was_timed_is_aimed_at_below_that(
+    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_of(monkeypatch, node=0.04)
+    tried: list[Made] = []
+
+    def paid(job: Job, decision: Decision) -> Made:
+        tried.append(paying(job, decision))
+        if len(tried) != 2:
+            return tried[-1]
+        choices = tried[-1].decision.plan.choices
+        less = Plan((replace(choices[0], method=None, ranks=None, reason=f"{SLOWER} x0.99"), *choices[1:]))
+        return paying(job, replay(job, less))
+
+    monkeypatch.setattr(auto, "paying", paid)
+    made, x = smooth
+    result = compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}, {"x": x[::-1]}], threads=1)
+    assert len(tried) == 3
+    assert tried[2].timings[1].speedup > tried[1].timings[1].speedup > 1  # type: ignore[index]
+    assert result.report.totals.flops.after <= 0.5 * result.report.totals.flops.before
+    assert result.report.totals.speedup == tried[2].timings[1].speedup  # type: ignore[index]
 
 
 def test_chains_that_cost_more_time_than_they_are_worth_are_left_out(
