@@ -23,6 +23,7 @@ from onnx_tucker.graph.ops.op import (
     Reading,
     Seat,
     computed,
+    contradicted,
     has_bias,
     refuse,
     settle,
@@ -48,6 +49,7 @@ def read(place: Place, context: Context) -> Reading:
     if len(weight.shape) != 2:
         return refuse(place, MISFIT, weight)
     stage, bias = _stage(place, weight.shape), has_bias(place)
+    objection = "before opset 7 a Gemm broadcasts in another way" if context.opset < BROADCASTS else ""
     return settle(
         place,
         context,
@@ -57,7 +59,7 @@ def read(place: Place, context: Context) -> Reading:
         lambda array: array if transposed else array.T,
         bias=bias,
         scalings=_scalings(place),
-        objection="before opset 7 a Gemm broadcasts in another way" if context.opset < BROADCASTS else "",
+        objection=objection or contradicted(place, context, 0, 0 if turned else 1, stage.inp),
     )
 
 

@@ -16,7 +16,18 @@ import onnx_graphsurgeon as gs
 
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.nodes import STANDARD, Place, attributes
-from onnx_tucker.graph.ops.op import BROADCASTS, Added, Context, Emission, Op, Reading, Seat, refuse, settle
+from onnx_tucker.graph.ops.op import (
+    BROADCASTS,
+    Added,
+    Context,
+    Emission,
+    Op,
+    Reading,
+    Seat,
+    contradicted,
+    refuse,
+    settle,
+)
 from onnx_tucker.types import Array, Stage, Window
 
 LEFT, RIGHT = 0, 1
@@ -38,11 +49,13 @@ def read(place: Place, context: Context) -> Reading:
     *batch, rows, columns = weight.shape
     out, inp = (columns, rows) if turned else (rows, columns)
     stage, shape = Stage(out, inp, Window(), math.prod(batch)), context.shape(place, data)
+    last = (data == LEFT) != bool(given.get(TRANSPOSED[data])) or len(shape or ()) == 1
     if shape is not None:
-        shape = _canonical_input(stage, shape, batch, (data == LEFT) != bool(given.get(TRANSPOSED[data])))
+        shape = _canonical_input(stage, shape, batch, last)
     # A batch of matrices makes a batch of vectors of one vector, which the next stage would take for a matrix.
     input_rank = len(context.shape(place, data) or ())
     vectors = partial(_vectors, data == RIGHT)
+    unknown = "its input is not known to be a matrix, see --input-shape" if batch and input_rank < 2 else ""
     reading = settle(
         place,
         context,
@@ -51,7 +64,7 @@ def read(place: Place, context: Context) -> Reading:
         Seat(weight, index, data, ("MatMul", index, turned), partial(_store, tuple(batch), index), vectors, vectors),
         partial(_canonical, turned),
         scalings=int(given.get("alpha", 1.0) != 1),
-        objection="its input is not known to be a matrix, see --input-shape" if batch and input_rank < 2 else "",
+        objection=unknown or contradicted(place, context, data, -1 if last else -2, inp),
     )
     return replace(reading, added=None if batch or index == LEFT else _added(place, context, out))
 
@@ -73,7 +86,7 @@ def _canonical_input(
     stage: Stage, shape: tuple[int, ...], batch: list[int], features_last: bool
 ) -> tuple[int, int] | None:
     """(vectors that each group multiplies, all groups' inputs); None where a free size was taken for 1, and is not."""
-    features, vectors = (shape[-1:], shape[-2:-1]) if features_last or len(shape) == 1 else (shape[-2:-1], shape[-1:])
+    features, vectors = (shape[-1:], shape[-2:-1]) if features_last else (shape[-2:-1], shape[-1:])
     try:
         batches = math.prod(np.broadcast_shapes(shape[:-2], tuple(batch)))
     except ValueError:

@@ -213,6 +213,21 @@ def refuse(place: Place, reason: str, weight: Constant | None = None) -> Reading
     return Reading(skip, math.prod(weight.shape), origins=frozenset([weight.counted]))
 
 
+def contradicted(place: Place, context: Context, index: int, axis: int, size: int) -> str:
+    """Why a product cannot be one: the model fixes another size along an axis of an input; empty where it does not.
+
+    Args:
+        place: the node.
+        context: its surroundings.
+        index: which input it is.
+        axis: along which the products are summed.
+        size: of the weight there.
+    """
+    fixed = context.fixed.get(place.node.input[index]) or ()
+    known = fixed[axis] if -len(fixed) <= axis < len(fixed) else None
+    return MISFIT if isinstance(known, int) and known != size else ""
+
+
 def computed(
     place: Place, context: Context, stage: Stage | None, input_shape: tuple[int, ...] | None, scalings: int = 0
 ) -> Reading:

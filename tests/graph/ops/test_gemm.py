@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from onnx_tucker.types import Skip
-from tests.helpers import Array, factorised, look, model, run
+from onnx_tucker.types import Site, Skip
+from tests.helpers import Array, factorised, look, model, reasons, run
 
 C_SHAPES = {"none": None, "scalar": (), "one": (1,), "row": (5,), "column": (3, 1), "full": (3, 5)}
 
@@ -49,6 +50,16 @@ def test_full_rank_equals_the_original(
     onnx.checker.check_model(spliced, full_check=True)
     x = rng.standard_normal((inp, 3) if trans_a else (3, inp)).astype(np.float32)
     assert np.allclose(run(made, x=x)[0], run(spliced, x=x)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_an_input_that_does_not_fit_is_skipped(transposed: int) -> None:
+    made = gemm_model(np.ones((4, 5), np.float32), None, 13, transA=transposed)
+    size = made.graph.input[0].type.tensor_type.shape.dim[1 - transposed]
+    size.dim_value = 0
+    assert "do not fit" in reasons(made)["gemm"]
+    size.dim_param = "n"  # which is taken for 1, and is not
+    assert isinstance(look(made)[1][0].reading.found, Site)
 
 
 def test_before_opset_7_it_is_skipped() -> None:

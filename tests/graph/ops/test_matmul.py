@@ -39,6 +39,9 @@ def test_what_is_left_alone() -> None:
     assert "vector" in reasons(product(RNG.standard_normal(4), [2, 5, 4], rank=2))["mm"]
     assert "matrix" in reasons(product(RNG.standard_normal((3, 4, 6)), [4], rank=2))["mm"]
     assert "matrix" in reasons(product(RNG.standard_normal((3, 4, 6)), ["a", "b", 4]))["mm"]
+    assert "do not fit" in reasons(product(RNG.standard_normal((4, 6)), ["a", "b", 5]))["mm"]
+    assert "do not fit" in reasons(product(RNG.standard_normal((4, 6)), [5], rank=1))["mm"]
+    assert "do not fit" in reasons(product(RNG.standard_normal((6, 4)), ["a", 5, "b"], left=True))["mm"]
     both = model([helper.make_node("MatMul", ["x", "z"], ["y"], "mm")], {}, {"x": [2, 3], "z": [3, 2]}, {"y": 2})
     [found] = look(both)[1]
     assert found.reading.params == 0
