@@ -51,8 +51,8 @@ WANTED_BYTES, CHAIN_BYTES = 2**30, 2**28
 """What may be held of what nodes are to give, and of chains that were fitted."""
 DERIVED_MACS = 5e10
 """Multiplications of running the model for derivatives of its outputs."""
-FOLDS, FOLDS_MACS = 3, 2e11
-"""Parts of the data, at most, that are kept for checks in turn; only one where running the model on all takes more."""
+FOLDS = 3
+"""Parts of the data, at most, that are kept for checks in turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,7 @@ class Job:
         """The same run on parts of the data, each of which is kept for checks once; empty where there is only one."""
         if self.session is None or self.inputs is None:
             return []
-        heavy = self.sample_macs * self.inputs.fit.samples > FOLDS_MACS
-        parts = batches.folds(self.inputs, FOLDS)[: 1 if heavy else FOLDS]
+        parts = batches.folds(self.inputs, FOLDS)
         try:
             for part in parts[:1]:
                 self.session.run(None, dict(part.check.feeds[0]))

@@ -11,7 +11,6 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import calibrate, compress, fitting, rough, trial, trust
-from onnx_tucker import job as job_
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.find import Found
@@ -118,12 +117,20 @@ def test_few_samples_are_fitted_to_as_others_say(samples: int, monkeypatch: pyte
 
 def test_of_a_heavy_model_one_part_of_the_data_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = uneven()
-    settings = Settings(data={"x": x[:20]})
-    assert len(prepare(model, settings, silent).folds) == 3
-    monkeypatch.setattr(job_, "FOLDS_MACS", 0)
-    [fold] = prepare(model, settings, silent).folds
-    assert fold.inputs is not None
-    assert 0 < fold.inputs.check.samples < fold.inputs.fit.samples
+    job = prepare(model, Settings(data={"x": x[:20]}), silent)
+    unfitted, tried = factorise(job, planned(job, 8), "weights"), list[int]()
+    assert job.inputs is not None
+
+    def noted(fold: Job, *further: Any) -> float:
+        tried.append(fold.inputs.check.samples if fold.inputs else 0)
+        return 1.0
+
+    monkeypatch.setattr(trial, "error", noted)
+    assert trial.held_out(job, unfitted, ["weights"]) == {"weights": 1.0}
+    assert sum(tried) == job.inputs.fit.samples
+    monkeypatch.setattr(trial, "FOLDED_MACS", 0)
+    trial.held_out(job, unfitted, ["weights"])
+    assert len(tried) == 4
 
 
 def test_more_samples_are_no_worse() -> None:
