@@ -20,7 +20,7 @@ import numpy as np
 
 from onnx_tucker import trust
 from onnx_tucker.aim import Aimed, aim
-from onnx_tucker.curves import Curve, Point, Wanted, curves, whole
+from onnx_tucker.curves import Curve, Point, curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
@@ -33,7 +33,7 @@ from onnx_tucker.rank.fixed import Full
 from onnx_tucker.rank.given import Given
 from onnx_tucker.rank.lagrange import choose
 from onnx_tucker.rough import Rough
-from onnx_tucker.timed import planned, timed, whole_model
+from onnx_tucker.timed import planned, raced, timed
 from onnx_tucker.tuning import Tuner, alike, quick
 from onnx_tucker.types import Candidate, Skip
 
@@ -49,6 +49,9 @@ WORTH = 2.0
 """How much more of the outputs, as a share of the squared error, may be lost for a share of the time. Smaller models
 lose about four times as much.
 """
+
+HOPED = 0.2
+"""The share of the time that ranks which fill blocks of channels may save."""
 
 Allocation = Sequence[tuple[Curve, Point]]
 """A point of the curve of each group of nodes."""
@@ -99,9 +102,9 @@ class Allocator:
         return list(self._curves(blind=True)) if trust.few(self._job) else None
 
     def _curves(self, *, blind: bool) -> Iterator[Curve]:
-        wanted = Wanted([*self._counted, "flops"] if self._tuner else self._counted, aligned=self._tuner is not None)
+        quantities = list(dict.fromkeys([*self._counted, "flops"] if self._tuner else self._counted))
         made = []
-        for i, curve in enumerate(curves(self._job, wanted, self._groups, blind=blind)):
+        for i, curve in enumerate(curves(self._job, quantities, self._groups, blind=blind)):
             self._job.progress("measuring errors of nodes", i + 1, len(self._groups))
             made.append(curve)
         if self._tuner is None:
@@ -152,10 +155,43 @@ class Allocator:
             ]
             other = _chosen(fewer, limits)
             if other is not None and _lost(other) <= (1 + WORTH * share) * _lost(allocation):
-                self._full = self._full or self._lawful
-                self._lawful = curves_ = fewer
-                allocation = other
+                self._narrow(other)
+                allocation, curves_ = other, fewer
         return allocation
+
+    def filled(self, block: int, allocation: Allocation, budgets: Sequence[Budget]) -> Allocation | None:
+        """Another allocation within the same budgets, whose ranks fill blocks of channels; None where that is hopeless.
+
+        Args:
+            block: channels of a block.
+            allocation: by `allocation`.
+            budgets: of what is counted.
+        """
+        limits = self._limits({budget.of: budget.share for budget in budgets})
+        other = _chosen([curve.filled(block) for curve in self._lawful or self._found], limits)
+        hopeful = other is not None and _lost(other) <= (1 + WORTH * HOPED) * _lost(allocation)
+        return other if hopeful and _recipes(other or ()) != _recipes(allocation) else None
+
+    def prefers(self, other: Allocation, allocation: Allocation, saved: float) -> bool:
+        """Whether another allocation is worth what it loses more; if so, later ones are among its points, if they can.
+
+        Args:
+            other: that.
+            allocation: the one that loses least.
+            saved: the share of the model's time that the other takes less.
+        """
+        lost = [_lost(one) for one in (allocation, other)]
+        if trust.usable(self._job) and not trust.few(self._job):  # what nodes lose does not quite add up
+            lost = [self.rough.error(self._planned(one)) ** 2 for one in (allocation, other)]
+        worth = lost[1] <= (1 + WORTH * saved) * lost[0]
+        if worth:
+            self._narrow(other)
+        return worth
+
+    def _narrow(self, allocation: Allocation) -> None:
+        """Makes later allocations choose among the points that one was chosen from."""
+        self._full = self._full or self._lawful
+        self._lawful = [curve for curve, _ in allocation]
 
     def path(self, quantity: str, number: int) -> list[Allocation]:
         """Different allocations from the one that loses nothing to the cheapest, by estimate of what they cost.
@@ -228,7 +264,7 @@ class Allocator:
         assert self._tuner is not None
         recipes = _recipes(allocation)
         if recipes not in self._timed:
-            timings = whole_model(self._job, self._tuner, allocation)
+            timings = raced(self._job, [planned(self._job, self._tuner, allocation)])
             if not timings:
                 raise PromiseError(UNTIMED)
             self._timed[recipes] = 1 / timings[1].speedup

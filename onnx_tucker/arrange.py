@@ -114,7 +114,7 @@ def _contest(job: Job, menus: Sequence[Menu], picks: dict[str, Option]) -> dict[
 def _fastest(job: Job, menus: Sequence[Menu], trials: Sequence[Picks], feed: Feed) -> int:
     """Index of the picks with which the whole model is surely faster than with the first, else 0."""
     try:
-        models = [with_noise(job, menus, picks) for picks in trials]
+        models = [with_noise(job, becoming(menus, picks)) for picks in trials]
         timings = job.stopwatch.compare(models, feed, CONTEST_SECONDS, job.folder, CONTEST_TIGHT)
     except FAILURES as error:
         logger.info("forms are not compared within the model: %s", first_line(error))
@@ -124,14 +124,24 @@ def _fastest(job: Job, menus: Sequence[Menu], trials: Sequence[Picks], feed: Fee
     return best if surely[best] > 1 else 0
 
 
-def with_noise(job: Job, menus: Sequence[Menu], picks: Picks) -> bytes:
-    """The model with options in it whose weights are noise."""
-    names = Names(job.model)
-    planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
-    for menu in menus:
-        pick = picks.get(menu.label)
-        if pick and pick.candidate.changes:
-            labels = [found.place.label for found in menu.group]
-            planned |= dict.fromkeys(labels, pick.candidate)
-            weights |= dict.fromkeys(labels, layer.noise_weights(menu.group[0], pick.candidate, names))
+def becoming(menus: Sequence[Menu], picks: Picks) -> dict[str, Candidate]:
+    """What nodes become by the options that their groups take, by label, as far as they change."""
+    taken = ((menu, picks.get(menu.label)) for menu in menus)
+    return {
+        f.place.label: pick.candidate for menu, pick in taken if pick and pick.candidate.changes for f in menu.group
+    }
+
+
+def with_noise(job: Job, planned: Mapping[str, Candidate]) -> bytes:
+    """The model with what nodes become in it, and noise for their weights.
+
+    Args:
+        job: the run.
+        planned: what changes, by label.
+    """
+    names, weights = Names(job.model), dict[str, list[onnx.TensorProto]]()
+    for found in job.found:
+        if found.place.label in planned:
+            leader = weights.get(found.group)
+            weights[found.place.label] = leader or layer.noise_weights(found, planned[found.place.label], names)
     return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)

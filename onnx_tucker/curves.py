@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -96,18 +96,12 @@ class Curve:
     options: Sequence[Option] = ()
     kept: str = ""
 
+    def filled(self, block: int) -> Curve:
+        """The same with no ranks but those that fill blocks of channels, and smaller ones.
 
-@dataclass(frozen=True)
-class Wanted:
-    """What curves are to hold.
-
-    Attributes:
-        quantities: what costs, of `COUNTED`.
-        aligned: whether ranks fill blocks of channels, which may take less time than smaller ones.
-    """
-
-    quantities: Sequence[str]
-    aligned: bool
+        Others take a convolution out of the layout of its neighbours, which may cost more time than they save.
+        """
+        return replace(self, points=[point for point in self.points if _fills(self.group[0], point, block)])
 
 
 class Probe(NamedTuple):
@@ -128,20 +122,22 @@ class Probe(NamedTuple):
     names: Names
 
 
-def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bool = False) -> Iterator[Curve]:
+def curves(
+    job: Job, quantities: Sequence[str], groups: Sequence[list[Found]], *, blind: bool = False
+) -> Iterator[Curve]:
     """The curves of nodes in the order of the graph, together those that share a weight.
 
     Args:
         job: the run.
-        wanted: what they are to hold.
+        quantities: what costs, of `COUNTED`.
         groups: nodes that share a weight.
         blind: leaves the data out of it.
     """
-    keys = [job.key("curve", wanted, blind, [found.place.label for found in group]) for group in groups]
-    known = [_recalled(job, key, wanted, group) for key, group in zip(keys, groups, strict=True)]
+    keys = [job.key("curve", quantities, blind, [found.place.label for found in group]) for group in groups]
+    known = [_recalled(job, key, quantities, group) for key, group in zip(keys, groups, strict=True)]
     missing = [group for group, curve in zip(groups, known, strict=True) if curve is None]
     run = Parallel(n_jobs=job.settings.jobs, require="sharedmem", return_as="generator", pre_dispatch="n_jobs")
-    made = run(delayed(_curve)(job, wanted, *about) for about in _seen(job, missing, blind=blind))
+    made = run(delayed(_curve)(job, quantities, *about) for about in _seen(job, missing, blind=blind))
     for key, curve in zip(keys, known, strict=True):
         if curve is not None:
             yield curve
@@ -151,7 +147,7 @@ def curves(job: Job, wanted: Wanted, groups: Sequence[list[Found]], *, blind: bo
         yield fresh
 
 
-def _recalled(job: Job, key: str | None, wanted: Wanted, group: list[Found]) -> Curve | None:
+def _recalled(job: Job, key: str | None, quantities: Sequence[str], group: list[Found]) -> Curve | None:
     """A curve that is remembered."""
     recalled = job.memory.recall(key)
     if recalled is None:
@@ -159,7 +155,7 @@ def _recalled(job: Job, key: str | None, wanted: Wanted, group: list[Found]) -> 
     try:
         points, weight = recalled.value
         made = [Point(**{**p, "ranks": None if p["ranks"] is None else tuple(p["ranks"])}) for p in points]
-        if not made or made[0].method or any(set(point.costs) != set(wanted.quantities) for point in made):
+        if not made or made[0].method or any(set(point.costs) != set(quantities) for point in made):
             raise ValueError("it has other points")
         return Curve(group, made, float(weight))
     except (TypeError, KeyError, ValueError) as error:
@@ -197,9 +193,11 @@ def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
     return float(reading.params or 0)
 
 
-def _curve(job: Job, wanted: Wanted, group: list[Found], goals: list[Goal] | None, probe: Probe | None) -> Curve:
+def _curve(
+    job: Job, quantities: Sequence[str], group: list[Found], goals: list[Goal] | None, probe: Probe | None
+) -> Curve:
     found = group[0]
-    site, kept = found.site, Point({quantity: whole(job, quantity, group) for quantity in wanted.quantities}, 0.0)
+    site, kept = found.site, Point({quantity: whole(job, quantity, group) for quantity in quantities}, 0.0)
     if excluded(job.settings, group):
         return Curve(group, [kept])
     weight = site.read()
@@ -207,22 +205,22 @@ def _curve(job: Job, wanted: Wanted, group: list[Found], goals: list[Goal] | Non
     points = [kept]
     for method in METHODS.values():
         if method.applies(site.stage):
-            grid = _grid(method, found, spectra, aligned=wanted.aligned)
+            grid = _grid(method, found, spectra)
             errors = [method.error_bound(spectra, ranks) ** 2 for ranks in grid]
             if goals and all(isinstance(goal.metric, Dense) for goal in goals) and not method.closed and grid:
                 errors = _corrected(method, site.stage, grid, errors, goals)
-            costs = [_costs(job, wanted.quantities, group, method, ranks) for ranks in grid]
+            costs = [_costs(job, quantities, group, method, ranks) for ranks in grid]
             points += [Point(cost, e, method.name, r) for cost, e, r in zip(costs, errors, grid, strict=True)]
-    points = undominated(points)
+    points = _worthwhile(found, points)
     if goals is None or probe is None:
         return Curve(group, points)
     return Curve(group, points, _sensitivity(job, found, goals, points, probe))
 
 
-def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> list[Ranks]:
+def _grid(method: Method, found: Found, spectra: Spectra) -> list[Ranks]:
     """Ranks of a method, from the smallest to those that save nothing, or where it has several modes, to nearly full.
 
-    Of several modes all lose the same share.
+    Of several modes all lose the same share. Besides, there are all that fill blocks of channels.
     """
     stage = found.site.stage
     sizes = method.dimensions(stage)
@@ -236,9 +234,8 @@ def _grid(method: Method, found: Found, spectra: Spectra, *, aligned: bool) -> l
         values = [spectra.of(mode) for mode in method.modes]
         losses = np.geomspace(*LOSSES, LEVELS)
         tried += [tuple(_rank(v, n, loss) for v, n in zip(values, sizes, strict=True)) for loss in losses]
-    if aligned:
-        tried = [r if max(r) <= BLOCKS[0] else rounded_up(stage, method, r, BLOCKS[0]) for r in tried]
-    return sorted(set(tried) - {sizes})
+    filled = (rounded_up(stage, method, ranks, block) for ranks in tried for block in BLOCKS)
+    return sorted({*tried, *filled} - {sizes})
 
 
 def _corrected(
@@ -273,11 +270,31 @@ def _rank(values: Array, full: int, loss: float) -> int:
 def undominated(points: Sequence[Point]) -> list[Point]:
     """The node as it is, and the points that save something and that no other beats, the cheapest first."""
     kept: list[Point] = []
-    for point in sorted(points[1:], key=lambda p: (*p.costs.values(), p.error)):
+    for point in sorted(points[1:], key=_cost_first):
         saves = any(cost < points[0].costs[quantity] for quantity, cost in point.costs.items())
         if saves and not any(other.beats(point) for other in (*kept, points[0])):
             kept.append(point)
     return [points[0], *kept]
+
+
+def _worthwhile(found: Found, points: Sequence[Point]) -> list[Point]:
+    """The same, and of the points that fill blocks of channels those that no other such point beats."""
+    kept = undominated(points)
+    for block in BLOCKS:
+        filled = undominated([point for point in points if _fills(found, point, block)])
+        kept += [point for point in filled if point not in kept]
+    return [kept[0], *sorted(kept[1:], key=_cost_first)]
+
+
+def _cost_first(point: Point) -> tuple[float, ...]:
+    return (*point.costs.values(), point.error)
+
+
+def _fills(found: Found, point: Point, block: int) -> bool:
+    """Whether the ranks of a point fill blocks of channels, or are smaller than one."""
+    if point.method is None or point.ranks is None or max(point.ranks) <= block:
+        return True
+    return rounded_up(found.site.stage, METHODS[point.method], point.ranks, block) == point.ranks
 
 
 def _probe(job: Job) -> Probe | None:

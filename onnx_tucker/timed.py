@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_tucker.arrange import laid_out, with_noise
+from onnx_tucker.arrange import becoming, laid_out, with_noise
 from onnx_tucker.curves import Curve, Point, undominated
 from onnx_tucker.factor import METHODS
 from onnx_tucker.job import Job
 from onnx_tucker.menu import Menu, excluded
+from onnx_tucker.rank.search import BLOCKS
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.tuning import Tuner
@@ -28,7 +29,9 @@ MODEL_SECONDS, MODEL_TIGHT = 2.0, 0.01
 
 
 def timed(job: Job, tuner: Tuner, curve: Curve, quantities: Sequence[str]) -> Curve:
-    """A curve with the times of some of its points, in milliseconds, alone and without conversions between layouts.
+    """A curve with the times, in milliseconds, alone and without conversions between layouts, of some of its points.
+
+    Of those that fill blocks of channels.
 
     Args:
         job: the run.
@@ -36,7 +39,7 @@ def timed(job: Job, tuner: Tuner, curve: Curve, quantities: Sequence[str]) -> Cu
         curve: its points have other costs.
         quantities: the costs to keep besides "time".
     """
-    kept, *chains = curve.points
+    kept, *chains = curve.filled(BLOCKS[0]).points
     chains = _thinned(chains, TIMED // 2 if tuner.hurried else TIMED)
     stage = curve.group[0].site.stage
     made = [Candidate(p.method, p.ranks, METHODS[p.method or ""].stages(stage, p.ranks or ()), 0.0) for p in chains]
@@ -65,24 +68,23 @@ def _thinned(points: Sequence[Point], most: int) -> list[Point]:
     return [points[i] for i in sorted(nearest)]
 
 
-def planned(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> Mapping[str, Candidate]:
+def planned(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> dict[str, Candidate]:
     """What nodes become if points of timed curves are taken, by label, in the forms that take the least time."""
-    picks = laid_out(job, tuner, [_menu(*pair) for pair in chosen])
-    return {
-        found.place.label: picks[curve.group[0].place.label].candidate
-        for curve, _ in chosen
-        for found in curve.group
-        if curve.group[0].place.label in picks and picks[curve.group[0].place.label].candidate.changes
-    }
+    menus = [_menu(*pair) for pair in chosen]
+    return becoming(menus, laid_out(job, tuner, menus))
 
 
-def whole_model(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> list[Timing]:
-    """Times of the whole model as it is, and with points taken, with noise for weights; empty where it is not timed."""
+def raced(job: Job, ways: Sequence[Mapping[str, Candidate]]) -> list[Timing]:
+    """Times of the whole model as it is, and in each way with noise for weights; empty where it is not timed.
+
+    Args:
+        job: the run.
+        ways: what nodes become, by label.
+    """
     if job.timed_feed is None:
         return []
-    menus = [_menu(*pair) for pair in chosen]
     try:
-        models = [job.content, with_noise(job, menus, laid_out(job, tuner, menus))]
+        models = [job.content, *(with_noise(job, way) for way in ways)]
         return job.stopwatch.compare(models, job.timed_feed, MODEL_SECONDS, job.folder, MODEL_TIGHT)
     except FAILURES as error:
         logger.warning("A model with chains cannot be timed: %s", first_line(error))

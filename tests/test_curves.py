@@ -43,8 +43,7 @@ def test_how_far_errors_carry_is_the_same_on_frames(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(curves, "splice", watched)
 
     def weights() -> list[float]:
-        wanted = curves.Wanted(("flops",), aligned=False)
-        return [curve.weight for curve in curves.curves(job, wanted, list(sharing(job).values()))]
+        return [curve.weight for curve in curves.curves(job, ["flops"], list(sharing(job).values()))]
 
     on_frames = weights()
     assert spliced
