@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -66,7 +67,12 @@ class Trust(NamedTuple):
         value = recalled.value if recalled is not None else None
         if not isinstance(value, list | tuple) or len(value) != len(cls._fields):
             return None
-        known = value[0] in RIDGES and value[1] in SHRINKS and value[2] in (True, False)
+        known = (
+            isinstance(value[0], float)
+            and 0 < value[0] < math.inf
+            and value[1] in SHRINKS
+            and value[2] in (True, False)
+        )
         return cls(*value) if known else None
 
     def goals(self, site: Site, known: Statistics) -> list[Goal]:

@@ -69,7 +69,7 @@ def test_nodes_that_see_much_of_a_sample_take_fewer(monkeypatch: pytest.MonkeyPa
 def test_what_is_remembered_is_checked() -> None:
     whole = trust.Trust(RIDGES[2], 0.3, True)
     assert trust.Trust.restored(Recalled(list(whole), True)) == whole
-    for value in (None, 3, ["a", "b", "c"], [1e4, None], [2.0, None, True], [RIDGES[0], 0.5, True]):
+    for value in (None, 3, ["a", "b", "c"], [1e4, None], [-2.0, None, True], [1.0, 0.5, True]):
         assert trust.Trust.restored(Recalled(value, True)) is None
     assert trust.Trust.restored(None) is None
 

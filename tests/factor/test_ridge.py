@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_tucker.factor.moments import Moments
-from onnx_tucker.factor.ridge import RIDGES, agreement, best, ridge
+from onnx_tucker.factor.ridge import RIDGES, agreement, best, foreseen, ridge
 from onnx_tucker.types import Array, Stage, Window
 
 STAGE = Stage(4, 6, Window((), (), (), ()))
@@ -23,6 +23,31 @@ def halves(count: int, weight: Array, noise: float = 0.0) -> list[Moments]:
 def test_it_is_weak_where_rows_are_many_and_strong_where_they_mislead() -> None:
     assert ridge(*halves(400, 1.5 * WEIGHT), WEIGHT, bias=True) == RIDGES[-1]
     assert ridge(*halves(4, WEIGHT, noise=1.0), WEIGHT, bias=True) > 0.01
+
+
+def test_what_all_samples_will_miss_is_foreseen_from_halves() -> None:
+    """Nearer than what the weight of one half misses of the other, which is from half the samples."""
+    best_ = [WEIGHT.reshape(4, 6, 1)]
+    told, halved, true = [], [], []
+    others = halves(20_000, WEIGHT, noise=1.0)[0]
+    for _ in range(50):
+        one, other = halves(40, WEIGHT, noise=1.0)
+        weights = [half.targets(0 * WEIGHT, 1e-5, bias=True) for half in (one, other)]
+        least = one.loss(best_, bias=True) + other.loss(best_, bias=True)
+        told.append(foreseen((one, other), weights, bias=True) - least)
+        halved.append(other.loss(weights[0], bias=True) + one.loss(weights[1], bias=True) - least)
+        whole = (one + other).targets(0 * WEIGHT, 1e-5, bias=True)
+        true.append(2 * (others.loss(whole, bias=True) - others.loss(best_, bias=True)))
+    assert abs(np.mean(told) - np.mean(true)) < 0.2 * abs(np.mean(halved) - np.mean(true))
+
+
+def test_it_is_found_between_those_that_are_tried() -> None:
+    """The fewer are tried, the more: about where all of them have it."""
+    known = halves(12, 1.2 * WEIGHT, noise=1.0)
+    fine = ridge(*known, WEIGHT, bias=True, among=[float(r) for r in np.geomspace(1e4, 1e-5, 200)])
+    coarse = ridge(*known, WEIGHT, bias=True, among=RIDGES[::2])
+    assert coarse not in RIDGES
+    assert 0.2 < coarse / fine < 5
 
 
 def test_halves_that_agree_are_taken_whole_and_others_not_at_all() -> None:
