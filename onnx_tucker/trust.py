@@ -12,7 +12,7 @@ import numpy as np
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import Goal, fit
 from onnx_tucker.factor.regression import Statistics
-from onnx_tucker.factor.ridge import RIDGES, best, foreseen, ridge
+from onnx_tucker.factor.ridge import RIDGES, best, ridge
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
@@ -166,14 +166,14 @@ def trusted(
         return Trust(strength, None, means)
     targets = [half.targets(site.read(), strength, bias=means) for half in halves]
 
-    def missed(shrink: float | None) -> float:
-        weights = []
-        for half, wanted in zip(halves, targets, strict=True):
-            chain = fitted(site, candidate, half.goals(wanted, bias=means, shrink=shrink), rounds=0)
-            weights.append(np.split(reconstruct(chain), stage.groups))
-        return foreseen(halves, weights, bias=means)
+    def held_out(shrink: float | None) -> float:
+        loss = 0.0
+        for one, other, wanted in zip(halves, halves[::-1], targets, strict=True):
+            weight = reconstruct(fitted(site, candidate, one.goals(wanted, bias=means, shrink=shrink), rounds=0))
+            loss += other.loss(np.split(weight, stage.groups), bias=means)
+        return loss
 
-    return Trust(strength, best(SHRINKS, missed), means)
+    return Trust(strength, best(SHRINKS, held_out), means)
 
 
 def fitted(site: Site, candidate: Candidate, goals: Sequence[Goal], rounds: int) -> Chain:
