@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("ranks", ["vbmf", "energy:0.9", "full"])
+@pytest.mark.parametrize("ranks", ["vbmf", "full"])
 def test_a_real_model(task: str, ranks: str, tmp_path: Path) -> None:
     source = REAL / task / "model.onnx"
     options = ["--ranks", ranks, *TASKS[task].split(), "--cache", str(tmp_path / "cache"), "--tune-seconds", "10"]
