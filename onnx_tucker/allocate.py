@@ -160,7 +160,7 @@ class Allocator:
         return allocation
 
     def filled(self, block: int, allocation: Allocation, budgets: Sequence[Budget]) -> Allocation | None:
-        """Another allocation within the same budgets, whose ranks fill blocks of channels; None where that is hopeless.
+        """Another allocation within the same budgets, whose ranks fill blocks of channels; None where there is no hope.
 
         Args:
             block: channels of a block.
@@ -169,8 +169,9 @@ class Allocator:
         """
         limits = self._limits({budget.of: budget.share for budget in budgets})
         other = _chosen([curve.filled(block) for curve in self._lawful or self._found], limits)
-        hopeful = other is not None and _lost(other) <= (1 + WORTH * HOPED) * _lost(allocation)
-        return other if hopeful and _recipes(other or ()) != _recipes(allocation) else None
+        if other is None or _recipes(other) == _recipes(allocation):
+            return None
+        return other if _lost(other) <= (1 + WORTH * HOPED) * _lost(allocation) else None
 
     def prefers(self, other: Allocation, allocation: Allocation, saved: float) -> bool:
         """Whether another allocation is worth what it loses more; if so, later ones are among its points, if they can.
