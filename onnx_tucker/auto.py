@@ -34,6 +34,10 @@ than all, as what is made may take more than what was timed; less still where it
 """
 NOTICED = 0.003
 """How much more of the time of all layers a chain takes than its node where something is done about it."""
+FILLED = 0.03
+"""The least share of the model's time for which ranks that fill blocks of channels are taken: the error of what is lost
+for less is larger.
+"""
 FIRM = ("flops", "params")
 """What a model has of the original's, of which chains that are fitted change nothing."""
 STEPS = 32
@@ -112,7 +116,7 @@ def _quicker(
         timings = raced(job, [planned(job, decision), planned(job, other)])
         saved = (timings[1].ms - timings[2].ms) / timings[0].ms if timings else 0.0
         logger.info("ranks that fill blocks of %d channels save the share %.3g of the time", block, saved)
-        if saved <= 0 or not allocator.prefers(filled, allocation, saved):
+        if saved < FILLED or not allocator.prefers(filled, allocation, saved):
             break  # larger blocks lose more
         allocation, decision = filled, other
     for _ in range(TRIES):
