@@ -76,13 +76,13 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
     """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
     allocator = Allocator(job, [budget.of for budget in budgets], before)
     allocation = allocator.allocation(budgets)
-    decision = decide(job, rules_of(allocation))
-    if all(budget.of != "time" for budget in budgets) and not job.settings.keep_slower:
+    decision, untimed = decide(job, rules_of(allocation)), all(budget.of != "time" for budget in budgets)
+    if untimed and not job.settings.keep_slower:
         decision = _quicker(job, allocator, budgets, allocation, decision)
     if job.settings.dry_run:
         return planned_only(job, decision), None
     made = paying(job, decision)
-    if _slower(made) and all(budget.of != "time" for budget in budgets):
+    if _slower(made) and untimed:
         logger.info("what is closest within the budgets is slower than the original")
         try:
             outcome = _within(job, promises, (*budgets, Budget("time", FASTER)), allocator)

@@ -102,8 +102,7 @@ def _rough_macs(job: Job) -> int:
     samples = job.inputs.fit.samples
     total = samples * job.sample_macs
     for found in eligible(job):
-        stage, layer = found.site.stage, found.reading.layer
-        width = stage.inp * stage.window.volume
-        rows = min(trust.ROUGH_ROWS, samples * layer.positions // job.counted_samples if layer else samples)
+        stage = found.site.stage
+        width, rows = stage.inp * stage.window.volume, min(trust.ROUGH_ROWS, samples * trust.positions(job, [found]))
         total += stage.groups * rows * width * min(rows, width)
     return total

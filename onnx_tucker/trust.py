@@ -122,7 +122,7 @@ def scarce(job: Job) -> bool:
 def lighter(job: Job, found: Found) -> Job:
     """The run with fewer samples to fit a node to, if those suffice and running the model on all of them takes long."""
     assert job.inputs is not None
-    enough = min(FEW, -(-ROUGH_ROWS // _positions(job, [found])))
+    enough = min(FEW, -(-ROUGH_ROWS // positions(job, [found])))
     fit = job.inputs.fit.first(max(enough, ROUGH_SAMPLES, job.samples_for(LIGHT_MACS)))
     return replace(job, inputs=replace(job.inputs, fit=fit))
 
@@ -130,10 +130,10 @@ def lighter(job: Job, found: Found) -> Job:
 def _fewer(job: Job, samples: int) -> bool:
     if not usable(job) or job.inputs is None:
         return False
-    return job.inputs.fit.samples * max(1, _positions(job, eligible(job)) // ALIKE) < samples
+    return job.inputs.fit.samples * max(1, positions(job, eligible(job)) // ALIKE) < samples
 
 
-def _positions(job: Job, nodes: Sequence[Found]) -> int:
+def positions(job: Job, nodes: Sequence[Found]) -> int:
     """Positions of a sample that each of some nodes sees at least; 1 where that is not known."""
     seen = [found.reading.layer for found in nodes]
     return max(1, min((layer.positions if layer else 1 for layer in seen), default=1) // job.counted_samples)
