@@ -27,7 +27,7 @@ from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between
 from onnx_tucker.head import Head
-from onnx_tucker.job import Job
+from onnx_tucker.job import ROUGH_ROWS, Job
 from onnx_tucker.menu import holders
 from onnx_tucker.rows import Flow, Rows, known_rows, movable, obstacle, own_bias, seen_rows, shared
 from onnx_tucker.runtime.session import FAILURES, first_line
@@ -76,7 +76,7 @@ class Fitting:
         self._ridges: Sequence[float] = RIDGES
         self._rough, self._trusts = rough, trusts
         if rough:
-            self._positions, self._rounds, self._steps = trust.ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS
+            self._positions, self._rounds, self._steps = ROUGH_ROWS, ROUGH_ROUNDS, ROUGH_STEPS
             self._ridges = ROUGH_RIDGES
         assert job.inputs is not None
         feeds = job.inputs.fit.feeds

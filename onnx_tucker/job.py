@@ -32,7 +32,7 @@ from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, operators
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Candidate
+from onnx_tucker.types import Candidate, Site
 from onnx_tucker.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,15 @@ WANTED_BYTES, CHAIN_BYTES = 2**30, 2**28
 """What may be held of what nodes are to give, and of chains that were fitted."""
 DERIVED_MACS = 5e10
 """Multiplications of running the model for derivatives of its outputs."""
-FOLDS = 3
-"""Parts of the data, at most, that are kept for checks in turn."""
+ROUGH_ROWS = 10_000
+"""Positions of a node, at most, that a rough pass fits to."""
+FOLDS, FOLDED_MACS = 3, 2e11
+"""Parts of the data, at most, that are kept for checks in turn; and multiplications of a rough pass up to which there
+are several of them, and not just one.
+
+Of 52 images for a network of 54 layers and 1.1e9 multiplications each, a pass takes 2.2e11, and three passes for each
+trial took two thirds of the time of the whole run.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +125,13 @@ class Job:
 
     @cached_property
     def folds(self) -> list[Job]:
-        """The same run on parts of the data, each of which is kept for checks once; empty where there is only one."""
+        """The same run on parts of the data, each of which is kept for checks once; empty where there is only one.
+
+        Where a rough pass takes long, the first of them only.
+        """
         if self.session is None or self.inputs is None:
             return []
-        parts = batches.folds(self.inputs, FOLDS)
+        parts = batches.folds(self.inputs, FOLDS)[: None if self._rough_macs <= FOLDED_MACS else 1]
         try:
             for part in parts[:1]:
                 self.session.run(None, dict(part.check.feeds[0]))
@@ -139,6 +149,23 @@ class Job:
             )
             for part in parts
         ]
+
+    @property
+    def _rough_macs(self) -> int:
+        """Multiplications of a rough pass: of running the model, and of the moments of what all nodes see."""
+        samples = self.inputs.fit.samples if self.inputs is not None else 0
+        total = samples * self.sample_macs
+        for found in self.found:
+            if isinstance(found.reading.found, Site):
+                stage = found.site.stage
+                width, rows = stage.inp * stage.window.volume, min(ROUGH_ROWS, samples * self.positions([found]))
+                total += stage.groups * rows * width * min(rows, width)
+        return total
+
+    def positions(self, nodes: Iterable[Found]) -> int:
+        """Positions of a sample that each of some nodes sees at least; 1 where that is not known."""
+        seen = [found.reading.layer for found in nodes]
+        return max(1, min((layer.positions if layer else 1 for layer in seen), default=1) // self.counted_samples)
 
     @cached_property
     def sample_macs(self) -> int:

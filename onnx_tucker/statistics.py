@@ -21,10 +21,10 @@ from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.samples import Samples
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
-from onnx_tucker.job import Job
+from onnx_tucker.job import ROUGH_ROWS, Job
 from onnx_tucker.menu import sharing
 from onnx_tucker.rows import Flow, known_rows
-from onnx_tucker.trust import ROUGH_ROWS, lighter
+from onnx_tucker.trust import lighter
 from onnx_tucker.types import Array, Site, Stage
 from onnx_tucker.walk import Walk
 

@@ -12,7 +12,6 @@ import onnx
 from onnx_tucker import trust
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.job import Job
-from onnx_tucker.menu import eligible
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.trust import Trusts
@@ -28,13 +27,6 @@ worse one and stopped there, at .457 of the outputs; all 512, though most are fi
 """
 HEAVY_MACS, LEAST = 4e11, 16
 """Multiplications of such a trial from which on there are fewer, but so many."""
-
-FOLDED_MACS = 2e11
-"""Multiplications of a rough pass up to which several parts of the data are kept for checks in turn, and not just one.
-
-Of 52 images for a network of 54 layers and 1.1e9 multiplications each, a pass takes 2.2e11, and three passes for each
-trial took two thirds of the time of the whole run.
-"""
 
 
 def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float:
@@ -78,7 +70,7 @@ def held_out(
         trusts: see `fitting.Fitting`.
     """
     errors: dict[Basis, list[float]] = {}
-    for fold in _folds(job):
+    for fold in job.folds:
         assert fold.inputs is not None
         for basis in bases:
             made = unfitted
@@ -89,20 +81,3 @@ def held_out(
     if means:
         logger.info("errors of the outputs on other samples: %s", ", ".join(f"{b} {e:.4g}" for b, e in means.items()))
     return means
-
-
-def _folds(job: Job) -> list[Job]:
-    """The run on parts of the data, as many as take no long time; empty where there is only one part."""
-    return job.folds[: None if _rough_macs(job) <= FOLDED_MACS else 1]
-
-
-def _rough_macs(job: Job) -> int:
-    """Multiplications of a rough pass: of running the model, and of the moments of what all nodes see."""
-    assert job.inputs is not None
-    samples = job.inputs.fit.samples
-    total = samples * job.sample_macs
-    for found in eligible(job):
-        stage = found.site.stage
-        width, rows = stage.inp * stage.window.volume, min(trust.ROUGH_ROWS, samples * trust.positions(job, [found]))
-        total += stage.groups * rows * width * min(rows, width)
-    return total

@@ -14,7 +14,7 @@ from onnx_tucker.factor.fit import Goal, fit
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES, best, ridge
 from onnx_tucker.graph.find import Found
-from onnx_tucker.job import Job
+from onnx_tucker.job import ROUGH_ROWS, Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.types import Candidate, Chain, Site
@@ -42,10 +42,8 @@ A direction in which all outputs are alike is left to it: 8 clouds of trees, who
 lost one that tells kinds apart, made .958 of accuracy .77 to .90, and now .955.
 """
 
-LIGHT_MACS, ROUGH_SAMPLES, ROUGH_ROWS = 2.5e10, 8, 10_000
-"""Multiplications that running the model on samples takes no time by; of a rough fit, samples at least and positions of
-a node at most.
-"""
+LIGHT_MACS, ROUGH_SAMPLES = 2.5e10, 8
+"""Multiplications that running the model on samples takes no time by; and samples of a rough fit at least."""
 
 
 class Trust(NamedTuple):
@@ -122,7 +120,7 @@ def scarce(job: Job) -> bool:
 def lighter(job: Job, found: Found) -> Job:
     """The run with fewer samples to fit a node to, if those suffice and running the model on all of them takes long."""
     assert job.inputs is not None
-    enough = min(FEW, -(-ROUGH_ROWS // positions(job, [found])))
+    enough = min(FEW, -(-ROUGH_ROWS // job.positions([found])))
     fit = job.inputs.fit.first(max(enough, ROUGH_SAMPLES, job.samples_for(LIGHT_MACS)))
     return replace(job, inputs=replace(job.inputs, fit=fit))
 
@@ -130,13 +128,7 @@ def lighter(job: Job, found: Found) -> Job:
 def _fewer(job: Job, samples: int) -> bool:
     if not usable(job) or job.inputs is None:
         return False
-    return job.inputs.fit.samples * max(1, positions(job, eligible(job)) // ALIKE) < samples
-
-
-def positions(job: Job, nodes: Sequence[Found]) -> int:
-    """Positions of a sample that each of some nodes sees at least; 1 where that is not known."""
-    seen = [found.reading.layer for found in nodes]
-    return max(1, min((layer.positions if layer else 1 for layer in seen), default=1) // job.counted_samples)
+    return job.inputs.fit.samples * max(1, job.positions(eligible(job)) // ALIKE) < samples
 
 
 def trusted(

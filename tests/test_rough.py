@@ -14,8 +14,10 @@ from onnx_tucker import calibrate, compress, fitting, rough, trial, trust
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.find import Found
+from onnx_tucker.influence import Influences
 from onnx_tucker.job import Job, prepare, silent
 from onnx_tucker.rough import Rough
+from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.settings import Settings
 from onnx_tucker.trial import error
 from onnx_tucker.types import Basis, Candidate
@@ -116,21 +118,24 @@ def test_few_samples_are_fitted_to_as_others_say(samples: int, monkeypatch: pyte
 
 
 def test_of_a_heavy_model_one_part_of_the_data_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has all the time for derivatives."""
     model, x = uneven()
     job = prepare(model, Settings(data={"x": x[:20]}), silent)
-    unfitted, tried = factorise(job, planned(job, 8), "weights"), list[int]()
     assert job.inputs is not None
+    assert sum(fold.inputs.check.samples for fold in job.folds if fold.inputs) == job.inputs.fit.samples
+    shares: list[int] = []
 
-    def noted(fold: Job, *further: Any) -> float:
-        tried.append(fold.inputs.check.samples if fold.inputs else 0)
-        return 1.0
+    def noted(influences: Influences, batches: Batches, parts: int) -> Influences:
+        shares.append(parts)
+        return influences
 
-    monkeypatch.setattr(trial, "error", noted)
-    assert trial.held_out(job, unfitted, ["weights"]) == {"weights": 1.0}
-    assert sum(tried) == job.inputs.fit.samples
-    monkeypatch.setattr(trial, "FOLDED_MACS", 0)
-    trial.held_out(job, unfitted, ["weights"])
-    assert len(tried) == 4
+    monkeypatch.setattr(Influences, "of_samples", noted)
+    monkeypatch.setattr("onnx_tucker.job.FOLDED_MACS", 0)
+    heavy = prepare(model, Settings(data={"x": x[:20]}), silent)
+    assert len(heavy.folds) == 1
+    assert shares == [1]
+    unfitted = factorise(heavy, planned(heavy, 8), "weights")
+    assert trial.held_out(heavy, unfitted, ["weights"])["weights"] > 0
 
 
 def test_more_samples_are_no_worse() -> None:
