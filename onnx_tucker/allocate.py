@@ -20,12 +20,13 @@ import numpy as np
 
 from onnx_tucker import trust
 from onnx_tucker.aim import Aimed, aim
-from onnx_tucker.curves import Curve, Point, curves, whole
+from onnx_tucker.curve import Curve, Point
+from onnx_tucker.curves import curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.job import Job
-from onnx_tucker.law import CHANGES, Law
+from onnx_tucker.law import CHANGES, CLEARLY, Law, best
 from onnx_tucker.menu import sharing
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
@@ -41,9 +42,6 @@ logger = logging.getLogger(__name__)
 
 LEAST = 1e-3
 """The least share of what is lossless that a path leads to."""
-
-CLEARLY = 1.01
-"""How much closer a law has to bring the model than a simpler one, or none: less may be the samples' doing."""
 
 WORTH = 2.0
 """How much more of the outputs, as a share of the squared error, may be lost for a share of the time. Smaller models
@@ -298,26 +296,15 @@ class Allocator:
                 errors[recipes] = self.rough.error(self._planned(allocation))
             return errors[recipes]
 
-        law = Law()
-        least = missed(law.of(self._found))
-        logger.info("%s: error %.4g", law, least)
-        for kind in CHANGES:
-            for change in kind:
-                other = change(law)
-                error_ = missed(other.of(self._found))
-                logger.info("%s: error %.4g", other, error_)
-                if error_ * CLEARLY < least:
-                    law, least = other, error_
-                elif error_ > least:  # and not the same allocation
-                    break
-        best, self._law = law.of(self._found), law
+        self._law, least = best(self._found, missed)
+        lawful = self._law.of(self._found)
         if self._blind is not None:
             blind = Law().of(self._blind)
             logger.info("by the errors of weights: error %.4g", missed(blind))
             if missed(blind) * CLEARLY < least:
-                best, self._law = blind, None
+                lawful, self._law = blind, None
         self._job.progress("trying allocations", trials, trials)
-        return best
+        return lawful
 
     def _planned(self, allocation: Allocation) -> Mapping[str, Candidate]:
         if self._tuner is not None:

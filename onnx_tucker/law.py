@@ -5,13 +5,18 @@ That is not known. These are the laws that are tried, and all that matters of on
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from onnx_tucker.curves import Curve
+from onnx_tucker.curve import Curve
 
+logger = logging.getLogger(__name__)
+
+CLEARLY = 1.01
+"""How much closer a law has to bring the model than a simpler one, or none: less may be the samples' doing."""
 MOST = 0.999
 """The largest share of a node's output that counts as lost."""
 
@@ -54,3 +59,25 @@ CHANGES = (
     (partial(replace, logarithmic=True),),
 )
 """What is tried of the law, each on top of what has helped so far, and more of a kind only where less did no harm."""
+
+
+def best(curves: Sequence[Curve], missed: Callable[[Sequence[Curve]], float]) -> tuple[Law, float]:
+    """The law whose allocation comes closest to the original, and how far that is from it.
+
+    Args:
+        curves: as they are.
+        missed: the error of the outputs of the model with the allocation for some curves.
+    """
+    law = Law()
+    least = missed(law.of(curves))
+    logger.info("%s: error %.4g", law, least)
+    for kind in CHANGES:
+        for change in kind:
+            other = change(law)
+            error = missed(other.of(curves))
+            logger.info("%s: error %.4g", other, error)
+            if error * CLEARLY < least:
+                law, least = other, error
+            elif error > least:  # and not the same allocation
+                break
+    return law, least

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_tucker.arrange import becoming, laid_out, with_noise
-from onnx_tucker.curves import Curve, Point, undominated
+from onnx_tucker.curve import Curve, Point, undominated
 from onnx_tucker.factor import METHODS
 from onnx_tucker.job import Job
 from onnx_tucker.menu import Menu, excluded

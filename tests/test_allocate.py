@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnx_tucker import compress, curves, trust
+from onnx_tucker import compress, sensitivity, trust
 from onnx_tucker.allocate import WHOLE, Allocator
 from onnx_tucker.errors import PromiseError, UsageError
 from onnx_tucker.job import prepare, silent
@@ -56,7 +56,7 @@ def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(trust, "LIGHT_MACS", 0)
-    monkeypatch.setattr(curves, "PROBE_MACS", 0)
+    monkeypatch.setattr(sensitivity, "PROBE_MACS", 0)
     made, _ = uneven()
     x = (RNG.standard_normal((600, 4)) @ RNG.standard_normal((4, 32))).astype(np.float32)
     with caplog.at_level("INFO", "onnx_tucker"):
@@ -74,7 +74,7 @@ def test_where_running_takes_long_few_samples_choose_and_all_are_fitted_to(
 def test_a_model_that_takes_no_part_of_a_batch_is_tried_on_a_whole_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(curves, "PROBE_MACS", 0)
+    monkeypatch.setattr(sensitivity, "PROBE_MACS", 0)
     made, x = uneven()
     made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
     with caplog.at_level("INFO", "onnx_tucker"):

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import curves, tuning
+from onnx_tucker import curves, sensitivity, tuning
 from onnx_tucker.forms import DIRECT
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.menu import sharing
@@ -34,13 +34,13 @@ def test_how_far_errors_carry_is_the_same_on_frames(monkeypatch: pytest.MonkeyPa
     made = model(nodes, tensors, {"x": ["n", 4, 6, 10, 10]}, {"y": 5})
     job = prepare(made, Settings(data={"x": noise(80, 4, 6, 10, 10)}, benchmark=False), silent)
     spliced: list[set[str]] = []
-    splice = curves.splice
+    splice = sensitivity.splice
 
     def watched(model: onnx.ModelProto, planned: Mapping[str, Candidate], *about: Any) -> onnx.ModelProto:
         spliced.append({candidate.form for candidate in planned.values()})
         return splice(model, planned, *about)
 
-    monkeypatch.setattr(curves, "splice", watched)
+    monkeypatch.setattr(sensitivity, "splice", watched)
 
     def weights() -> list[float]:
         return [curve.weight for curve in curves.curves(job, ["flops"], list(sharing(job).values()))]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from onnx_tucker.curves import Curve, Point
+from onnx_tucker.curve import Curve, Point
 from onnx_tucker.law import Law
 
 

@@ -100,6 +100,13 @@ def fit(
     return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
 
 
+def missed(goals: Sequence[Goal], weight: Array) -> tuple[float, float]:
+    """The squared error of the outputs of a weight (groups * out, ...), and the mean square of what they should be."""
+    parts = np.split(weight, len(goals))
+    lost = sum(goal.loss(part.reshape(goal.target.shape)) for goal, part in zip(goals, parts, strict=True))
+    return lost, sum(goal.loss(np.zeros_like(goal.target)) for goal in goals)
+
+
 def step_work(shape: tuple[int, ...]) -> int:
     """Multiplications of a step of conjugate gradients for a weight (out, in * volume)."""
     return shape[0] * shape[1] ** 2

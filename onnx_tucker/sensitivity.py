@@ -1,0 +1,111 @@
+"""How far the error of one node carries: what it does alone to the model's outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from onnx_tucker.curve import Point
+from onnx_tucker.factor import METHODS, reconstruct
+from onnx_tucker.factor.fit import Goal, fit, missed
+from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.piece import store
+from onnx_tucker.graph.splice import splice
+from onnx_tucker.job import Job
+from onnx_tucker.menu import members
+from onnx_tucker.runtime.batches import some
+from onnx_tucker.runtime.fidelity import relative_l2
+from onnx_tucker.runtime.session import FAILURES, Feed, first_line
+from onnx_tucker.tuning import quick, untouched
+from onnx_tucker.types import Candidate, Chain, Site
+
+logger = logging.getLogger(__name__)
+
+PROBED = 0.25
+"""The relative error of a node's output at which it is tried what that does to the model's outputs."""
+PROBE_MACS, PROBES_MACS, PROBE_SAMPLES = 1.5e10, 3.5e11, 4
+"""The multiplications of the model that such a trial may take, and all of them; it is of so many samples at least."""
+
+
+class Probe(NamedTuple):
+    """On what it is tried how far errors carry.
+
+    Attributes:
+        feed: an input of the model.
+        outputs: those of the model on that.
+        framed: the nodes that take less time on frames, where the others leave them there.
+        weights: those of these nodes.
+        names: gives out new names.
+    """
+
+    feed: Feed
+    outputs: Sequence[Any]
+    framed: Mapping[str, Candidate]
+    weights: Mapping[str, list[onnx.TensorProto]]
+    names: Names
+
+
+def probe_of(job: Job) -> Probe | None:
+    """On what it is tried how far errors carry: some samples, or a batch where the model takes no others."""
+    assert job.inputs is not None
+    if job.session is None:
+        return None
+    fit = job.inputs.fit
+    samples = max(PROBE_SAMPLES, job.samples_for(min(PROBE_MACS, PROBES_MACS / len(job.found))))
+    part = some(fit.feeds[0], fit.along, slice(samples))
+    try:
+        outputs = job.session.run(None, dict(part))
+    except FAILURES as error:
+        logger.info("the model does not run on a part of a batch: %s", first_line(error))
+        part = fit.feeds[0]
+        outputs = job.session.run(None, dict(part))
+    names = Names(job.model)
+    planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
+    for found in job.found:
+        if isinstance(found.reading.found, Site) and len(members(job, found)) == 1:
+            candidate = quick(job.context, found, untouched(found))
+            if candidate.changes:
+                label, chain = found.place.label, Chain(candidate.stages, (found.site.read(),))
+                planned[label], weights[label] = candidate, store(found, candidate, chain, names)
+    return Probe(part, outputs, planned, weights, names)
+
+
+def sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], probe: Probe) -> float:
+    """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
+    if len(points) < 2:
+        return 1.0
+    point = min(points[1:], key=lambda p: abs(p.error - PROBED**2))
+    method, ranks, stage = METHODS[point.method or ""], point.ranks or (), found.site.stage
+    chain = fit(method, stage, ranks, goals, 1)
+    lost, total = missed(goals, reconstruct(chain))
+    candidate = Candidate(method.name, ranks, chain.stages, 0.0)
+    try:
+        session = job.stopwatch.machine.session(_alone(job, found, candidate, chain, probe), job.folder)
+        other = session.run(None, dict(probe.feed))
+    except FAILURES as error:
+        logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
+        return 1.0
+    pairs = zip(probe.outputs, other, strict=True)
+    errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+    known = [error**2 for error in errors if error is not None]
+    if not known:  # outputs may be of other shapes each time
+        return 1.0
+    arrived = float(np.mean(known))
+    logger.info("%s: an error of %.3g becomes %.3g", found.place.label, (lost / total) ** 0.5, arrived**0.5)
+    return arrived * total / lost if lost > 0 else 1.0
+
+
+def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, probe: Probe) -> bytes:
+    """The model with one chain in it."""
+    labels = members(job, found)
+    if len(labels) == 1:
+        candidate = quick(job.context, found, candidate)
+    stored = store(found, candidate, chain, probe.names)
+    planned = {**probe.framed, **dict.fromkeys(labels, candidate)}
+    weights = {**probe.weights, **dict.fromkeys(labels, stored)}
+    return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)
