@@ -284,7 +284,7 @@ class Allocator:
     def _best(self, limits: Mapping[str, float]) -> Sequence[Curve]:
         """The curves by the law whose allocation comes closest to the original."""
         errors: dict[object, float] = {}
-        trials = 1 + sum(map(len, CHANGES)) + (self._blind is not None)
+        trials = 1 + sum(len(values) for _, values in CHANGES) + (self._blind is not None)
 
         def missed(curves_: Sequence[Curve]) -> float:
             allocation = _chosen(curves_, limits)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from onnx_tucker import statistics, trust
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import ROUNDS, Goal
+from onnx_tucker.factor.fit import ROUNDS, Goal, missed
+from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES
 from onnx_tucker.graph import behind
 from onnx_tucker.graph.elementwise import View
@@ -36,7 +39,55 @@ def decomposed(weight: Array, stage: Stage, candidate: Candidate) -> Chain:
     return METHODS[candidate.method].chain(weight, stage, candidate.ranks)
 
 
-def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
+@dataclass(frozen=True, eq=False)
+class Half:
+    """What the weight of a node does on half of the original's inputs.
+
+    Attributes:
+        rows: what is known of those.
+        goals: of each group, if a chain is fitted to them.
+        bias: whether the node has a bias to take the means.
+    """
+
+    rows: Statistics
+    goals: list[Goal]
+    bias: bool
+
+    def missed(self, weight: Array) -> float:
+        """The squared relative error of the outputs of a weight (groups * out, ...) on them."""
+        pairs = zip(np.split(weight, len(self.goals)), self.goals, strict=True)
+        lost = self._squares([part.reshape(goal.target.shape) - goal.target for part, goal in pairs])
+        return lost / self._whole if self._whole > 0 else 0.0
+
+    @cached_property
+    def _whole(self) -> float:
+        return self._squares([goal.target for goal in self.goals])
+
+    def _squares(self, weights: Sequence[Array]) -> float:
+        felt_ = [goal.feel(weight) for goal, weight in zip(self.goals, weights, strict=True)]
+        return self.rows.squares(felt_, bias=self.bias)
+
+
+class Goals(NamedTuple):
+    """What the weight of a node does on the original's inputs.
+
+    Attributes:
+        whole: on all of them, of each group.
+        halves: on those of each half of the samples; empty where that is not known.
+    """
+
+    whole: list[Goal]
+    halves: Sequence[Half]
+
+    def missed(self, weight: Array) -> float:
+        """The squared relative error of the outputs of a weight (groups * out, ...) on all of them."""
+        if self.halves:
+            return float(np.mean([half.missed(weight) for half in self.halves]))
+        lost, total = missed(self.whole, weight)
+        return lost / total if total > 0 else 0.0
+
+
+def goals(job: Job, leaders: Sequence[Found]) -> Iterator[Goals | None]:
     """What the weights of nodes do on the original's inputs; None where that is not known.
 
     Args:
@@ -53,7 +104,13 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[list[Goal] | None]:
         stage = found.site.stage
         weights = np.split(found.site.read().astype(np.float64), stage.groups)  # which give what the original gives
         targets = [weight.reshape(stage.out, stage.inp, -1) for weight in weights]
-        yield felt(job, found, known.goals(targets, bias=movable(job, found)))
+        bias = movable(job, found)
+        enough = all(half.rows >= trust.SPREAD for half in known.halves)
+        whole, *halves = (
+            felt(job, found, rows.goals(targets, bias=bias))
+            for rows in (known.whole, *(known.halves if enough else ()))
+        )
+        yield Goals(whole, [Half(rows, part, bias) for rows, part in zip(known.halves, halves, strict=False)])
 
 
 def felt(job: Job, found: Found, goals: Sequence[Goal]) -> list[Goal]:
@@ -75,10 +132,11 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
         if known is None or candidate.method is None:
             yield decomposed(found.site.read(), found.site.stage, candidate)
             continue
-        means = movable(job, found) and known.rows >= 2 * trust.SPREAD
-        chain = trust.fitted(found.site, candidate, Trust(RIDGES[0], None, means).goals(found.site, known), ROUNDS)
+        rows = known.whole
+        means = movable(job, found) and rows.rows >= 2 * trust.SPREAD
+        chain = trust.fitted(found.site, candidate, Trust(RIDGES[0], None, means).goals(found.site, rows), ROUNDS)
         bias = own_bias(found) if means else None
-        yield chain if bias is None else replace(chain, bias=bias + known.bias(reconstruct(chain)))
+        yield chain if bias is None else replace(chain, bias=bias + rows.bias(reconstruct(chain)))
 
 
 def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:

@@ -15,10 +15,11 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from onnx_tucker import calibrate, trust
+from onnx_tucker.calibrate import Goals, Half
 from onnx_tucker.cost import FLOPS, chain_cost, weight_count
 from onnx_tucker.curve import Curve, Point, worthwhile
 from onnx_tucker.factor import METHODS, Method, Spectra, reconstruct
-from onnx_tucker.factor.fit import STEPS, Goal, fit, missed, step_work
+from onnx_tucker.factor.fit import STEPS, Goal, fit, step_work
 from onnx_tucker.factor.metric import Dense
 from onnx_tucker.factor.unfold import lost_share
 from onnx_tucker.factor.weighted import Weighted
@@ -41,8 +42,8 @@ LEVELS = 32
 """Points of a curve for each method."""
 LOSSES = (1e-5, 0.8)
 """Shares of the energy that the modes of a method with several may lose."""
-FITS, FITTING = 8, 1e11
-"""Points of a method, at most, whose error is that of a fit, and the multiplications that they may take together."""
+FITS, FITTING = 6, 1e11
+"""Fits of a method, at most, that tell errors at some points, and the multiplications that they may take together."""
 
 
 def curves(
@@ -88,12 +89,12 @@ def _recalled(job: Job, key: str | None, quantities: Sequence[str], group: list[
 
 def _seen(
     job: Job, groups: Sequence[list[Found]], *, blind: bool
-) -> Iterator[tuple[list[Found], list[Goal] | None, Probe | None]]:
+) -> Iterator[tuple[list[Found], Goals | None, Probe | None]]:
     """Groups with what their weights do on the data, and what it is tried on how far that carries, where it counts."""
     if blind or not groups:
         yield from ((group, None, None) for group in groups)
         return
-    known: Iterator[list[Goal] | None] = repeat(None)
+    known: Iterator[Goals | None] = repeat(None)
     probe = probe_of(job) if trust.usable(job) else None
     if probe is not None or job.settings.statistics is not None:
         known = calibrate.goals(job, [group[0] for group in groups])
@@ -116,21 +117,19 @@ def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
     return float(reading.params or 0)
 
 
-def _curve(
-    job: Job, quantities: Sequence[str], group: list[Found], goals: list[Goal] | None, probe: Probe | None
-) -> Curve:
+def _curve(job: Job, quantities: Sequence[str], group: list[Found], goals: Goals | None, probe: Probe | None) -> Curve:
     found = group[0]
     site, kept = found.site, Point({quantity: whole(job, quantity, group) for quantity in quantities}, 0.0)
     if excluded(job.settings, group):
         return Curve(group, [kept])
     weight = site.read()
-    spectra = Weighted(weight, goals) if goals else Spectra(weight, site.stage.groups)
+    spectra = Weighted(weight, goals.whole) if goals else Spectra(weight, site.stage.groups)
     points = [kept]
     for method in METHODS.values():
         if method.applies(site.stage):
             grid = _grid(method, found, spectra)
             errors = [method.error_bound(spectra, ranks) ** 2 for ranks in grid]
-            if goals and all(isinstance(goal.metric, Dense) for goal in goals) and not method.closed and grid:
+            if goals and grid:
                 errors = _corrected(method, site.stage, grid, errors, goals)
             costs = [_costs(job, quantities, group, method, ranks) for ranks in grid]
             points += [Point(cost, e, method.name, r) for cost, e, r in zip(costs, errors, grid, strict=True)]
@@ -162,21 +161,45 @@ def _grid(method: Method, found: Found, spectra: Spectra) -> list[Ranks]:
 
 
 def _corrected(
-    method: Method, stage: Stage, grid: Sequence[Ranks], bounds: Sequence[float], goals: Sequence[Goal]
+    method: Method, stage: Stage, grid: Sequence[Ranks], bounds: Sequence[float], goals: Goals
 ) -> list[float]:
-    """The squared errors at all ranks: of fits at some of them, and between those as far below the bound.
+    """The squared errors on other samples at all ranks: found at some of them, and between those as far from the bound.
 
-    Not for goals of few rows, to which a fit comes closer than to others.
+    Args:
+        method: the decomposition.
+        stage: the site as the only stage of a chain.
+        grid: the ranks.
+        bounds: of the squared errors on the samples that chains are fitted to.
+        goals: what chains are fitted to.
     """
-    work = len(goals) * len(method.terms) * STEPS * step_work((stage.out, stage.inp * stage.window.volume))
-    number = int(np.clip(FITTING / work, 1, min(FITS, len(grid))))
+    work = len(goals.whole) * len(method.terms) * STEPS * step_work((stage.out, stage.inp * stage.window.volume))
+    each = max(1, len(goals.halves))
+    number = int(np.clip(FITTING / (work * each), 1, min(FITS // each, len(grid))))
     tried = sorted({int(i) for i in (np.arange(number) + 0.5) * len(grid) / number})
     ratios = []
     for i in tried:
-        lost, total = missed(goals, reconstruct(fit(method, stage, grid[i], goals, 1)))
-        ratios.append(lost / total / max(bounds[i], 1e-12) if total else 1.0)
+        error = bounds[i]
+        if goals.halves:
+            error = _between(goals.halves, [_fitted(method, stage, grid[i], half.goals) for half in goals.halves])
+        elif not method.closed and all(isinstance(goal.metric, Dense) for goal in goals.whole):
+            error = goals.missed(_fitted(method, stage, grid[i], goals.whole))
+        ratios.append(error / max(bounds[i], 1e-12))
     between = np.exp(np.interp(range(len(grid)), tried, np.log(np.maximum(ratios, 1e-12))))
     return [float(bound * ratio) for bound, ratio in zip(bounds, between, strict=True)]
+
+
+def _between(halves: Sequence[Half], weights: Sequence[Array]) -> float:
+    """The squared error that chains of all samples have on others, from what those of each half of them have on both.
+
+    A fit errs as much less on its own samples as more on others, either by what it owes to their number; that of all of
+    them by half as much.
+    """
+    pairs = zip(halves, weights, reversed(weights), strict=True)
+    return float(np.mean([(half.missed(own) + 3 * half.missed(others)) / 4 for half, own, others in pairs]))
+
+
+def _fitted(method: Method, stage: Stage, ranks: Ranks, goals: Sequence[Goal]) -> Array:
+    return reconstruct(fit(method, stage, ranks, goals, 1))
 
 
 def _rank(values: Array, full: int, loss: float) -> int:

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 from onnx_tucker.curve import Curve
 
@@ -53,12 +53,15 @@ class Law:
         return -math.log1p(-min(error, MOST)) if self.logarithmic else error
 
 
-CHANGES = (
-    (partial(replace, tilt=1.0), partial(replace, tilt=2.0)),
-    (partial(replace, power=0.5), partial(replace, power=1.0)),
-    (partial(replace, logarithmic=True),),
+CHANGES: Sequence[tuple[str, Sequence[Any]]] = (
+    ("power", (0.5, 1.0)),
+    ("tilt", (1.0, 2.0)),
+    ("tilt", (-1.0, -2.0)),
+    ("logarithmic", (True,)),
 )
-"""What is tried of the law, each on top of what has helped so far, and more of a kind only where less did no harm."""
+"""What is tried of the law, each on top of what has helped so far, and more of a kind only where less did no harm; what
+has helped one way is not tried the other way.
+"""
 
 
 def best(curves: Sequence[Curve], missed: Callable[[Sequence[Curve]], float]) -> tuple[Law, float]:
@@ -71,9 +74,11 @@ def best(curves: Sequence[Curve], missed: Callable[[Sequence[Curve]], float]) ->
     law = Law()
     least = missed(law.of(curves))
     logger.info("%s: error %.4g", law, least)
-    for kind in CHANGES:
-        for change in kind:
-            other = change(law)
+    for name, values in CHANGES:
+        if getattr(law, name):
+            continue
+        for value in values:
+            other = replace(law, **{name: value})
             error = missed(other.of(curves))
             logger.info("%s: error %.4g", other, error)
             if error * CLEARLY < least:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
+from onnx_tucker.calibrate import Goals
 from onnx_tucker.curve import Point
 from onnx_tucker.factor import METHODS, reconstruct
-from onnx_tucker.factor.fit import Goal, fit, missed
+from onnx_tucker.factor.fit import fit
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
@@ -75,14 +76,14 @@ def probe_of(job: Job) -> Probe | None:
     return Probe(part, outputs, planned, weights, names)
 
 
-def sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence[Point], probe: Probe) -> float:
+def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], probe: Probe) -> float:
     """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
     if len(points) < 2:
         return 1.0
     point = min(points[1:], key=lambda p: abs(p.error - PROBED**2))
     method, ranks, stage = METHODS[point.method or ""], point.ranks or (), found.site.stage
-    chain = fit(method, stage, ranks, goals, 1)
-    lost, total = missed(goals, reconstruct(chain))
+    chain = fit(method, stage, ranks, goals.whole, 1)
+    lost = goals.missed(reconstruct(chain))
     candidate = Candidate(method.name, ranks, chain.stages, 0.0)
     try:
         session = job.stopwatch.machine.session(_alone(job, found, candidate, chain, probe), job.folder)
@@ -96,8 +97,8 @@ def sensitivity(job: Job, found: Found, goals: Sequence[Goal], points: Sequence[
     if not known:  # outputs may be of other shapes each time
         return 1.0
     arrived = float(np.mean(known))
-    logger.info("%s: an error of %.3g becomes %.3g", found.place.label, (lost / total) ** 0.5, arrived**0.5)
-    return arrived * total / lost if lost > 0 else 1.0
+    logger.info("%s: an error of %.3g becomes %.3g", found.place.label, lost**0.5, arrived**0.5)
+    return arrived / lost if lost > 0 else 1.0
 
 
 def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, probe: Probe) -> bytes:

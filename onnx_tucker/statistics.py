@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,18 @@ MODEL, NODES = "model", "nodes"
 """The entries of the file that are no node's."""
 
 
+class Known(NamedTuple):
+    """What is known of the rows of a node.
+
+    Attributes:
+        whole: of all of them.
+        halves: of those of each half of the samples; none from a file, which does not tell them apart.
+    """
+
+    whole: Statistics
+    halves: Sequence[Statistics] = ()
+
+
 class Original:
     """The model itself, as where rows come from."""
 
@@ -51,7 +63,7 @@ class Original:
         return (Flow(values[x], values.get(y)) for values in self._walk.read([x] if known else [x, y]))
 
 
-def of_model(job: Job, nodes: Sequence[Found], *, rough: bool = False) -> Iterator[Statistics | None]:
+def of_model(job: Job, nodes: Sequence[Found], *, rough: bool = False) -> Iterator[Known | None]:
     """What the original's nodes see and give; None where that is not known.
 
     Args:
@@ -64,14 +76,16 @@ def of_model(job: Job, nodes: Sequence[Found], *, rough: bool = False) -> Iterat
     """
     if job.settings.statistics is not None:
         with _Stored(job) as stored:
-            yield from map(stored.of, nodes)
+            for found in nodes:
+                kept = stored.of(found)
+                yield None if kept is None else Known(kept)
         return
     source = Original(job)
     for found in nodes:
         read, most = (lighter(job, found), ROUGH_ROWS) if rough else (job, ROWS)
         halves = known_rows(read, found, source, most)
-        known = None if isinstance(halves, str) else halves[0] + halves[1]
-        yield known if known is not None and known.rows else None
+        known = None if isinstance(halves, str) else Known(halves[0] + halves[1], halves)
+        yield known if known is not None and known.whole.rows else None
 
 
 def check(job: Job) -> None:
@@ -98,7 +112,7 @@ def save(job: Job, file: IO[bytes]) -> None:
         for i, (found, known) in enumerate(zip(nodes, of_model(job, nodes), strict=True)):
             job.progress("collecting statistics", i, len(nodes))
             if known is not None:
-                for name, array in known.arrays().items():
+                for name, array in known.whole.arrays().items():
                     _write(archive, f"{len(kept)}/{name}", array)
                 kept.append(found.place.label)
         _write(archive, NODES, np.array(kept, dtype=np.str_))

@@ -178,7 +178,7 @@ def test_nodes_left_out_for_their_time_come_back_where_nothing_else_holds_a_budg
 
 
 @pytest.mark.parametrize("better", [True, False])
-def test_more_of_a_change_of_the_law_is_tried_only_where_less_did_no_harm(
+def test_laws_with_the_same_allocation_are_tried_once(
     better: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     errors: list[float] = []
@@ -198,4 +198,4 @@ def test_more_of_a_change_of_the_law_is_tried_only_where_less_did_no_harm(
         compress(made, ranks="auto", budget="flops:0.5", data={"x": x}, benchmark=False)
     laws = [record.getMessage() for record in caplog.records if record.getMessage().startswith("Law(")]
     assert len(errors) == len({law.split()[-1] for law in laws})
-    assert any("tilt=2.0" in law for law in laws) is better
+    assert len(errors) < len(laws)

@@ -10,7 +10,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import curves, sensitivity, tuning
+from onnx_tucker import calibrate, curves, sensitivity, tuning
+from onnx_tucker.factor import METHODS, reconstruct
+from onnx_tucker.factor.fit import fit, missed
 from onnx_tucker.forms import DIRECT
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.menu import sharing
@@ -51,3 +53,37 @@ def test_how_far_errors_carry_is_the_same_on_frames(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tuning, "promising", lambda *_: DIRECT)
     monkeypatch.setattr(job.memory, "recall", lambda _: None)
     assert weights() == pytest.approx(on_frames, rel=1e-3)
+
+
+def test_errors_are_those_on_other_samples() -> None:
+    """Not those on the samples that chains are fitted to, which say too little."""
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((8, 8)) * 0.6 ** np.arange(8)  # a few directions hold most of the inputs
+
+    def images(number: int) -> Array:
+        return np.einsum("ij,njhw->nihw", mix, rng.standard_normal((number, 8, 5, 5))).astype(np.float32)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], "conv"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["y"], "last"),
+    ]
+    made = model(nodes, {"w": noise(12, 8, 3, 3), "v": noise(4, 12, 1, 1)}, {"x": ["n", 8, 5, 5]}, {"y": 4})
+    few, many = (prepare(made, Settings(data={"x": images(n)}, benchmark=False), silent) for n in (24, 2000))
+    found = few.found[0]
+    [curve, _] = curves.curves(few, ["flops"], list(sharing(few).values()))
+    goals, others = (next(calibrate.goals(job, job.found[:1])) for job in (few, many))
+    assert goals is not None
+    assert others is not None
+    points = [point for point in curve.points if point.error > 0.01]
+    assert len(points) > 5
+    fitted, true = [], []
+    for point in points:
+        method = METHODS[point.method or ""]
+        weight = reconstruct(fit(method, found.site.stage, point.ranks or (), goals.whole, 1))
+        for errors, wanted in ((fitted, goals.whole), (true, others.whole)):
+            lost, total = missed(wanted, weight)
+            errors.append(lost / total)
+    said = np.array([point.error for point in points])
+
+    assert np.abs(np.log(said / true)).mean() < 0.6 * np.abs(np.log(np.array(fitted) / true)).mean()

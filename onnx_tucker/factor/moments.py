@@ -101,6 +101,14 @@ class Moments:
             total += float(np.einsum("od,od->", missed, weight)) / rows
         return total
 
+    def squares(self, weights: Sequence[Array], *, bias: bool) -> float:
+        """See `regression.Statistics`."""
+        shaped = [weight.reshape(len(weight), -1) for weight in weights]
+        rows, pairs = max(self.rows, 1), zip(shaped, self.squared, strict=True)
+        total = sum(float(np.einsum("od,od->", weight @ squared, weight)) for weight, squared in pairs) / rows
+        means = (w @ p / rows for w, p in zip(shaped, self.patch, strict=True)) if bias else ()
+        return total - sum(float(mean @ mean) for mean in means)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `regression.Statistics`."""
         sums = {"patch": self.patch, "output": self.output, "squared": self.squared, "crossed": self.crossed}

@@ -84,6 +84,15 @@ class Statistics(Protocol):
         """Squared error of predictions by a weight of each group, up to a constant."""
         ...
 
+    def squares(self, weights: Sequence[Array], *, bias: bool) -> float:
+        """Mean square of what a weight of each group, (out, in, volume), gives; about the mean, if a bias takes that.
+
+        Args:
+            weights: of each group.
+            bias: whether the layer has a bias to take the means.
+        """
+        ...
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All that is known, from which it can be made again."""
         ...

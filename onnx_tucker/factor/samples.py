@@ -109,6 +109,11 @@ class Samples:
         missed = (y - p @ t.T for p, y, t in zip(self.patches, self.outputs, shaped, strict=True))
         return sum(float(np.square(centred(part, bias)).sum()) for part in missed) / max(self.rows, 1)
 
+    def squares(self, weights: Sequence[Array], *, bias: bool) -> float:
+        """See `regression.Statistics`."""
+        outputs = (p @ weight.reshape(len(weight), -1).T for p, weight in zip(self.patches, weights, strict=True))
+        return sum(float(np.square(centred(part, bias)).sum()) for part in outputs) / max(self.rows, 1)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `regression.Statistics`."""
         return {"patches": self.patches, "outputs": self.outputs}

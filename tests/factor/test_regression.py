@@ -100,6 +100,9 @@ def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
         zero, own = [np.zeros((4, 3, 2))] * 2, np.split(WEIGHT, 2)
         differences = [known.loss(own, bias=bias) - known.loss(zero, bias=bias) for known in (one, other)]
         assert differences[0] == pytest.approx(differences[1])
+        given = np.concatenate([p[:, g] @ w.reshape(4, -1).T for g, w in enumerate(own)], axis=1)
+        expected = np.square(given - bias * given.mean(axis=0)).sum() / count
+        assert [known.squares(own, bias=bias) for known in (one, other)] == pytest.approx([expected] * 2)
 
 
 def test_what_is_known_of_halves_is_that_of_the_whole() -> None:
