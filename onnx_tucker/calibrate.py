@@ -83,8 +83,7 @@ class Goals(NamedTuple):
         """The squared relative error of the outputs of a weight (groups * out, ...) on all of them."""
         if self.halves:
             return float(np.mean([half.missed(weight) for half in self.halves]))
-        lost, total = missed(self.whole, weight)
-        return lost / total if total > 0 else 0.0
+        return missed(self.whole, weight)
 
 
 def goals(job: Job, leaders: Sequence[Found]) -> Iterator[Goals | None]:
@@ -105,12 +104,9 @@ def goals(job: Job, leaders: Sequence[Found]) -> Iterator[Goals | None]:
         weights = np.split(found.site.read().astype(np.float64), stage.groups)  # which give what the original gives
         targets = [weight.reshape(stage.out, stage.inp, -1) for weight in weights]
         bias = movable(job, found)
-        enough = all(half.rows >= trust.SPREAD for half in known.halves)
-        whole, *halves = (
-            felt(job, found, rows.goals(targets, bias=bias))
-            for rows in (known.whole, *(known.halves if enough else ()))
-        )
-        yield Goals(whole, [Half(rows, part, bias) for rows, part in zip(known.halves, halves, strict=False)])
+        halves = known.halves if all(half.rows >= trust.SPREAD for half in known.halves) else ()
+        whole, *parts = (felt(job, found, rows.goals(targets, bias=bias)) for rows in (known.whole, *halves))
+        yield Goals(whole, [Half(rows, part, bias) for rows, part in zip(halves, parts, strict=True)])
 
 
 def felt(job: Job, found: Found, goals: Sequence[Goal]) -> list[Goal]:

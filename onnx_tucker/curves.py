@@ -1,7 +1,7 @@
 """The error of a node over its cost, for all methods at many ranks.
 
-With data the errors are those of its outputs, and how much of them arrives at the model's outputs is tried; without,
-they are those of its weight.
+With data the errors are those of its outputs on other samples than those that are fitted to, and how much of them
+arrives at the model's outputs is tried; without, they are those of its weight.
 """
 
 from __future__ import annotations

@@ -76,9 +76,7 @@ def of_model(job: Job, nodes: Sequence[Found], *, rough: bool = False) -> Iterat
     """
     if job.settings.statistics is not None:
         with _Stored(job) as stored:
-            for found in nodes:
-                kept = stored.of(found)
-                yield None if kept is None else Known(kept)
+            yield from (None if kept is None else Known(kept) for kept in map(stored.of, nodes))
         return
     source = Original(job)
     for found in nodes:

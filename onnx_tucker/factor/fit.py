@@ -100,11 +100,12 @@ def fit(
     return Chain(method.stages(stage, ranks), tuple(np.concatenate(parts) for parts in zip(*by_group, strict=True)))
 
 
-def missed(goals: Sequence[Goal], weight: Array) -> tuple[float, float]:
-    """The squared error of the outputs of a weight (groups * out, ...), and the mean square of what they should be."""
+def missed(goals: Sequence[Goal], weight: Array) -> float:
+    """The squared relative error of the outputs of a weight (groups * out, ...)."""
     parts = np.split(weight, len(goals))
     lost = sum(goal.loss(part.reshape(goal.target.shape)) for goal, part in zip(goals, parts, strict=True))
-    return lost, sum(goal.loss(np.zeros_like(goal.target)) for goal in goals)
+    total = sum(goal.loss(np.zeros_like(goal.target)) for goal in goals)
+    return lost / total if total > 0 else 0.0
 
 
 def step_work(shape: tuple[int, ...]) -> int:
