@@ -1,8 +1,9 @@
 """What a network in training learns from, and what it is examined on.
 
 A teacher can say what any input should give, so inputs are varied: two are mixed (Zhang et al., "mixup: Beyond
-Empirical Risk Minimization", ICLR 2018), moved along the axes behind the channels, and mirrored along the last.
-Labels hold for inputs as they are, and are learnt of those.
+Empirical Risk Minimization", ICLR 2018), or a box of one is put into the other where there are axes behind the channels
+(Yun et al., "CutMix", ICCV 2019), moved along those axes, and mirrored along the last. Labels hold for inputs as they
+are, and are learnt of those.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from onnx_tucker.settings import Course
 
 MOVED = 8
 """Inputs are moved along an axis by at most one part in so many."""
+PASTED = 0.5
+"""The share of the inputs that get a box of another one, and not a mixture."""
 STEPS = 8
 """Of an epoch, at least, if there are as many samples."""
 LOOKS = 16
@@ -102,7 +105,7 @@ class Lessons:
 
 
 def varied(batch: Feed, others: Feed, rng: np.random.Generator, along: Collection[str]) -> Feed:
-    """Samples each mixed with another, moved and mirrored; what are no numbers with fractions stay as they are.
+    """Samples each mixed with another or with a box of it, moved and mirrored; what have no fractions stay as they are.
 
     Args:
         batch: the samples.
@@ -117,7 +120,11 @@ def varied(batch: Feed, others: Feed, rng: np.random.Generator, along: Collectio
             continue
         part = rng.random((len(array), *[1] * (array.ndim - 1))).astype(array.dtype)
         mixed = part * array + (1 - part) * others[name]
-        made[name] = np.stack([_moved(sample, rng) for sample in mixed]) if array.ndim > 2 else mixed
+        if array.ndim > 2:
+            for i in np.flatnonzero(rng.random(len(array)) < PASTED):
+                mixed[i] = _pasted(array[i], others[name][i], rng)
+            mixed = np.stack([_moved(sample, rng) for sample in mixed])
+        made[name] = mixed
     return made
 
 
@@ -125,6 +132,18 @@ def _mixed(batch: Feed, rng: np.random.Generator, along: Collection[str]) -> Fee
     """Samples varied among themselves."""
     order = rng.permutation(next(len(array) for name, array in batch.items() if name in along))
     return varied(batch, some(batch, along, order), rng, along)
+
+
+def _pasted(sample: NDArray[Any], other: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """A sample with a box of another in it, in its place there: any share of it is as likely, but for the borders."""
+    share = rng.random() ** (1 / (sample.ndim - 1))
+    box = [slice(None)]
+    for size in sample.shape[1:]:
+        start = int(rng.integers(size)) - round(share * size) // 2
+        box.append(slice(max(0, start), start + max(1, round(share * size))))
+    made: NDArray[Any] = sample.copy()
+    made[tuple(box)] = other[tuple(box)]
+    return made
 
 
 def _moved(sample: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

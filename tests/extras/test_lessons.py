@@ -76,3 +76,15 @@ def test_samples_of_different_sizes_are_learnt_one_by_one() -> None:
     assert sorted(lesson.plain["x"].shape[1] for lesson in epoch) == [3, 4, 5, 6, 7, 8]
     assert all(lesson.labels is not None and lesson.labels[0] == lesson.plain["x"][0, 0] for lesson in epoch)
     assert [count for _, count in lessons.exam()] == [1, 1]
+
+
+def test_half_of_the_inputs_with_axes_behind_the_channels_get_a_box_of_another() -> None:
+    x = np.zeros((400, 2, 12, 9), np.float32)
+    made = varied({"x": x}, {"x": np.ones_like(x)}, np.random.default_rng(0), {"x"})["x"]
+    pasted = [sample for sample in made if set(np.unique(sample)) <= {0, 1}]
+    assert 150 < len(pasted) < 250
+    for sample in pasted:
+        assert np.array_equal(sample[0], sample[1])
+        assert sample.any()
+    shares = [sample.mean() for sample in pasted]
+    assert 0.25 < np.mean(shares) < 0.5  # a half, but for what is cut off at the borders
