@@ -121,7 +121,7 @@ def finetune() -> argparse.ArgumentParser:
         metavar="L",
         type=float,
         default=Course.learning_rate,
-        help=f"of AdamW, relative to the size of weights (default: {Course.learning_rate:g})",
+        help=f"of Muon and AdamW, relative to the size of weights (default: {Course.learning_rate:g})",
     )
     parser.add_argument(
         "--batch",
