@@ -213,14 +213,14 @@ class Course:
     Attributes:
         epochs: passes over the samples, at most.
         minutes: time to take, at most; there are fewer epochs where so many would take longer.
-        learning_rate: of AdamW, relative to the size of each weight, from which it falls to 0 as a cosine.
+        learning_rate: of Muon and AdamW, relative to the size of each weight, from which it falls to 0 as a cosine.
         batch: samples of a step, at most, where the model's first dimension is free.
         loss: what is learnt, one of `LOSSES`: what the original gives, labels, or both.
         blocks: whether what lies between two linear nodes is trained by itself, one after another.
         seed: of all randomness.
     """
 
-    epochs: int = 60
+    epochs: int = 120
     minutes: float = 10.0
     learning_rate: float = 1e-2
     batch: int = 16

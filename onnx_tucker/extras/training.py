@@ -38,8 +38,11 @@ Values = Mapping[str, NDArray[Any]]
 Teacher = Callable[[Feed], Values]
 """The values that are to be matched, by name, for an input."""
 
-HIDDEN = 3.0
-"""How much all values on the way count, relative to all outputs."""
+HIDDEN = 10.0
+"""How much all values on the way count, relative to all outputs.
+
+A classifier that learns from 410 images misses .221 of its outputs on others with .3, .206 with 3, .197 with 10 and 30.
+"""
 TINY = 1e-12
 """The variance over the mean square up to which values count as all the same."""
 WARM = 0.05
