@@ -34,7 +34,7 @@ from onnx_tucker.rank.fixed import Full
 from onnx_tucker.rank.given import Given
 from onnx_tucker.rank.lagrange import choose
 from onnx_tucker.rough import Rough
-from onnx_tucker.timed import planned, raced, timed
+from onnx_tucker.timed import arranged, raced, timed
 from onnx_tucker.tuning import Tuner, alike, quick
 from onnx_tucker.types import Candidate, Skip
 
@@ -152,7 +152,7 @@ class Allocator:
                 for curve in curves_
             ]
             other = _chosen(fewer, limits)
-            if other is not None and _lost(other) <= (1 + WORTH * share) * _lost(allocation):
+            if other is not None and _worth(_lost(other), _lost(allocation), share):
                 self._narrow(other)
                 allocation, curves_ = other, fewer
         return allocation
@@ -169,7 +169,7 @@ class Allocator:
         other = _chosen([curve.filled(block) for curve in self._lawful or self._found], limits)
         if other is None or _recipes(other) == _recipes(allocation):
             return None
-        return other if _lost(other) <= (1 + WORTH * HOPED) * _lost(allocation) else None
+        return other if _worth(_lost(other), _lost(allocation), HOPED) else None
 
     def prefers(self, other: Allocation, allocation: Allocation, saved: float) -> bool:
         """Whether another allocation is worth what it loses more; if so, later ones are among its points, if they can.
@@ -179,10 +179,10 @@ class Allocator:
             allocation: the one that loses least.
             saved: the share of the model's time that the other takes less.
         """
-        lost = [_lost(one) for one in (allocation, other)]
+        least, lost = (_lost(one) for one in (allocation, other))
         if trust.usable(self._job) and not trust.few(self._job):  # what nodes lose does not quite add up
-            lost = [self.rough.error(self._planned(one)) ** 2 for one in (allocation, other)]
-        worth = lost[1] <= (1 + WORTH * saved) * lost[0]
+            least, lost = (self.rough.error(self._candidates(one)) ** 2 for one in (allocation, other))
+        worth = _worth(lost, least, saved)
         if worth:
             self._narrow(other)
         return worth
@@ -220,7 +220,7 @@ class Allocator:
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
-        return self.rough.made(self._planned(allocation))[1]
+        return self.rough.made(self._candidates(allocation))[1]
 
     def _within(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The allocation by a law that holds all budgets, that of time by measurement."""
@@ -263,7 +263,7 @@ class Allocator:
         assert self._tuner is not None
         recipes = _recipes(allocation)
         if recipes not in self._timed:
-            timings = raced(self._job, [planned(self._job, self._tuner, allocation)])
+            timings = raced(self._job, [arranged(self._job, self._tuner, allocation)])
             if not timings:
                 raise PromiseError(UNTIMED)
             self._timed[recipes] = 1 / timings[1].speedup
@@ -293,7 +293,7 @@ class Allocator:
             recipes = _recipes(allocation)
             if recipes not in errors:
                 self._job.progress("trying allocations", len(errors), trials)
-                errors[recipes] = self.rough.error(self._planned(allocation))
+                errors[recipes] = self.rough.error(self._candidates(allocation))
             return errors[recipes]
 
         self._law, least = best(self._found, missed)
@@ -306,9 +306,9 @@ class Allocator:
         self._job.progress("trying allocations", trials, trials)
         return lawful
 
-    def _planned(self, allocation: Allocation) -> Mapping[str, Candidate]:
+    def _candidates(self, allocation: Allocation) -> Mapping[str, Candidate]:
         if self._tuner is not None:
-            return planned(self._job, self._tuner, allocation)
+            return arranged(self._job, self._tuner, allocation)
         candidates: dict[str, Candidate] = {}
         for curve, point in allocation:
             if point.method and point.ranks:
@@ -361,6 +361,11 @@ def _recipes(allocation: Allocation) -> object:
 def _lost(allocation: Allocation) -> float:
     """What nodes lose in sum, weighted."""
     return sum(curve.weight * point.error for curve, point in allocation)
+
+
+def _worth(lost: float, least: float, saved: float) -> bool:
+    """Whether a share of the time is worth that more than the least is lost."""
+    return lost <= (1 + WORTH * saved) * least
 
 
 def _used(allocation: Allocation) -> float:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from onnx_tucker.allocate import UNTIMED, Allocation, Allocator, rules_of
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.giveback import SLOWER, Made, fitted, hold, make, outlined, paying, planned, planned_only
+from onnx_tucker.giveback import SLOWER, Made, candidates_of, fitted, hold, make, outlined, paying, planned_only
 from onnx_tucker.job import Job
 from onnx_tucker.menu import eligible
 from onnx_tucker.pricing import Decision, decide
@@ -113,7 +113,7 @@ def _quicker(
         if filled is None:
             continue
         other = decide(job, rules_of(filled))
-        timings = raced(job, [planned(job, decision), planned(job, other)])
+        timings = raced(job, [candidates_of(job, decision), candidates_of(job, other)])
         saved = (timings[1].ms - timings[2].ms) / timings[0].ms if timings else 0.0
         logger.info("ranks that fill blocks of %d channels save the share %.3g of the time", block, saved)
         if saved < FILLED or not allocator.prefers(filled, allocation, saved):

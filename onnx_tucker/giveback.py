@@ -73,7 +73,7 @@ def paying(job: Job, decision: Decision) -> Made:
         job: the run.
         decision: what nodes become.
     """
-    made = _timed(job, Made(decision, factorise(job, planned(job, decision), "weights")))
+    made = _timed(job, Made(decision, factorise(job, candidates_of(job, decision), "weights")))
     if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
         made = _without_slow(job, made)
     return _not_slower(job, made)
@@ -139,7 +139,7 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
         candidate = Candidate(recipe.method, recipe.ranks, (), 0.0, recipe.form) if recipe else None
         choices.append(choice_of(found, candidate, "" if recipe else "not factorised by the earlier run"))
     decision = replay(job, Plan(tuple(choices)))
-    candidates = planned(job, decision)
+    candidates = candidates_of(job, decision)
     tensors = {tensor.name: tensor for graph in graphs(model) for tensor in graph.initializer}
     lost = sorted(name for label in candidates for name in noted[label].weights if name not in tensors)
     if lost:
@@ -168,7 +168,7 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
     if held is None:  # what saves most may be what breaks it, and what makes up for others costs more alone
         each = made.result
         if each.basis != "weights":
-            each = factorise(job, planned(job, made.decision), "weights", alone=True)
+            each = factorise(job, candidates_of(job, made.decision), "weights", alone=True)
         held, last = _fewest(job, made, verdict, promises, _costliest(job, each, promises, lambda _: 1.0))
     if held is None:
         less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."
@@ -278,11 +278,11 @@ def _with_less(job: Job, made: Made, reasons: Mapping[str, str], trusts: trust.T
     """
     decision = give_back(job, made.decision, reasons)
     if made.result.basis != "weights":
-        return Made(decision, factorise(job, planned(job, decision), made.result.basis, trusts=trusts))
-    return Made(decision, made.result.only(job, planned(job, decision)))
+        return Made(decision, factorise(job, candidates_of(job, decision), made.result.basis, trusts=trusts))
+    return Made(decision, made.result.only(job, candidates_of(job, decision)))
 
 
-def planned(job: Job, decision: Decision) -> dict[str, Candidate]:
+def candidates_of(job: Job, decision: Decision) -> dict[str, Candidate]:
     """The candidates of a decision, by node."""
     pairs = zip(job.found, decision.plan.choices, strict=True)
     return {f.place.label: planned_candidate(job.context, f, choice) for f, choice in pairs if choice.form}

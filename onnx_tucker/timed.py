@@ -68,7 +68,7 @@ def _thinned(points: Sequence[Point], most: int) -> list[Point]:
     return [points[i] for i in sorted(nearest)]
 
 
-def planned(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> dict[str, Candidate]:
+def arranged(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> dict[str, Candidate]:
     """What nodes become if points of timed curves are taken, by label, in the forms that take the least time."""
     menus = [_menu(*pair) for pair in chosen]
     return becoming(menus, laid_out(job, tuner, menus))
