@@ -120,7 +120,7 @@ def varied(batch: Feed, others: Feed, rng: np.random.Generator, along: Collectio
             continue
         part = rng.random((len(array), *[1] * (array.ndim - 1))).astype(array.dtype)
         mixed = part * array + (1 - part) * others[name]
-        if array.ndim > 2:
+        if array.ndim > 2 and array.size:
             for i in np.flatnonzero(rng.random(len(array)) < PASTED):
                 mixed[i] = _pasted(array[i], others[name][i], rng)
             mixed = np.stack([_moved(sample, rng) for sample in mixed])

@@ -45,8 +45,10 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                state = self.state[weight]
-                mean = state.setdefault("exp_avg", torch.zeros_like(weight))
+                known = self.state[weight]
+                if not known:
+                    known["exp_avg"] = torch.zeros_like(weight)
+                mean = known["exp_avg"]
                 mean.lerp_(weight.grad, 1 - MOMENTUM)
                 ahead = weight.grad.lerp(mean, MOMENTUM)
                 weight.mul_(1 - group["lr"] * group["weight_decay"])

@@ -88,3 +88,8 @@ def test_half_of_the_inputs_with_axes_behind_the_channels_get_a_box_of_another()
         assert sample.any()
     shares = [sample.mean() for sample in pasted]
     assert 0.25 < np.mean(shares) < 0.5  # a half, but for what is cut off at the borders
+
+
+def test_an_axis_of_nothing_is_left_alone() -> None:
+    x = np.zeros((4, 2, 0, 3), np.float32)
+    assert varied({"x": x}, {"x": x}, np.random.default_rng(0), {"x"})["x"].shape == x.shape
