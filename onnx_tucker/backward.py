@@ -60,7 +60,7 @@ class Backward:
         constants = {name for name in held if view.constant(name) is not None}
         inputs = {value.name for value in graph.input}
         fetched = sorted({*held, *self.outputs} - constants - inputs)
-        self._session = machine.session(probe(view.model, fetched), folder)
+        self._session = machine.session(probe(view.model, fetched), folder, arena=False)
         self._runners: dict[bytes, Any] = {}
         self._impassable: set[str] = set()  # which is said once
 
@@ -148,7 +148,7 @@ class Backward:
             made = [f"y{i}" for i in range(outputs or (1 if op else len(node.output)))]
             model = self._alone(node, op, names, made, known, fixed, given)
             if model not in self._runners:  # with threads of its own for each there would be hundreds
-                self._runners[model] = replace(self._machine, threads=1).session(model)
+                self._runners[model] = replace(self._machine, threads=1).session(model, arena=False)
             return [np.asarray(array) for array in self._runners[model].run(made, known)]
 
         return run

@@ -86,7 +86,8 @@ def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], p
     lost = goals.missed(reconstruct(chain))
     candidate = Candidate(method.name, ranks, chain.stages, 0.0)
     try:
-        session = job.stopwatch.machine.session(_alone(job, found, candidate, chain, probe), job.folder)
+        content = _alone(job, found, candidate, chain, probe)
+        session = job.stopwatch.machine.session(content, job.folder, arena=False)
         other = session.run(None, dict(probe.feed))
     except FAILURES as error:
         logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))

@@ -159,7 +159,7 @@ class Walk:
         if nodes:
             given = dict(self._feeds[0]) if again else {**front.held, **self._feeds[0]}
             content = model_of(self._job.model, nodes, self._tensors, given, dict.fromkeys((*wanted, *fresh)))
-            session = self._job.stopwatch.machine.session(content, self._job.folder)
+            session = self._job.stopwatch.machine.session(content, self._job.folder, arena=False)
         return Way(session, wanted, fresh, made, kept, again)
 
     @staticmethod

@@ -105,13 +105,17 @@ class Machine:
             "clock": "wall" if self.clock is time.perf_counter else "thread",
         }
 
-    def session(self, model: bytes, folder: Path | None = None, profile: Path | None = None) -> ort.InferenceSession:
+    def session(
+        self, model: bytes, folder: Path | None = None, profile: Path | None = None, *, arena: bool = True
+    ) -> ort.InferenceSession:
         """A CPU session on a model's bytes.
 
         Args:
             model: the model, smaller than 2 GB.
             folder: what its external data is relative to; None where it has none.
             profile: beginning of the path of a file that gets a profile of its runs; None for none.
+            arena: whether it keeps the memory that runs have taken, as it does by default, up to twice as much as they
+                take at most; an output that is held keeps all of that.
 
         Raises:
             FAILURES: onnxruntime cannot run the model.
@@ -121,7 +125,7 @@ class Machine:
         options.log_severity_level = 4
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.enable_cpu_mem_arena = True
+        options.enable_cpu_mem_arena = arena
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)

@@ -35,6 +35,12 @@ def test_threads_are_those_of_the_cores_that_the_process_may_use(monkeypatch: py
         assert [options.intra_op_num_threads for options in made] == [wanted, 2]
 
 
+def test_memory_of_runs_is_kept_only_where_asked_for() -> None:
+    content = two_layers().SerializeToString()
+    for arena in (True, False):
+        assert Machine().session(content, arena=arena).get_session_options().enable_cpu_mem_arena is arena
+
+
 def test_a_model_that_never_ends_is_ended() -> None:
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Neg", ["v"], ["w"])],
