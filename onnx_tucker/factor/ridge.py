@@ -11,8 +11,12 @@ from onnx_tucker.types import Array
 
 Value = TypeVar("Value")
 
-RIDGES = (1e4, 1e3, 1e2, 10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""How strongly the trained weight draws, of which `ridge` tries some."""
+RIDGES = (1e4, 1e3, 1e2, 10.0, 1.0, 1e-1, 1e-2)
+"""How strongly the trained weight draws, of which `ridge` tries some.
+
+Weaker ones make much of directions in which the inputs hardly vary. At 1e-5 a language model's weights became 200 times
+as large: its outputs were .0081 off, for .0085 at 1e-2, but .98 with weights of eight bits, for .038.
+"""
 
 
 def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool, among: Sequence[float] = RIDGES) -> float:

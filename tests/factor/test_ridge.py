@@ -25,6 +25,16 @@ def test_it_is_weak_where_rows_are_many_and_strong_where_they_mislead() -> None:
     assert ridge(*halves(4, WEIGHT, noise=1.0), WEIGHT, bias=True) > 0.01
 
 
+def test_little_is_made_of_what_hardly_varies() -> None:
+    """An input that tells all but is a thousandth of the others would have weights that no rounding leaves right."""
+    scale, made = np.array([1.0, 1, 1, 1, 1, 1e-3]), [Moments.none(STAGE), Moments.none(STAGE)]
+    for half in made:
+        p = RNG.standard_normal((4000, 1, 6))
+        half.add(p * scale, p @ WEIGHT.T)
+    found = made[0].targets(WEIGHT, ridge(*made, WEIGHT, bias=True), bias=True)[0]
+    assert np.linalg.norm(WEIGHT[:, 5]) < np.linalg.norm(found[:, 5]) < 2 * np.linalg.norm(WEIGHT)
+
+
 def test_what_all_samples_will_miss_is_foreseen_from_halves() -> None:
     """Nearer than what the weight of one half misses of the other, which is from half the samples."""
     best_ = [WEIGHT.reshape(4, 6, 1)]
