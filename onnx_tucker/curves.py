@@ -42,7 +42,7 @@ LEVELS = 32
 """Points of a curve for each method."""
 LOSSES = (1e-5, 0.8)
 """Shares of the energy that the modes of a method with several may lose."""
-FITS, FITTING = 6, 1e11
+FITS, FITTING = 16, 3e11
 """Fits of a method, at most, that tell errors at some points, and the multiplications that they may take together."""
 
 

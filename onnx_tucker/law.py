@@ -59,7 +59,7 @@ CHANGES: Sequence[tuple[str, Sequence[Any]]] = (
     ("tilt", (-1.0, -2.0)),
     ("logarithmic", (True,)),
 )
-"""What is tried of the law, each on top of what has helped so far, and more of a kind only where less did no harm; what
+"""What is tried of the law, each on top of what has helped so far, and more of a tilt only where less did no harm; what
 has helped one way is not tried the other way.
 """
 
@@ -83,6 +83,6 @@ def best(curves: Sequence[Curve], missed: Callable[[Sequence[Curve]], float]) ->
             logger.info("%s: error %.4g", other, error)
             if error * CLEARLY < least:
                 law, least = other, error
-            elif error > least:  # and not the same allocation
+            elif name == "tilt" and error > least:  # and not the same allocation
                 break
     return law, least
