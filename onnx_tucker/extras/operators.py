@@ -97,6 +97,17 @@ def global_max_pool(_: Attributes) -> Operator:
     return lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)
 
 
+def clip(attributes: Attributes) -> Operator:
+    """https://onnx.ai/onnx/operators/onnx__Clip.html; bounds are attributes before opset 11, and may be left out."""
+    given = attributes.get("min"), attributes.get("max")
+
+    def run(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        bounds = given if low is None and high is None else (low, high)
+        return x if bounds == (None, None) else x.clamp(*bounds)
+
+    return run
+
+
 def max_pool(attributes: Attributes) -> Operator:
     """https://onnx.ai/onnx/operators/onnx__MaxPool.html, without the places of what is largest."""
     kernel, ceil = list(attributes["kernel_shape"]), bool(attributes.get("ceil_mode"))
@@ -210,6 +221,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
 
 OPERATORS: dict[str, Callable[[Attributes], Operator]] = {
     "AveragePool": average_pool,
+    "Clip": clip,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "GRU": gru,

@@ -50,6 +50,23 @@ def test_pads_that_follow_from_the_size(auto_pad: str, size: int) -> None:
     same("Conv", [[1, 3, size, size], [4, 3, 4, 3]], auto_pad=auto_pad, strides=[2, 1])
 
 
+@pytest.mark.parametrize("bounds", [(-0.5, 0.5), (-0.5, None), (None, 0.5), (None, None)])
+@pytest.mark.parametrize("opset", [7, 18])
+def test_values_may_have_a_bound_on_either_side(bounds: tuple[float | None, float | None], opset: int) -> None:
+    named = {name: value for name, value in zip(("min", "max"), bounds, strict=True) if value is not None}
+    tensors, inputs, attributes = dict[str, Array](), ["x"], dict[str, float]()
+    if opset < 11:
+        attributes = named
+    else:
+        tensors = {name: np.array(value, np.float32) for name, value in named.items()}
+        inputs += [name if name in named else "" for name in ("min", "max")]
+    node = helper.make_node("Clip", inputs, ["y"], "node", **attributes)
+    made = model([node], tensors, {"x": [4]}, {"y": 1}, opset=opset)
+    x = RNG.standard_normal(4).astype(np.float32)
+    [y] = network.Network(made, []).run({"x": x}, ["y"])
+    assert np.array_equal(run(made, x=x)[0], y.numpy())
+
+
 def test_transposed_convolutions_may_make_more() -> None:
     for pad in (0, 1):  # where there is none, the bias alone reaches the border
         shapes = [[1, 3, 5, 5], [3, 4, 3, 3], [4]]
