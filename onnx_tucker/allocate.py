@@ -57,6 +57,9 @@ Allocation = Sequence[tuple[Curve, Point]]
 WHOLE = "as it is, it is worth more than what chains of it would save"
 """Why a node is kept that could be factorised."""
 
+NOTHING = "no chain of it is known to save anything that counts"
+"""The same where nothing of it can be saved, or its shapes are not known."""
+
 SLOW = "as it is, chains of it take more time than they are worth"
 """The same where chains were left out for their time."""
 
@@ -329,8 +332,8 @@ def rules_of(allocation: Allocation) -> Rules:
     """The rules that an allocation stands for."""
     rules: dict[str, Rule] = {}
     for curve, point in allocation:
-        kept = curve.kept or (WHOLE if any(other.ranks for other in curve.points) else "")
-        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full(kept) if kept else Full())
+        kept = curve.kept or (WHOLE if any(other.ranks for other in curve.points) else NOTHING)
+        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full(kept))
         rules |= {one.place.label: rule for one in curve.group}
     return Rules(rules)
 

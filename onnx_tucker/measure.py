@@ -143,7 +143,7 @@ def _within(choice: Choice, outcome: Outcome, *, made: bool) -> Time:
 
 def _reason(choice: Choice, outcome: Outcome) -> str:
     """Why a node is what it is; one that only has new weights is not factorised either."""
-    refitted = choice.form is None and choice.name in outcome.weight_errors
+    refitted = choice.method is None and outcome.weight_errors.get(choice.name, 0.0) != 0.0
     return "; ".join(filter(None, (choice.reason, "weights refitted to what comes before" if refitted else "")))
 
 

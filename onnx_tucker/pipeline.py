@@ -319,6 +319,8 @@ def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
         if found:
             logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
         return
+    if found and job.inputs is not None and not job.inputs.held_out:
+        logger.warning("Of so few samples none is kept for checks: errors are those of what factors are fitted to.")
     reasons = {label: reason for label, one in found.items() if (reason := unread(job, one))}
     if reasons:
         label, reason = next(iter(reasons.items()))

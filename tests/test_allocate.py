@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_tucker import compress, sensitivity, trust
-from onnx_tucker.allocate import WHOLE, Allocator
+from onnx_tucker.allocate import NOTHING, WHOLE, Allocator
 from onnx_tucker.errors import PromiseError, UsageError
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.rank.budget import Budget
@@ -95,7 +95,7 @@ def test_what_has_no_chains_is_not_said_to_be_worth_more_than_those() -> None:
     made.graph.initializer.append(numpy_helper.from_array(np.ones((48, 1), np.float32), "last"))
     plan = compress(made, ranks="auto", budget="flops:1", benchmark=False).plan
     reasons = {choice.name: choice.reason for choice in plan.choices}
-    assert reasons == {"conv": WHOLE, "fc": WHOLE, "last": "full rank, nothing to truncate"}
+    assert reasons == {"conv": WHOLE, "fc": WHOLE, "last": NOTHING}
 
 
 def test_a_budget_that_cannot_be_reached_breaks_the_promise() -> None:

@@ -224,6 +224,15 @@ def test_without_data_it_is_said_that_accuracy_is_unguarded(caplog: pytest.LogCa
     assert caplog.text.count("nothing guards the accuracy") == 1
 
 
+@pytest.mark.parametrize(("samples", "said"), [(4, 1), (5, 0)])
+def test_it_is_said_that_errors_are_those_of_what_is_fitted_to(
+    samples: int, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, x = CASES["conv"]
+    slim(made, x[:samples])
+    assert caplog.text.count("none is kept for checks") == said
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_full_rank_with_data_changes_nothing(name: str) -> None:
     made, x = CASES[name]

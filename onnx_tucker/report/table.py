@@ -68,7 +68,7 @@ def _row(node: NodeReport) -> tuple[str, ...]:
         _change(node.in_situ_ms, milliseconds) if node.in_situ_ms.before else "",
         factor(node.speedup) if node.form else "",
         share(node.time_share),
-        small(node.error.weight) if node.method else "",
+        small(node.error.weight) if node.form else "",
         small(node.error.output) if node.form else "",
         node.reason,
     )
