@@ -37,7 +37,7 @@ def no_waiting_for_disks() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def generators() -> list[np.random.Generator]:
     """Those of all test modules, as tests use what others have."""
-    modules = (module for name, module in sys.modules.items() if name.startswith("tests."))
+    modules = [module for name, module in sys.modules.items() if name.startswith("tests.")]
     return [module.RNG for module in modules if isinstance(getattr(module, "RNG", None), np.random.Generator)]
 
 

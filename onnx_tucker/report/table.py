@@ -115,11 +115,12 @@ def _notes(report: Report) -> list[str]:
         notes += [_fidelity(report, i) for i in range(len(report.fidelity.outputs))]
     if totals.score.before is not None and totals.score.after is not None:
         notes.append(f"Score {totals.score.before:.6g} → {totals.score.after:.6g}.")
-    notes.append(
-        f"{machine(report.environment)} Node times are of the node alone, in situ within the whole model."
-        + (" Times are of an earlier run; --no-cache measures anew." if report.environment["remembered_times"] else "")
-    )
-    return notes
+    last = machine(report.environment)
+    if any(node.time_ms.before is not None for node in report.nodes):
+        last += " Node times are of the node alone, in situ within the whole model."
+    if report.environment["remembered_times"]:
+        last += " Times are of an earlier run; --no-cache measures anew."
+    return [*notes, last]
 
 
 def machine(env: Mapping[str, Any]) -> str:

@@ -102,6 +102,12 @@ def test_every_format_names_every_node(ending: str) -> None:
     assert text.endswith("\n")
 
 
+def test_what_times_are_is_said_where_there_are_some() -> None:
+    untimed = replace(REPORT, nodes=[replace(node, time_ms=Change(None, None)) for node in REPORT.nodes])
+    for report, said in ((REPORT, True), (untimed, False)):
+        assert ("Node times are" in render(report, Path("r.md"))) is said
+
+
 def test_json_has_the_contracts_fields() -> None:
     document = json.loads(render(REPORT, Path("r.json")))
     assert document["schema"] == "onnx-tucker/report/1"
