@@ -64,10 +64,11 @@ def infer(
     for value in inputs:
         if (_shape(value) or ())[:1] == (0,):
             raise UsageError(f"The input {value.name} would have no samples; give its first size another value than 0.")
-    for value in bare.graph.value_info:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
+    for graph in graphs(bare):
+        for value in (*graph.input, *graph.value_info):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param in sizes:
+                    dim.dim_value = sizes[dim.dim_param]
     return _whole(_inferred(bare, logging.WARNING))
 
 

@@ -30,6 +30,31 @@ def test_dimensions_and_shapes_can_be_given() -> None:
     assert infer(free, Path(), {}, {"n": 5, "h": 9, "w": 7})["y"] == (5, 4, 7, 5)
 
 
+def test_names_of_sizes_hold_in_bodies_too() -> None:
+    """What goes round in a loop has no other shape than what its body says."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Conv", ["v", "w"], ["c"], pads=[1] * 4),
+            helper.make_node("Identity", ["go"], ["go_on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, ["n", 4, 9, 7]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("c", TensorProto.FLOAT, None),
+        ],
+    )
+    tensors = {"times": np.array(2), "w": np.ones((4, 4, 3, 3), np.float32)}
+    made = model(
+        [helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)], tensors, {"x": ["n", 4, 9, 7]}, {"y": 4}
+    )
+    assert infer(made, Path(), {}, {"n": 5})["c"] == (5, 4, 9, 7)
+
+
 def test_a_constant_that_gives_nothing_is_none() -> None:
     made = two_layers()
     made.graph.node.append(helper.make_node("Constant", [], [], "nothing", value=numpy_helper.from_array(WEIGHT)))
