@@ -220,7 +220,7 @@ class Course:
         seed: of all randomness.
     """
 
-    epochs: int = 120
+    epochs: int = 240
     minutes: float = 10.0
     learning_rate: float = 1e-2
     batch: int = 16
