@@ -92,7 +92,6 @@ def test_factorised_layers_are_lowered_too_and_plans_replay(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("frames_win")
-@pytest.mark.usefixtures("frames_win")
 def test_a_node_that_is_lowered_says_whether_it_has_other_weights() -> None:
     data = {"x": np.concatenate([X] * 4) + noise(8, *SHAPE)}
     for a, refitted in ((4, True), ("full", False)):
@@ -102,6 +101,7 @@ def test_a_node_that_is_lowered_says_whether_it_has_other_weights() -> None:
         assert (c.error.weight > 1e-3) is refitted
 
 
+@pytest.mark.usefixtures("frames_win")
 def test_what_is_left_out_stays() -> None:
     result = compress(video(), ranks="full", exclude=["a"])
     assert [n.status for n in result.report.nodes] == ["kept", "lowered"]
