@@ -97,10 +97,10 @@ def _row(subject: Subject, ranks: str, args: argparse.Namespace) -> Row:
     after = onnx_tucker.finetune(subject.path, before.model, benchmark=False, **course, **options)
     seconds = time.monotonic() - began
     models = onnx.load(subject.path), before.model, after.model
-    scores = [subject.score(runner(model, args.threads), ALL) for model in models]
-    errors = [_error(result) for result in (before, after)]
+    original, untuned, tuned = (subject.score(runner(model, args.threads), ALL) for model in models)
+    errors = _error(before), _error(after)
     samples = len(next(iter(subject.data.values())))
-    return Row(subject.name, ranks, *scores, *errors, seconds, samples, args.threads, args.epochs)
+    return Row(subject.name, ranks, original, untuned, tuned, *errors, seconds, samples, args.threads, args.epochs)
 
 
 def _error(result: onnx_tucker.Result) -> float:

@@ -176,7 +176,7 @@ def _textbook(subject: Subject, options: Mapping[str, Any]) -> onnx_tucker.Resul
     ranks = subject.ranks
     if not ranks.endswith(".toml"):
         report = onnx_tucker.inspect(subject.model, data=subject.feed, benchmark=False)
-        kernels = {n.name: bool(n.shape) and math.prod(n.shape[2:]) > 1 for n in report.nodes if n.status == "kept"}
+        kernels = {n.name: math.prod((n.shape or ())[2:]) > 1 for n in report.nodes if n.status == "kept"}
         rules = {n: {"ranks": ranks, "method": "tucker2" if kernel else "svd"} for n, kernel in kernels.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "ranks.json"

@@ -161,7 +161,7 @@ def _player(rng: np.random.Generator, label: int) -> list[list[Limb]]:
 def _swing(rng: np.random.Generator) -> Array:
     """How far the stroke has come in every frame, from 0 to 1."""
     middle, speed = rng.uniform(0.3, 0.7) * FRAMES, rng.uniform(0.35, 1.1)
-    return 1 / (1 + np.exp(-speed * (np.arange(FRAMES) - middle)))
+    return np.asarray(1 / (1 + np.exp(-speed * (np.arange(FRAMES) - middle))))
 
 
 def _distractors(rng: np.random.Generator) -> list[list[list[Limb]]]:

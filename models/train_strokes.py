@@ -36,8 +36,10 @@ class Strokes(nn.Module):
         self.conv1 = nn.Conv3d(4, 6, (5, 11, 11), padding=(2, 5, 5))
         self.conv2 = nn.Conv3d(6, 16, (5, 11, 11))
         self.fc1, self.fc2, self.fc3 = nn.Linear(2800, 128), nn.Linear(128, 84), nn.Linear(84, 2)
-        for layer in self.children():  # torch's default start shrinks the signal at every layer
+        layers = self.conv1, self.conv2, self.fc1, self.fc2, self.fc3
+        for layer in layers:  # torch's default start shrinks the signal at every layer
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def forward(self, clip: Tensor, step: int = 1, dropout: float = 0.0) -> Tensor:
@@ -47,7 +49,8 @@ class Strokes(nn.Module):
         x = functional.max_pool3d(self.conv2(x).relu(), (2, 4, 4)).flatten(1)
         x = functional.dropout(x, dropout, self.training)
         x = functional.dropout(self.fc1(x).relu(), dropout, self.training)
-        return self.fc3(self.fc2(x).relu())
+        logits: Tensor = self.fc3(self.fc2(x).relu())
+        return logits
 
 
 def draw(seed: int, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -78,7 +81,7 @@ def accuracy(model: Strokes, x: NDArray[np.uint8], y: NDArray[np.int64], step: i
     model.eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         right = sum((model(a, step).argmax(1) == b).sum().item() for a, b in batches(x, y, np.arange(len(x)), 16))
-    return right / len(x)
+    return float(right / len(x))
 
 
 def main() -> None:
@@ -107,7 +110,7 @@ def main() -> None:
                     logits = model(a, step, dropout=0.2)
                 loss = functional.cross_entropy(logits.float(), b, label_smoothing=0.05)
                 optimiser.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
                 losses.append(loss.item())
