@@ -174,7 +174,7 @@ def in_situ(job: Job, model: onnx.ModelProto) -> dict[str, float] | None:
     except FAILURES as error:
         logger.info("the model is not profiled: %s", error)
         return None
-    return owners.times(model, labels, steps)
+    return owners.times(model, labels, steps, {node.name for node in job.model.graph.node})
 
 
 def output_errors(

@@ -73,6 +73,8 @@ def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress
     """
     settings = Settings.of(options)
     check_seconds(seconds)
+    if isinstance(models, Source):
+        models = [models]
     if not models:
         raise UsageError("There is no model to time.")
     names = named(models)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -129,8 +129,8 @@ class Settings:
             UsageError: an option has no such value, or two of them contradict each other.
         """
         for name in ("budget", "include", "exclude", "op_types", "report"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str | Path) else tuple(value or ()))
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        _check_kinds(self)
         object.__setattr__(self, "data", _data(self.data))
         _check_ranges(
             self,
@@ -173,7 +173,7 @@ class Settings:
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and float(value) >= 0):
-                raise UsageError(f"--{name.replace('_', '-')} is a number from 0.")
+                raise UsageError(f"{_flag(name)} is a number from 0.")
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -246,6 +246,39 @@ class Course:
         return self.loss != "labels"
 
 
+def _texts(name: str, value: Any) -> tuple[PathLike, ...]:
+    """What was given once or several times, or not at all.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    several = value if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else [value]
+    found = () if value is None else tuple(several)
+    if not all(isinstance(one, PathLike) for one in found):
+        raise UsageError(f"{_flag(name)} is a text or several of them, not {value!r}.")
+    return found
+
+
+def _check_kinds(settings: Settings) -> None:
+    """Makes sure that paths and mappings are that.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name in ("statistics", "statistics_out", "plan", "plan_out", "custom_op_lib", "cache"):
+        value = getattr(settings, name)
+        if not (value is None or isinstance(value, PathLike) or (name == "plan" and isinstance(value, Plan))):
+            raise UsageError(f"{_flag(name)} is a path, not {value!r}.")
+    for name in ("input_shape", "dim"):
+        if not isinstance(getattr(settings, name), Mapping):
+            raise UsageError(f"{_flag(name)} is a dict of sizes by name, not {getattr(settings, name)!r}.")
+
+
+def _flag(name: str) -> str:
+    """An option as the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
 def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float]) -> None:
     """Makes sure that numbers are within what makes sense: name, least and largest.
 
@@ -256,7 +289,7 @@ def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float])
         value, whole = getattr(options, name), isinstance(getattr(type(options), name), int)
         if not isinstance(value, Integral if whole else Real) or not least <= float(value) <= most:
             kind = "a whole number" if whole else "a number"
-            raise UsageError(f"--{name.replace('_', '-')} is {kind} from {least:g} to {most:g}.")
+            raise UsageError(f"{_flag(name)} is {kind} from {least:g} to {most:g}.")
 
 
 def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:

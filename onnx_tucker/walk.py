@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnx_tucker.graph import external
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.layer import WHOLE, piece_of
 from onnx_tucker.graph.nodes import Names
@@ -139,7 +140,11 @@ class Walk:
                 size = further.size
                 if total - front.size + size <= HELD:
                     self._fronts[i], total = further, total - front.size + size
-            yield {name: values[name] if name in values else feed[name] for name in names}
+            yield {name: self._value(name, {**feed, **values}) for name in names}
+
+    def _value(self, name: str, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """A value that is known, or that callers may give and do not."""
+        return known[name] if name in known else external.values(self._tensors[name], self._job.folder)
 
     def _way(self, front: Front, names: Sequence[str]) -> Way:
         """What leads from a front to some values, or from the feed, if something that they need was let go."""

@@ -418,6 +418,28 @@ def test_passes_that_begin_alike_share_their_first_chains(monkeypatch: pytest.Mo
     assert again.model == factorise(other, planned_(other, {"a": 5, "b": 6, "c": 5}), "outputs").model
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_an_input_that_is_not_in_the_data(given: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """As of learned queries, which are stored, or which callers may give."""
+    nodes = [
+        helper.make_node("MatMul", ["queries", "a"], ["q"], "first"),
+        helper.make_node("MatMul", ["x", "b"], ["k"], "second"),
+        helper.make_node("Add", ["k", "q"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["r"]),
+        helper.make_node("MatMul", ["r", "c"], ["y"], "third"),
+    ]
+    tensors = {"queries": noise(7, 24), **{name: low_rank(RNG, 4, 24, 24) for name in "abc"}}
+    made = model(nodes, tensors, {"x": ["n", 7, 24]}, {"y": 3})
+    if given:
+        made.graph.input.append(helper.make_tensor_value_info("queries", onnx.TensorProto.FLOAT, [7, 24]))
+    x = noise(80, 7, 24)
+    result = compress(made, ranks="4", benchmark=False, data={"x": x})
+    status = {node.name: node.status for node in result.report.nodes}
+    assert status == {"first": "factorized" if given else "skipped", "second": "factorized", "third": "factorized"}
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 0.05
+    assert ("one that callers may give" in caplog.text) == given
+
+
 def test_nodes_that_share_a_weight_are_fitted_together() -> None:
     """As heads of detectors on maps of several sizes, of which the small ones give few rows; each adds its own bias."""
     rng = np.random.default_rng(0)

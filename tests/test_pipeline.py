@@ -223,7 +223,7 @@ def test_a_plan_without_ranks_is_refused() -> None:
 def test_a_model_of_which_nothing_runs_is_timed() -> None:
     product = helper.make_node("MatMul", ["a", "w"], ["y"], "product")
     made = model([product], {"a": np.ones((8, 40), np.float32), "w": np.ones((40, 32), np.float32)}, {}, {"y": 2})
-    assert inspect(made, cache=False).nodes[0].name == "product"
+    assert inspect(made).nodes[0].name == "product"
 
 
 def test_the_order_of_a_plan_does_not_matter() -> None:

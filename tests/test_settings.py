@@ -27,6 +27,12 @@ from onnx_tucker.settings import Course, Settings
         ({"data": [np.ones(2), "x.npz"]}, "neither paths"),
         ({"finetune_epochs": "3"}, "--finetune-epochs is a whole number"),
         ({"dim": {"n": 2.5}}, "for n are not all whole numbers"),
+        ({"ranks": "auto", "budget": 0.5}, "--budget is a text or several of them, not 0.5"),
+        ({"exclude": [1]}, "--exclude is a text or several of them"),
+        ({"dim": "n=2"}, "--dim is a dict of sizes by name, not 'n=2'"),
+        ({"input_shape": ["x:1,2"]}, "--input-shape is a dict of sizes by name"),
+        ({"plan": {}}, "--plan is a path"),
+        ({"cache": 3}, "--cache is a path, not 3"),
         ({"input_shape": {"x": 5}}, "for x are not all whole numbers"),
     ],
 )

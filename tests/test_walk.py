@@ -79,6 +79,13 @@ def test_values_are_those_of_the_model(held: int, order: tuple[str, ...], monkey
         assert len(second) == 3
 
 
+def test_a_value_that_callers_may_give_is_the_one_that_is_stored() -> None:
+    made = model([helper.make_node("Add", ["x", "d"], ["y"])], {"d": X[0]}, {"x": ["n", 4], "d": [4]}, {"y": 2})
+    [values] = Walk(prepare_(made), [{"x": X}]).read(["d", "y"])
+    assert np.array_equal(values["d"], X[0])
+    assert np.allclose(values["y"], X + X[0])
+
+
 def test_every_node_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
     build = walk.model_of

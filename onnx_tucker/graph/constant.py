@@ -30,9 +30,11 @@ ARRANGING = frozenset(
 COMPUTING = ARRANGING | frozenset(
     "Abs Add BatchNormalization Ceil Clip Concat Div Exp Expand Floor Gather Log Max Mean Min Mul Neg Pad Pow "
     "QuantizeLinear Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare "
-    "Round Shape Sigmoid Sign Slice Sqrt Sub Sum Tanh Where".split()
+    "Round Shape Sigmoid Sign Slice Split Sqrt Sub Sum Tanh Where".split()
 )
 """Operators that are evaluated where all that they take is constant."""
+PARTING = frozenset(("Slice", "Split"))
+"""Those that give a part of what they take, beside which there are others."""
 FEW = 4096
 """Values of a shape or a scale, at most."""
 CODES = (
@@ -106,18 +108,24 @@ class Constant:
 
     @property
     def chain(self) -> tuple[Value, ...]:
-        """What exists for this value alone, if nothing else uses it: origin, then every step's output."""
-        return (self.origin, *(step.output for step in self.steps))
+        """What exists for this value alone, if nothing else uses it: origin or part of it, then every step's output."""
+        parts = [i + 1 for i, step in enumerate(self.steps) if step.node.op_type in PARTING]
+        return (self.origin, *(step.output for step in self.steps))[max(parts, default=0) :]
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part of what is stored, of which others may be used elsewhere."""
+        return self.chain[0] != self.origin
 
     @property
     def recipe(self) -> Hashable:
         """Alike for constants that are made of the same in the same way, be it by the same nodes or by others."""
         steps = []
-        for node, _, others, _ in self.steps:
+        for node, _, others, made in self.steps:
             if node.op_type != "Identity":
                 given = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
                 taken = tuple(others[name].ingredient if name in others else not name for name in node.input)
-                steps.append((node.op_type, given, taken))
+                steps.append((node.op_type, given, taken, list(node.output).index(made.name)))
         return self.origin, tuple(steps)
 
     @property
@@ -161,12 +169,12 @@ class Constant:
             ModelError: they cannot be read or computed.
         """
         array = external.values(self.tensor, self.folder)
-        for node, data, others, _ in self.steps:
+        for node, data, others, made in self.steps:
             taken = {name: other.read() for name, other in others.items()}
             outputs = evaluate(node, {data: array, **taken}, self.model)
             if outputs is None:
-                raise ModelError(f"The constant {node.output[0]!r} cannot be computed from {data!r}.")
-            array = outputs[node.output[0]]
+                raise ModelError(f"The constant {made.name!r} cannot be computed from {data!r}.")
+            array = outputs[made.name]
         return array
 
     @property

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_tucker.graph.constant import ARRANGING, COMPUTING, FLOATS, Constant, Step, Value
+from onnx_tucker.graph.constant import ARRANGING, COMPUTING, FLOATS, PARTING, Constant, Step, Value
 from onnx_tucker.graph.nodes import STANDARD, Place, Scope, attributes, bodies
 
+RANDOM = frozenset(
+    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
+"""Operators that may give something else each time that they are given the same."""
 MOST = 128
 """Nodes that are evaluated at most to make a constant."""
 
@@ -25,19 +29,29 @@ class Constants:
         main: the scope of the main graph.
     """
 
-    def __init__(self, model: onnx.ModelProto, places: Sequence[Place], folder: Path, *, overridable: bool) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        places: Sequence[Place],
+        folder: Path,
+        numbers: Mapping[str, onnx.TensorProto],
+        *,
+        overridable: bool,
+    ) -> None:
         """Looks the model over.
 
         Args:
             model: any model.
             places: its nodes.
             folder: where its file is.
+            numbers: what nodes of the main graph give that follows from the shapes of its values, by name.
             overridable: whether a caller may replace initializers that are graph inputs.
         """
-        self._model, self._folder = model, folder
+        self._model, self._folder, self._numbers = model, folder, numbers
         main = (place.scope for place in places if place.scope.outer is None and not place.scope.function)
         self.main = next(main, Scope(model.graph))
         self._known: dict[Value, Constant | None] = {}
+        self._varying: set[Value] = set()
         self._sparse = {sparse.values.name for sparse in model.graph.sparse_initializer}
         scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
@@ -70,10 +84,14 @@ class Constants:
         while queue:
             value = queue.pop()
             gone[value] += 1
-            if gone[value] >= self.uses(value) and value not in dead:
-                dead.add(value)
-                definition = self._defined[value.scope][value.name]
-                if isinstance(definition, onnx.NodeProto):
+            definition = self._defined[value.scope][value.name]
+            if definition is None or value in dead or gone[value] < self.uses(value):
+                continue
+            dead.add(value)
+            if isinstance(definition, onnx.NodeProto):
+                others = self._values(value.scope, definition.output)
+                if all(gone[other] >= self.uses(other) for other in others):
+                    dead.update(others)
                     queue += self._values(value.scope, definition.input)
         return dead
 
@@ -118,13 +136,15 @@ class Constants:
     def _maker(self, value: Value) -> onnx.NodeProto | None:
         """The node that makes a value of others, if it is evaluated where those are constant."""
         node = self._defined[value.scope][value.name]
-        if not isinstance(node, onnx.NodeProto) or len(node.output) != 1:
+        if not isinstance(node, onnx.NodeProto) or (len(node.output) != 1 and node.op_type not in PARTING):
             return None
         return node if node.op_type in COMPUTING and node.domain in STANDARD else None
 
     def _made(self, value: Value) -> Constant | None:
         """The same, when all that it is made of is known."""
         tensor, maker = held(self._defined[value.scope][value.name]), self._maker(value)
+        if tensor is None and value.scope is self.main:
+            tensor = self._numbers.get(value.name)
         if tensor is not None:
             return Constant(value, tensor, value, (), self._model, self._folder)
         others = dict[str, Constant]()
@@ -171,6 +191,36 @@ class Constants:
                 inputs |= definition.op_type in layers
                 queue += [] if definition.op_type in layers else self._used(Place("", definition, value.scope))
         return inputs
+
+    def varies(self, name: str, scope: Scope) -> bool:
+        """Whether a value may be another on another run: unless it follows from stored values by standard operators.
+
+        Args:
+            name: of the value.
+            scope: where it is used.
+        """
+        first = self._values(scope, [name])
+        queue, seen = [*first], set[Value]()
+        while queue:
+            value = queue.pop()
+            if value not in seen:
+                seen.add(value)
+                if value in self._varying or self._free(value):
+                    self._varying.update(first)
+                    return True
+                definition = self._defined[value.scope][value.name]
+                queue += self._values(value.scope, definition.input) if isinstance(definition, onnx.NodeProto) else []
+        return not first
+
+    def _free(self, value: Value) -> bool:
+        """Whether a value is given by a caller, or by a node that need not give the same again."""
+        definition = self._defined[value.scope][value.name]
+        if definition is None:
+            return value.scope is not self.main or value.name not in self._sparse
+        if isinstance(definition, onnx.TensorProto):
+            return value.scope is self.main and value.name in self._inputs
+        known = definition.domain in STANDARD and definition.op_type not in RANDOM
+        return not known or any(bodies(attribute) for attribute in definition.attribute)
 
     def maker(self, name: str, scope: Scope) -> onnx.NodeProto | None:
         """The node of a scope that gives a value."""

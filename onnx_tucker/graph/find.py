@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
+from onnx_tucker.cost import Layer
 from onnx_tucker.errors import ModelError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph.constant import Constant, Value
@@ -17,11 +18,14 @@ from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
 from onnx_tucker.graph.ops import OPS, others
 from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat, refuse
 from onnx_tucker.graph.provenance import Chains, chains
-from onnx_tucker.graph.shapes import Shapes, Size
+from onnx_tucker.graph.shapes import Declared, Shapes
 from onnx_tucker.types import Candidate, Site, Skip, Stage
 
 OWN_CHAIN = "it is in a chain that onnx-tucker made; see --refactorize"
 LOWERED = "onnx-tucker made it in another form, which --refactorize does not read"
+ALWAYS = "its input is the same on every run, so that it is computed once, when the model is loaded"
+NONE = Layer(positions=0, in_positions=0, outputs=0, fan_in=0, fan_out=0, volume=0, bias=False)
+"""What is counted of such a node: nothing, whatever the shape of its input."""
 SHARED = "the weight is used in several places, and not everywhere in a way that can be factorised alike"
 
 
@@ -82,7 +86,7 @@ def macs(nodes: Iterable[Found]) -> int:
 def context_of(
     model: onnx.ModelProto,
     shapes: Shapes,
-    fixed: Mapping[str, tuple[Size, ...]],
+    declared: Declared,
     folder: Path,
     *,
     freeze_initializer_inputs: bool = False,
@@ -93,14 +97,14 @@ def context_of(
     Args:
         model: any model.
         shapes: known shapes of its values.
-        fixed: the same as far as the model itself fixes them.
+        declared: the same as far as the model itself fixes them.
         folder: where its file is.
         freeze_initializer_inputs: whether weights that callers could replace are taken for constants.
         dequantize: whether weights that are stored as integers are factorised.
     """
     nodes = tuple(places(model))
-    constants = Constants(model, nodes, folder, overridable=not freeze_initializer_inputs)
-    return Context(nodes, constants, shapes, fixed, opset_of(model), dequantize)
+    constants = Constants(model, nodes, folder, declared.numbers, overridable=not freeze_initializer_inputs)
+    return Context(nodes, constants, shapes, declared.shapes, opset_of(model), dequantize)
 
 
 def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False) -> list[Found]:
@@ -168,6 +172,9 @@ def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | No
         reading = op.read(place, context)
     except ModelError as error:
         return refuse(place, str(error).rstrip("."))
+    seat = reading.seat if isinstance(reading.found, Site) else None
+    if seat is not None and not context.constants.varies(place.node.input[seat.data], place.scope):
+        return replace(reading, found=Skip(place.label, place.node.op_type, ALWAYS), layer=NONE)
     if own.transforms(place):
         held = _stored(place, context)
         if held:

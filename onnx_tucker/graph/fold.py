@@ -6,6 +6,7 @@ Exporters compute pads, sizes and axes by chains of small nodes that shape infer
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
-from onnx_tucker.graph.nodes import STANDARD, name_standard
+from onnx_tucker.graph.nodes import STANDARD, attributes, name_standard
 from onnx_tucker.graph.skeleton import SMALL
 
 ARITHMETIC = frozenset(
@@ -27,26 +28,42 @@ ARITHMETIC = frozenset(
 )
 
 
+MOVING = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Unsqueeze".split())
+"""Operators that give some of the numbers that they take, whatever the others are."""
+FREE = (10007, 10009)
+"""Two numbers for every free size: what a node gives depends on none where it gives the same for both."""
+
 LEAST = {"BatchNormalization": 14, "DequantizeLinear": 19}
 """The first version that the evaluator computes rightly, which is what the ones before it are where they are used."""
 
 
-def fold(model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> bool:
+Values = dict[str, NDArray[Any]]
+
+
+def fold(model: onnx.ModelProto, known: Mapping[str, tuple[int | str | None, ...]]) -> bool:
     """Replaces nodes of the main graph that can be evaluated by initializers, in place.
 
     Args:
         model: a copy for shape inference, without large weights.
-        known: shapes of values.
+        known: shapes of values, as far as they are known.
 
     Returns:
         Whether anything was replaced.
     """
     # Texts are no shapes, and may be none that can be decoded.
     numbers = (t for t in model.graph.initializer if t.data_type != TensorProto.STRING)
-    constants = {t.name: external.values(t, Path()) for t in numbers}
+    constants: Values = {t.name: external.values(t, Path()) for t in numbers}
+    whole = {name: shape for name, shape in known.items() if all(isinstance(size, int) for size in shape)}
+    open_: tuple[Values, Values] = ({}, {})  # what depends on free sizes, for both numbers for those
     kept, folded = [], False
     for node in model.graph.node:
-        values = _evaluate(node, model, constants, known)
+        values = _evaluate(node, model, constants, whole)
+        if values is None:
+            made = [_moved(node, model, constants, *pair, known) for pair in zip(open_, FREE, strict=True)]
+            for some, more in zip(open_, made, strict=True):
+                some |= more
+            if made[0] and all(np.array_equal(value, made[1][name]) for name, value in made[0].items()):
+                values = made[0]
         if values is None:
             kept.append(node)
             continue
@@ -63,9 +80,9 @@ def fold(model: onnx.ModelProto, known: dict[str, tuple[int, ...]]) -> bool:
 def _evaluate(
     node: onnx.NodeProto,
     model: onnx.ModelProto,
-    constants: dict[str, NDArray[Any]],
-    known: dict[str, tuple[int, ...]],
-) -> dict[str, NDArray[Any]] | None:
+    constants: Values,
+    known: Mapping[str, Any],
+) -> Values | None:
     """Values of the node's outputs, or None where they are not small constants."""
     if node.op_type not in ARITHMETIC or node.domain not in STANDARD:
         return None
@@ -80,9 +97,40 @@ def _evaluate(
     return None if outputs is None or any(v.size > SMALL for v in outputs.values()) else outputs
 
 
-def evaluate(
-    node: onnx.NodeProto, feed: dict[str, NDArray[Any]], model: onnx.ModelProto
-) -> dict[str, NDArray[Any]] | None:
+def _moved(
+    node: onnx.NodeProto,
+    model: onnx.ModelProto,
+    constants: Values,
+    open_: Values,
+    free: int,
+    known: Mapping[str, tuple[int | str | None, ...]],
+) -> Values:
+    """Values of the outputs of a node that only moves sizes, for a number in place of free ones; else none.
+
+    Args:
+        node: the node.
+        model: the model.
+        constants: what is known.
+        open_: what depends on free sizes, for that number.
+        free: the number.
+        known: shapes of values, as far as they are known.
+    """
+    if node.domain not in STANDARD:
+        return {}
+    if node.op_type == "Shape" and node.input[0] in known:
+        sizes = [size if isinstance(size, int) else free for size in known[node.input[0]]]
+        given = attributes(node)
+        return {node.output[0]: np.array(sizes[given.get("start", 0) : given.get("end")], np.int64)}
+    taken = [name for name in node.input if name]
+    data = taken if node.op_type == "Concat" else taken[:1]
+    if node.op_type not in MOVING or not any(name in open_ for name in data):
+        return {}
+    if any(name not in constants and (name not in data or name not in open_) for name in taken):
+        return {}
+    return evaluate(node, {name: open_[name] if name in open_ else constants[name] for name in taken}, model) or {}
+
+
+def evaluate(node: onnx.NodeProto, feed: Values, model: onnx.ModelProto) -> Values | None:
     """The outputs of one node on given inputs; None where they cannot be computed."""
     try:
         with np.errstate(all="ignore"):

@@ -27,15 +27,21 @@ def tagged(model: onnx.ModelProto) -> bytes:
     return copy.SerializeToString(deterministic=True)
 
 
-def times(model: onnx.ModelProto, labels: Collection[str], steps: Iterable[tuple[str, str, float]]) -> dict[str, float]:
+def times(
+    model: onnx.ModelProto,
+    labels: Collection[str],
+    steps: Iterable[tuple[str, str, float]],
+    others: Collection[str] = (),
+) -> dict[str, float]:
     """Time of the nodes with these labels, and of the chains in their places.
 
     Args:
         model: the model, not tagged; chains are known by their names, `{label}/...`.
         labels: names of nodes, or their first outputs where they have none.
         steps: name, operator and time of what ran, in order, for the tagged model.
+        others: names of nodes that are in no chain, whatever they are called.
     """
-    owners = [_owner(node, labels) for node in model.graph.node]
+    owners = [_owner(node, labels, others) for node in model.graph.node]
     made = {name: i for i, node in enumerate(model.graph.node) for name in node.output if name}
     result: dict[str, float] = {}
     waiting, last = 0.0, ""
@@ -50,13 +56,15 @@ def times(model: onnx.ModelProto, labels: Collection[str], steps: Iterable[tuple
     return result
 
 
-def _owner(node: onnx.NodeProto, labels: Collection[str]) -> str:
+def _owner(node: onnx.NodeProto, labels: Collection[str], others: Collection[str]) -> str:
     """Label of the node, or of the one whose chain it is in; empty for others."""
     if node.name in labels:
         return str(node.name)
     first = next(iter(node.output), "")
     if first in labels:
         return str(first)
+    if node.name in others:
+        return ""
     parts = node.name.split("/")
     prefixes = ("/".join(parts[:i]) for i in range(len(parts) - 1, 0, -1))
     return next((prefix for prefix in prefixes if prefix in labels), "")

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 
@@ -28,7 +28,7 @@ Size = int | str | None
 """A known size, the name of a free one, or None."""
 Partial = dict[str, tuple[Size, ...]]
 """Shapes in which some sizes are not known."""
-FLOAT = onnx.TensorProto.FLOAT
+FLOAT, WHOLE = onnx.TensorProto.FLOAT, (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 EXACT = 1024
 """Scales of so many parts are exact in any arithmetic."""
 
@@ -69,11 +69,23 @@ def infer(
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param in sizes:
                     dim.dim_value = sizes[dim.dim_param]
-    return _whole(_inferred(bare, logging.WARNING))
+    return _whole(_inferred(bare, logging.WARNING)[0])
 
 
-def declared(model: onnx.ModelProto, folder: Path) -> Partial:
-    """Shapes of all tensors as far as the model itself fixes them, with names or None for sizes that it leaves open.
+class Declared(NamedTuple):
+    """What a model itself fixes.
+
+    Attributes:
+        shapes: of its values, with names or None for sizes that it leaves open.
+        numbers: the whole numbers that nodes of the main graph compute from them and from constants, by name.
+    """
+
+    shapes: Partial
+    numbers: Mapping[str, onnx.TensorProto]
+
+
+def declared(model: onnx.ModelProto, folder: Path) -> Declared:
+    """Shapes of all tensors as far as the model itself fixes them, and what follows from that.
 
     Args:
         model: any model; it is not changed.
@@ -95,7 +107,10 @@ def declared(model: onnx.ModelProto, folder: Path) -> Partial:
     for node in bare.graph.node:
         if _disputed(node, constants):
             node.domain = UNKNOWN
-    return _inferred(bare, logging.INFO)
+    shapes, bare = _inferred(bare, logging.INFO)
+    made = {name for node in model.graph.node for name in node.output}
+    numbers = (tensor for tensor in bare.graph.initializer if tensor.data_type in WHOLE and tensor.name in made)
+    return Declared(shapes, {tensor.name: tensor for tensor in numbers})
 
 
 def _disputed(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
@@ -123,24 +138,24 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _inferred(bare: onnx.ModelProto, level: int) -> Partial:
-    """Shapes as far as they follow from those of the inputs; the model is changed on the way.
+def _inferred(bare: onnx.ModelProto, level: int) -> tuple[Partial, onnx.ModelProto]:
+    """Shapes as far as they follow from those of the inputs, and the model with what is computed from them held.
 
     What cannot be inferred is said at so high a `level` of the log.
     """
     known: Partial = {}
     while True:
-        folded = fold(bare, _whole(known))
+        folded = fold(bare, known)
         if known and not folded:
-            return known
+            return known, bare
         try:
             bare = _seen_through(bare)
         except FAILURES as error:
             logger.log(level, "Shapes cannot be inferred, so FLOPs are not known: %s", str(error).partition("\n")[0])
-            return known
+            return known, bare
         known = _known(bare)
         if not known:
-            return known
+            return known, bare
 
 
 def _seen_through(bare: onnx.ModelProto) -> onnx.ModelProto:
@@ -167,6 +182,7 @@ def _known(model: onnx.ModelProto) -> Partial:
     scopes: Counter[str] = Counter()
     for graph in graphs(model):
         scopes.update({value.name for value in graph.input} | {name for node in graph.node for name in node.output})
+        known |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         for value in (*graph.input, *graph.value_info, *graph.output):
             shape = _shape(value)
             if shape is not None:

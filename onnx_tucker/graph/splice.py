@@ -139,7 +139,7 @@ def _replace(graph: onnx.GraphProto | onnx.FunctionProto, chains: Mapping[str, S
 
 def _remove(graph: onnx.GraphProto | onnx.FunctionProto, names: set[str]) -> None:
     """Removes what defines the values `names`, and what is said of them."""
-    _filter(graph.node, lambda node: names.isdisjoint(node.output[:1]))
+    _filter(graph.node, lambda node: not node.output or not names.issuperset(filter(None, node.output)))
     if isinstance(graph, onnx.GraphProto):
         for values in (graph.initializer, graph.input):
             _filter(values, lambda value: value.name not in names)

@@ -43,9 +43,12 @@ def drawn(session: ort.InferenceSession, shapes: Mapping[str, tuple[int, ...]], 
             raise UsageError(f"The input {value.name} is a {value.type}, which cannot be made up{advice}.")
         if value.name not in shapes:
             sizes = ", ".join("?" if size is None else str(size) for size in value.shape)
+            shape, free = (
+                (f" ({sizes})", "its free sizes with --dim NAME=SIZE, or all with") if sizes else ("", "it with")
+            )
             raise UsageError(
-                f"The shape ({sizes}) of input {value.name} is not known; give its free sizes with --dim NAME=SIZE, or "
-                f"all with --input-shape {value.name}:1,2,3, or give --data."
+                f"The shape{shape} of input {value.name} is not known; give {free} --input-shape {value.name}:1,2,3, "
+                "or give --data."
             )
         dtype = np.dtype(TYPES[value.type])
         noise = np.asarray(rng.standard_normal(shapes[value.name]))  # a scalar is no array by itself

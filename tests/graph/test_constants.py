@@ -391,6 +391,42 @@ def test_parts_of_a_weight_count_each() -> None:
     assert [f.reading.params for f in look(made)[1]] == [8, 8, 8]
 
 
+def projections(split: bool) -> ModelProto:
+    """Two layers by parts of a weight, as exporters write attention: cut by the width of the input."""
+    if split:
+        parts = [helper.make_node("Split", ["w"], ["part0", "part1"], axis=0, num_outputs=2)]
+    else:
+        parts = [
+            helper.make_node("Shape", ["x"], ["size"]),
+            helper.make_node("Gather", ["size", "last"], ["width"]),
+            helper.make_node("Add", ["width", "width"], ["end"]),
+            helper.make_node("Slice", ["w", "zero", "width", "zero"], ["part0"]),
+            helper.make_node("Slice", ["w", "width", "end", "zero"], ["part1"]),
+        ]
+    gemms = [helper.make_node("Gemm", ["x", f"part{i}"], [f"h{i}"], f"node{i}", transB=1) for i in range(2)]
+    nodes = [*parts, *gemms, helper.make_node("Add", ["h0", "h1"], ["y"])]
+    tensors = {"w": RNG.standard_normal((48, 24)).astype(np.float32)}
+    if not split:
+        tensors |= {"zero": np.array([0]), "last": np.array([1])}
+    return model(nodes, tensors, {"x": ["n", 24]}, {"y": 2})
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_parts_of_a_weight_are_factorised_each(split: bool) -> None:
+    made = projections(split)
+    assert reasons(made) == {"node0": "", "node1": ""}
+    x = RNG.standard_normal((5, 24)).astype(np.float32)
+    for labels in (["node0"], ["node1"], ["node0", "node1"]):
+        result = factorised(made, dict.fromkeys(labels, ("svd", None)))
+        onnx.checker.check_model(result, full_check=True)
+        assert np.allclose(run(made, x=x)[0], run(result, x=x)[0], atol=1e-4)
+        assert ("w" in {t.name for t in result.graph.initializer}) == (len(labels) == 1)
+        assert [v.name for v in result.graph.input] == ["x"]
+        assert dead(result) <= {"part0", "part1"}  # a Split gives both
+    smaller = compress(made, ranks="auto", budget="bytes:0.7", benchmark=False)
+    assert smaller.report.totals.file_bytes.after <= 0.7 * smaller.report.totals.file_bytes.before
+
+
 @pytest.mark.parametrize("by", ["Mul", "Gather"])
 def test_what_stands_for_weights_is_stored_as_integers(by: str) -> None:
     codes = RNG.integers(0, 7, (6, 4))

@@ -128,6 +128,60 @@ def test_operators_that_are_not_covered_are_listed_and_counted() -> None:
     assert found["product"].layer is not None
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_biases_and_states_of_recurrent_nodes_are_no_weights(directions: int) -> None:
+    node = helper.make_node(
+        "LSTM",
+        ["x", "w", "r", "b", "", "h"],
+        ["y"],
+        "lstm",
+        hidden_size=3,
+        direction=["forward", "bidirectional"][directions - 1],
+    )
+    shapes = {"w": (12, 7), "r": (12, 3), "b": (24,), "h": (5, 3)}
+    tensors = {name: np.ones((directions, *shape), np.float32) for name, shape in shapes.items()}
+    [found] = look(model([node], tensors, {"x": [2, 5, 7]}, {"y": 4}))[1]
+    assert found.reading.params == directions * (12 * 7 + 12 * 3)
+    assert found.reading.bias_params == directions * 24
+
+
+def fed_by(*nodes: onnx.NodeProto, ir_version: int = 8, given: bool = False) -> onnx.ModelProto:
+    """Products of an input, and of a value that does not follow from it."""
+    products = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "varying"),
+        helper.make_node("MatMul", ["stored", "w"], ["b"], "fixed"),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    tensors = {"w": RNG.standard_normal((4, 6)).astype(np.float32), "table": np.ones((5, 4), np.float32)}
+    made = model([*nodes, *products], tensors, {"x": [5, 4]}, {"y": 2})
+    if given:
+        made.graph.input.append(helper.make_tensor_value_info("table", TensorProto.FLOAT, [5, 4]))
+    made.ir_version = ir_version
+    return made
+
+
+@pytest.mark.parametrize(
+    ("node", "given", "varies"),
+    [
+        (helper.make_node("Erf", ["table"], ["stored"]), False, False),
+        (helper.make_node("MatMul", ["table", "table2"], ["stored"], "by"), False, False),
+        (helper.make_node("Erf", ["table"], ["stored"]), True, True),
+        (helper.make_node("RandomNormalLike", ["table"], ["stored"]), False, True),
+        (helper.make_node("Erf", ["table"], ["stored"], domain="mine"), False, True),
+        (helper.make_node("Add", ["table", "x"], ["stored"]), False, True),
+    ],
+)
+def test_what_is_the_same_on_every_run_is_left_alone(node: onnx.NodeProto, given: bool, varies: bool) -> None:
+    made = fed_by(node, given=given)
+    made.graph.initializer.append(numpy_helper.from_array(np.eye(4, dtype=np.float32), "table2"))
+    why = reasons(made)
+    assert why["fixed"] == why["varying"] == "" if varies else "same on every run" in why["fixed"]
+    fixed = next(found.reading for found in look(made)[1] if found.place.label == "fixed")
+    assert varies or (fixed.layer is not None and fixed.layer.macs == 0)
+    if given:
+        assert "same on every run" in reasons(made, freeze_initializer_inputs=True)["fixed"]
+
+
 def test_products_of_integers_are_listed() -> None:
     nodes = [
         helper.make_node("ConvInteger", ["x", "c"], ["a"], "conv"),

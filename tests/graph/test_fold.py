@@ -24,6 +24,31 @@ def test_shape_arithmetic_becomes_constants_and_the_rest_stays() -> None:
     assert not fold(made, {"x": (3, 5)})
 
 
+def test_sizes_that_are_free_leave_others_known() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Slice", ["s", "last", "end"], ["width"]),
+        helper.make_node("Mul", ["width", "two"], ["double"]),
+        helper.make_node("Gather", ["s", "zero"], ["rows"]),
+        helper.make_node("Concat", ["rows", "width"], ["both"], axis=0),
+        helper.make_node("Gather", ["both", "two"], ["again"]),
+        helper.make_node("Min", ["rows", "two"], ["least"]),
+        helper.make_node("Shape", ["x"], ["middle"], start=1, end=2),
+    ]
+    numbers = {name: np.array([value]) for name, value in (("last", -1), ("end", 9), ("zero", 0))}
+    made = model(nodes, {**numbers, "two": np.array([1])}, {"x": ["n", 9, 48]}, {"least": 1}, opset=18)
+    assert fold(made, {"x": ("n", 9, 48)})
+    values = {t.name: numpy_helper.to_array(t).tolist() for t in made.graph.initializer}
+    assert {name: values[name] for name in ("width", "double", "again", "middle")} == {
+        "width": [48],
+        "double": [48],
+        "again": [48],
+        "middle": [9],
+    }
+    assert [node.output[0] for node in made.graph.node] == ["s", "rows", "both", "least"]
+    assert not fold(made, {"x": ("n", 9, 48)})
+
+
 def test_a_shape_may_be_a_scalar() -> None:
     made = model(
         [helper.make_node("Expand", ["a", "n"], ["y"])], {"a": np.ones(1, np.float32), "n": np.array(3)}, {}, {}

@@ -40,6 +40,14 @@ def test_chains_go_to_the_node_in_whose_place_they_are() -> None:
     assert owned["conv"] > owned["fc"] > 0
 
 
+def test_nodes_may_be_called_like_parts_of_others() -> None:
+    made = two_layers()
+    made.graph.node[1].name = "conv/act"
+    ran = [("#0#", "Conv", 1.0), ("#1#", "Relu", 0.5)]
+    assert times(made, {"conv"}, ran) == {"conv": 1.5}
+    assert times(made, {"conv"}, ran, {node.name for node in made.graph.node}) == {"conv": 1.0}
+
+
 def test_what_belongs_to_nobody_is_left_out() -> None:
     made = two_layers()
     assert times(made, {"conv"}, [("elsewhere", "Relu", 1.0), ("#2#", "GlobalAveragePool", 1.0)]) == {}

@@ -15,9 +15,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_tucker.cost import Layer
+from onnx_tucker.graph.constants import Constants
 from onnx_tucker.graph.nodes import STANDARD, Place, attributes
 from onnx_tucker.graph.ops.op import (
     BROADCASTS,
+    LAYERS,
     Added,
     Context,
     Emission,
@@ -40,6 +42,9 @@ def read(place: Place, context: Context) -> Reading:
     sides = {side: context.constant(place, side) for side in (RIGHT, LEFT)}
     index, weight = next(((side, found) for side, found in sides.items() if found), (RIGHT, None))
     if weight is None:
+        names = [place.node.input[side] for side in sides]
+        if any(_is_stored(name, place, context.constants) for name in names):
+            return _counted(place, context, refuse(place, "its weight is computed in the graph"))
         return _counted(place, context, replace(refuse(place, "neither side is a constant"), params=0))
     if any(given.get(name) for name in ("transBatchA", "transBatchB")):
         return refuse(place, "its batches are transposed", weight)
@@ -53,7 +58,7 @@ def read(place: Place, context: Context) -> Reading:
     if shape is not None:
         shape = _canonical_input(stage, shape, batch, last)
     # A batch of matrices makes a batch of vectors of one vector, which the next stage would take for a matrix.
-    input_rank = len(context.shape(place, data) or ())
+    input_rank = len(context.shape(place, data) or context.fixed.get(place.node.input[data]) or ())
     vectors = partial(_vectors, data == RIGHT)
     unknown = "its input is not known to be a matrix, see --input-shape" if batch and input_rank < 2 else ""
     reading = settle(
@@ -67,6 +72,11 @@ def read(place: Place, context: Context) -> Reading:
         objection=unknown or contradicted(place, context, data, -1 if last else -2, inp),
     )
     return replace(reading, added=None if batch or index == LEFT else _added(place, context, out))
+
+
+def _is_stored(name: str, place: Place, constants: Constants) -> bool:
+    """Whether what a node takes follows from stored values alone, and not only from what other layers give."""
+    return not constants.varies(name, place.scope) and not constants.given(name, place.scope, LAYERS)
 
 
 def _added(place: Place, context: Context, out: int) -> Added | None:

@@ -16,6 +16,8 @@ RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
 INTEGER = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"))
 HOLDERS = RECURRENT | INTEGER | {"DeformConv", "Einsum"}
 """Standard operators that multiply by a weight matrix; those of other domains are taken to do so."""
+WEIGHTS, BIAS = (1, 2), 3
+"""Which inputs of recurrent operators are the weights of inputs and states, and what is added to both."""
 INTEGERS = (TensorProto.INT8, TensorProto.UINT8)
 """Element types of other weights of `INTEGER` and of other domains."""
 
@@ -24,7 +26,9 @@ def read(place: Place, context: Context) -> Reading | None:
     """A reading of a node that multiplies by a weight matrix, or None."""
     if place.node.op_type not in HOLDERS and place.node.domain in STANDARD:
         return None
-    constants = filter(None, (context.constant(place, i) for i in range(len(place.node.input))))
+    recurrent = place.node.op_type in RECURRENT
+    places = WEIGHTS if recurrent else range(len(place.node.input))
+    constants = filter(None, (context.constant(place, i) for i in places))
     types = FLOATS if place.node.op_type in HOLDERS - INTEGER else (*FLOATS, *INTEGERS)
     held = {c.counted: c.count for c in constants if c.tensor.data_type in types and _is_matrix(c.tensor.dims)}
     if not held:
@@ -33,8 +37,12 @@ def read(place: Place, context: Context) -> Reading | None:
     own = place.node.domain == "com.microsoft.nchwc"
     why = "it is in onnxruntime's own layout; give the model from before it was optimised" if own else ""
     reading = refuse(place, why or f"{place.node.op_type} is not factorised")
-    layer = _recurrent(place, context) if place.node.op_type in RECURRENT else None
-    return replace(reading, params=params, origins=frozenset(held), layer=layer)
+    reading = replace(reading, params=params, origins=frozenset(held))
+    if not recurrent:
+        return reading
+    bias = context.constant(place, BIAS)
+    count, origin = (bias.count, bias.counted) if bias else (0, None)
+    return replace(reading, bias_params=count, bias_origin=origin, layer=_recurrent(place, context))
 
 
 def _recurrent(place: Place, context: Context) -> Layer | None:

@@ -35,10 +35,35 @@ def test_a_batch_is_a_number_of_groups() -> None:
     assert [tuple(t.dims) for t in result.graph.initializer] == [(3, 2, 4, 2), (3, 2, 2, 6)]
 
 
+def test_a_batch_needs_the_rank_of_its_input_only() -> None:
+    made = product(RNG.standard_normal((8, 4, 6)), ["n", "m", "t", 4], rank=4)
+    assert reasons(made) == {"mm": ""}
+    assert look(made)[1][0].reading.layer is None
+    result = factorised(made, {"mm": ("svd", None)})
+    for shape in ((2, 8, 5, 4), (3, 1, 2, 4)):
+        x = RNG.standard_normal(shape).astype(np.float32)
+        assert np.allclose(run(made, x=x)[0], run(result, x=x)[0], atol=1e-5)
+
+
+def test_a_weight_that_is_stored_and_not_found_is_not_none() -> None:
+    def made(*extra: onnx.NodeProto) -> onnx.ModelProto:
+        nodes = [*extra, helper.make_node("MatMul", ["x", "v"], ["y"], "mm")]
+        return model(nodes, {"w": np.eye(4, dtype=np.float32)}, {"x": [3, 4], "z": [4, 4]}, {"y": 2})
+
+    [found] = look(made(helper.make_node("Erf", ["w"], ["v"])))[1]
+    assert (found.reading.params, reasons(made(helper.make_node("Erf", ["w"], ["v"])))) == (
+        None,
+        {"mm": "its weight is computed in the graph"},
+    )
+    through = [helper.make_node("MatMul", ["w", "w"], ["u"], "q"), helper.make_node("Neg", ["u"], ["v"])]
+    assert look(made(*through))[1][1].reading.params == 0  # those of the other layer
+    [found] = look(made(helper.make_node("Mul", ["w", "z"], ["v"])))[1]
+    assert (found.reading.params, found.reading.layer is None) == (0, False)
+
+
 def test_what_is_left_alone() -> None:
     assert "vector" in reasons(product(RNG.standard_normal(4), [2, 5, 4], rank=2))["mm"]
     assert "matrix" in reasons(product(RNG.standard_normal((3, 4, 6)), [4], rank=2))["mm"]
-    assert "matrix" in reasons(product(RNG.standard_normal((3, 4, 6)), ["a", "b", 4]))["mm"]
     assert "do not fit" in reasons(product(RNG.standard_normal((4, 6)), ["a", "b", 5]))["mm"]
     assert "do not fit" in reasons(product(RNG.standard_normal((4, 6)), [5], rank=1))["mm"]
     assert "do not fit" in reasons(product(RNG.standard_normal((6, 4)), ["a", 5, "b"], left=True))["mm"]
