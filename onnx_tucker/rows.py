@@ -314,7 +314,8 @@ def _unreadable(job: Job, found: Found) -> str:
     site, window = found.site, found.site.stage.window
     if not is_main(found.place):
         return "it is in a body, or fused"
-    if job.context.constant(found.place, found.seat.data) is not None:
+    taken = job.context.constant(found.place, found.seat.data)
+    if taken is not None and job.context.constants.overridable(taken):
         return "its input is one that callers may give, and the data does not"
     added = found.reading.added
     if site.bias and (added is None or math.prod(added.constant.shape[:-1]) != 1):

@@ -418,6 +418,20 @@ def test_passes_that_begin_alike_share_their_first_chains(monkeypatch: pytest.Mo
     assert again.model == factorise(other, planned_(other, {"a": 5, "b": 6, "c": 5}), "outputs").model
 
 
+def test_a_weight_that_multiplies_a_table_too() -> None:
+    """As of relative positions, which some networks project by the weights of what they are positions of."""
+    nodes = [
+        helper.make_node("MatMul", ["table", "w"], ["p"], "positions"),
+        helper.make_node("MatMul", ["x", "w"], ["k"], "keys"),
+        helper.make_node("Add", ["k", "p"], ["y"]),
+    ]
+    made = model(nodes, {"table": noise(7, 24), "w": low_rank(RNG, 4, 24, 24)}, {"x": ["n", 7, 24]}, {"y": 3})
+    x = noise(80, 7, 24)
+    result = compress(made, ranks="4", benchmark=False, data={"x": x})
+    assert [node.status for node in result.report.nodes] == ["factorized"] * 2
+    assert relative(run(made, x=x)[0], run(result.model, x=x)[0]) < 0.05
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_an_input_that_is_not_in_the_data(given: bool, caplog: pytest.LogCaptureFixture) -> None:
     """As of learned queries, which are stored, or which callers may give."""

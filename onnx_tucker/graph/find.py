@@ -120,6 +120,11 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
     why = LOWERED if refactorize else OWN_CHAIN
     readings = [(place, _read(place, context, own, why)) for place in context.places]
     known = [(place, reading, _key(reading)) for place, reading in readings if reading is not None]
+    varying = {key for place, reading, key in known if key and _varies(place, reading, context)}
+    known = [
+        (place, reading, key) if key is None or key in varying else (place, _still(place, reading), None)
+        for place, reading, key in known
+    ]
     seats: dict[Hashable, list[Seat]] = {}
     for _, reading, key in known:
         if reading.seat and key:
@@ -148,6 +153,16 @@ def _key(reading: Reading) -> Hashable:
     return reading.seat.weight.recipe, reading.seat.layout
 
 
+def _varies(place: Place, reading: Reading, context: Context) -> bool:
+    """Whether what a node with a weight takes may be something else on another run."""
+    return reading.seat is not None and context.constants.varies(place.node.input[reading.seat.data], place.scope)
+
+
+def _still(place: Place, reading: Reading) -> Reading:
+    """The reading of a node that is computed once."""
+    return replace(reading, found=Skip(place.label, place.node.op_type, ALWAYS), layer=NONE)
+
+
 def _sharable(seats: Sequence[Seat], context: Context) -> bool:
     """Whether nothing but the nodes that share a factorisation needs their weight, and what it is made from."""
     freed = context.constants.freed([seat.weight.value for seat in seats])
@@ -172,9 +187,6 @@ def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | No
         reading = op.read(place, context)
     except ModelError as error:
         return refuse(place, str(error).rstrip("."))
-    seat = reading.seat if isinstance(reading.found, Site) else None
-    if seat is not None and not context.constants.varies(place.node.input[seat.data], place.scope):
-        return replace(reading, found=Skip(place.label, place.node.op_type, ALWAYS), layer=NONE)
     if own.transforms(place):
         held = _stored(place, context)
         if held:
