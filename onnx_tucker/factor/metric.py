@@ -176,7 +176,7 @@ class Sampled:
         if self.central:
             mean = self.rows.mean(axis=0).reshape(inp, volume)
             moment -= mean @ mean.T
-        return np.asarray(moment * (self.share / volume) + self.ridge * np.eye(inp))
+        return raised(moment * (self.share / volume), self.ridge)
 
     def roots(self, inp: int) -> tuple[Root, Root]:
         """See `Metric`; from the singular values of the rows, if they are channels and fewer than those."""
@@ -209,7 +209,7 @@ class Sampled:
         if len(self.rows) >= len(right) or not product.orthonormal:
             return solved(damped(self.through(product)), right)
         seen = self._seen(product)
-        inner = seen @ seen.T + self.ridge * np.eye(len(seen))
+        inner = raised(seen @ seen.T, self.ridge)
         return np.asarray((right - seen.T @ solved(inner, seen @ right)) / self.ridge)
 
     def pull(self, terms: Sequence[str], factors: Sequence[Array], number: int, whole: str) -> Array:
@@ -265,9 +265,16 @@ def roots(moment: Array) -> tuple[Root, Root]:
     return Root(vectors, values), Root(vectors, 1 / values)
 
 
+def raised(moment: Array, by: float) -> Array:
+    """A copy of a matrix with something added to its diagonal."""
+    copy = np.array(moment)
+    copy.flat[:: len(copy) + 1] += by
+    return copy
+
+
 def damped(moment: Array) -> Array:
     """A moment that may be singular, made regular."""
-    return np.asarray(moment + FLOOR * (np.trace(moment) / len(moment) or 1.0) * np.eye(len(moment)))
+    return raised(moment, FLOOR * (np.trace(moment) / len(moment) or 1.0))
 
 
 def solved(moment: Array, right: Array) -> Array:

@@ -54,18 +54,16 @@ def foreseen(halves: tuple[Statistics, Statistics], weights: Sequence[Sequence[A
 
     What the weight of one half misses of the other half comes from a bias that both weights have, and from the variance
     of one, which is half the mean square of their difference. From twice the samples there is half the variance: a
-    quarter of that square less. It follows from the loss of the mean of both weights, losses being quadratic.
+    quarter of that square less.
 
     Args:
         halves: what is known of each.
         weights: what was found from each, for every group.
         bias: as in `Statistics.targets`.
     """
-    both = [(a + b) / 2 for a, b in zip(*weights, strict=True)]
-    total = 0.0
-    for half, own, others in zip(halves, weights, weights[::-1], strict=True):
-        total += half.loss(both, bias=bias) + (half.loss(others, bias=bias) - half.loss(own, bias=bias)) / 2
-    return total
+    apart = [a - b for a, b in zip(*weights, strict=True)]
+    pairs = zip(halves, weights[::-1], strict=True)
+    return sum(half.loss(others, bias=bias) - half.squares(apart, bias=bias) / 4 for half, others in pairs)
 
 
 def agreement(one: Array, other: Array) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.fit import Goal
-from onnx_tucker.factor.metric import Sampled, centred, solved
+from onnx_tucker.factor.metric import Sampled, centred, raised, solved
 from onnx_tucker.factor.regression import diagonal, finite, shrinkage
 from onnx_tucker.types import Array, Stage
 
@@ -75,7 +75,7 @@ class Samples:
         groups, count, out = self.outputs.shape
         shaped, found = weight.astype(np.float64).reshape(groups, out, -1), []
         for p, y, (gram, mean), own in zip(self.patches, self.outputs, self._grams(bias), shaped, strict=True):
-            missed = solved(gram + ridge * mean * np.eye(count), centred(y - p @ own.T, bias))
+            missed = solved(raised(gram, ridge * mean), centred(y - p @ own.T, bias))
             target = own + centred(missed, bias).T @ p / count
             found.append(target.reshape(out, weight.shape[1], -1))
         return found
