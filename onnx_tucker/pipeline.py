@@ -30,6 +30,7 @@ from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.rows import unread
 from onnx_tucker.runtime.evaluate import load_function
+from onnx_tucker.runtime.inputs import HELD_OUT
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import Course, Settings
 from onnx_tucker.tune import course_of, loss_of, student, trained
@@ -320,7 +321,12 @@ def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
             logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
         return
     if found and job.inputs is not None and not job.inputs.held_out:
-        logger.warning("Of so few samples none is kept for checks: errors are those of what factors are fitted to.")
+        logger.warning(
+            "Of %d samples none is kept for checks, as one in %d of more is: errors are those of what factors are "
+            "fitted to.",
+            job.inputs.fit.samples,
+            HELD_OUT,
+        )
     reasons = {label: reason for label, one in found.items() if (reason := unread(job, one))}
     if reasons:
         label, reason = next(iter(reasons.items()))
