@@ -1,4 +1,4 @@
-"""The command line: `onnx-tucker IN OUT` and the other commands. Nothing else prints."""
+"""The command line: `onnx-tucker IN OUT` and the other commands. Nothing else prints, but for the pass of Olive."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def compare(
     Args:
         original: the model that the other is compared with, or its path.
         other: has the same inputs, and all outputs of the first.
-        seconds: the longest time to spend on timing.
+        seconds: the longest time to spend on timing, beyond seven rounds.
         progress: is told what is being done.
         **options: the fields of `Settings` that concern the model's inputs and timing, and `max_error`.
 

@@ -34,8 +34,6 @@ from onnx_tucker.types import Array, Ranks, Stage
 
 logger = logging.getLogger(__name__)
 
-COUNTED = ("flops", "params", "bytes")
-"""The quantities that are known without measuring; bytes are those of the weights, and about those of further nodes."""
 NODE_BYTES = 400
 """What a node of a chain takes in a file besides its weight: its own name, those of its values, its attributes."""
 LEVELS = 32
@@ -53,7 +51,7 @@ def curves(
 
     Args:
         job: the run.
-        quantities: what costs, of `COUNTED`.
+        quantities: what costs, of "flops", "params" and "bytes".
         groups: nodes that share a weight.
         blind: leaves the data out of it.
     """

@@ -191,7 +191,7 @@ def output_errors(
     feed = job.timed_feed
     if feed is None or not planned:
         return {}
-    key = job.key("output errors", model.SerializeToString(deterministic=True), dict(feed))
+    key = job.planned_key("output errors", planned, model.SerializeToString(deterministic=True), dict(feed))
     recalled = job.memory.recall(key)
     if recalled is not None and isinstance(recalled.value, dict):
         return recalled.value

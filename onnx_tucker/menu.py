@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,11 +55,10 @@ class Menu:
         fastest = min(exact, key=lambda o: o.ms, default=None)
         if fastest and not on_frames and fastest.ms * WORTHWHILE > before:
             fastest = self.options[0]
-        if not chains:
-            return fastest
-        chain = chains[search.cheapest([o.candidate for o in chains], [o.ms for o in chains])]
-        slower = chain.ms * settings.min_speedup > before or (fastest is not None and chain.ms > fastest.ms)
-        return fastest if slower and not settings.insists else chain
+        if not settings.insists:
+            most = math.inf if fastest is None else fastest.ms
+            chains = [o for o in chains if o.ms * settings.min_speedup <= before and o.ms <= most]
+        return chains[search.cheapest([o.candidate for o in chains], [o.ms for o in chains])] if chains else fastest
 
     def _untimed(self) -> Option | None:
         if not self.chains:

@@ -193,7 +193,13 @@ def compare() -> argparse.ArgumentParser:
 
 
 def _add_race(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", metavar="T", type=float, default=10.0, help="longest time to spend (default: 10)")
+    parser.add_argument(
+        "--seconds",
+        metavar="T",
+        type=float,
+        default=10.0,
+        help="longest time to spend beyond seven rounds (default: 10)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

@@ -81,13 +81,14 @@ def compress(
         TuckerError: see `errors`; no file has then been written.
     """
     settings = Settings.of(options)
-    return _compressed(model, output, settings, None if settings.ranks == "auto" else rules_of(settings), progress)
+    given = settings.ranks != "auto" and settings.plan is None
+    return _compressed(model, output, settings, rules_of(settings) if given else None, progress)
 
 
 def _compressed(
     model: Source, output: str | Path | None, settings: Settings, rules: Rules | None, progress: Progress
 ) -> Result:
-    """See `compress`; by rules, or where there are none by search."""
+    """See `compress`; by rules, or where there are none by a plan or by search."""
     if not isinstance(model, Source):
         raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     source = source_of(model)
@@ -200,7 +201,7 @@ def finetune(
         output: where to write the result; None writes nothing.
         epochs: passes over the data, at most.
         minutes: time that training takes, at most.
-        learning_rate: of AdamW.
+        learning_rate: of Muon and AdamW, relative to the size of each weight.
         batch: samples of a step, at most, where the model's first dimension is free.
         loss: what is learnt: "distill" for what the original gives, "labels", which have to be named, or "both";
             without one, labels are learnt too if they are named.
@@ -238,6 +239,7 @@ def finetune(
     if loaded.data_files:  # weights in a file of their own stay in one
         job = replace(job, settings=replace(settings, save_as_external_data=True))
     outputs.protect(read, written)
+    _warn_undivided(job)
     promises = Promises(job, evaluate)
     made, verdict = trained(job, restored(job, loaded.model), course, promises)
     if verdict.broken:
@@ -320,18 +322,24 @@ def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
         if found:
             logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
         return
-    if found and job.inputs is not None and not job.inputs.held_out:
+    if found:
+        _warn_undivided(job)
+    reasons = {label: reason for label, one in found.items() if (reason := unread(job, one))}
+    if reasons:
+        label, reason = next(iter(reasons.items()))
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        logger.warning("Made from weights alone, whatever the data is: %s (%s)%s.", label, reason, more)
+
+
+def _warn_undivided(job: Job) -> None:
+    """Says so where there are too few samples to keep some for checks."""
+    if job.inputs is not None and not job.inputs.held_out:
         logger.warning(
             "Of %d samples none is kept for checks, as one in %d of more is: errors are those of what factors are "
             "fitted to.",
             job.inputs.fit.samples,
             HELD_OUT,
         )
-    reasons = {label: reason for label, one in found.items() if (reason := unread(job, one))}
-    if reasons:
-        label, reason = next(iter(reasons.items()))
-        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        logger.warning("Made from weights alone, whatever the data is: %s (%s)%s.", label, reason, more)
 
 
 def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:

@@ -64,7 +64,7 @@ def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress
 
     Args:
         models: the first is what the others are compared with.
-        seconds: the longest time to spend; it takes less if the result is tight before.
+        seconds: the longest time to spend, beyond seven rounds; it takes less if the result is tight before.
         progress: is told what is being done.
         **options: the fields of `Settings` that concern the model's inputs and timing.
 

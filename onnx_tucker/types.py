@@ -299,7 +299,8 @@ class Closeness:
         max_abs: largest absolute difference.
         cosine: cosine of the angle between all of A's values and all of B's.
         snr_db: -20 log10(relative_l2); None without any difference.
-        argmax_agreement: share of positions at which the largest value along axis 1 is the same; None without axis 1.
+        argmax_agreement: share of positions at which the largest value along axis 1 is the same; None where that has
+            no two.
         finite: whether B is finite wherever A is.
     """
 

@@ -82,6 +82,14 @@ def test_what_does_not_help_is_not_taken(
     assert "no better on the samples kept apart" in caplog.text
 
 
+def test_it_is_said_that_no_samples_are_kept_apart(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, factorised, x = pair
+    finetune(made, factorised, data={"x": x[:4]}, **{**QUICK, "epochs": 1})
+    assert "Of 4 samples none is kept for checks" in caplog.text
+
+
 def test_a_gain_that_may_be_chance_is_taken_only_where_a_promise_needs_it(
     pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,9 +15,13 @@ from onnx import helper
 import onnx_tucker
 from onnx_tucker import arrange, compress, factorise, inspect
 from onnx_tucker.errors import DataError, ModelError, OutputError, PlanError, PromiseError, TuckerError, UsageError
+from onnx_tucker.graph.nodes import Names
+from onnx_tucker.job import prepare, silent
+from onnx_tucker.measure import output_errors
 from onnx_tucker.runtime.timing import Stopwatch, Timing
+from onnx_tucker.settings import Settings
 from onnx_tucker.types import Plan
-from tests.helpers import conv_model, load_whole, low_rank, model, relative, run, two_layers
+from tests.helpers import candidate, conv_model, load_whole, low_rank, model, relative, run, stored, two_layers
 
 X = np.random.default_rng(1).standard_normal((8, 24, 16, 16)).astype(np.float32)
 
@@ -108,6 +112,15 @@ def test_errors_of_nodes_are_remembered_by_content(source: Path, tmp_path: Path)
     assert None not in first
     # Of both data: the errors of nodes, and what the chains were best made from.
     assert len(list((tmp_path / "cache" / "measured").iterdir())) == 4
+
+
+def test_errors_of_other_nodes_of_the_same_model_are_not_remembered(source: Path, tmp_path: Path) -> None:
+    job = prepare(source, Settings(data={"x": X}, cache=tmp_path / "cache"), silent)
+    planned = {f.place.label: candidate(f, None) for f in job.found}
+    weights = {f.place.label: stored(f, planned[f.place.label], Names(job.model)) for f in job.found}
+    for labels in (["fc"], ["conv"], ["fc"]):
+        some = {label: planned[label] for label in labels}
+        assert list(output_errors(job, job.model, some, weights)) == labels
 
 
 def test_nothing_to_do_writes_the_same_bytes(source: Path, tmp_path: Path) -> None:
@@ -211,6 +224,12 @@ def test_plans_of_other_models_are_refused(other: onnx.ModelProto, words: str) -
     plan = Plan.from_json(text.replace("[\n    3,\n    3\n   ]", "[3, 99]"))
     with pytest.raises(PlanError, match=words):
         compress(other, plan=plan, benchmark=False)
+
+
+def test_ranks_have_no_say_where_there_is_a_plan() -> None:
+    plan = compress(two_layers(), ranks="3", benchmark=False).plan
+    again = compress(two_layers(), plan=plan, ranks="bogus", benchmark=False).plan
+    assert [choice.ranks for choice in again.choices] == [choice.ranks for choice in plan.choices]
 
 
 def test_a_plan_without_ranks_is_refused() -> None:

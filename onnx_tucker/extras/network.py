@@ -71,7 +71,7 @@ class Network:
         self.weights: dict[str, Tensor] = {}
         self._constants: dict[str, Tensor] = {}
         self._paths: dict[tuple[frozenset[str], tuple[str, ...]], _Path] = {}
-        self.nodes = list(graph.node)
+        self._nodes = list(graph.node)
         self._steps = {id(step.node): step for step in _steps(model, device)}
         copied = {name for step in self._steps.values() for name in {*step.node.input} - {*step.inputs}}
         for tensor in graph.initializer:
@@ -83,7 +83,7 @@ class Network:
         inputs = [value.name for value in graph.input if value.name not in self._constants]
         varying = {*inputs, *self.weights}
         fixed = []
-        for node in self.nodes:
+        for node in self._nodes:
             if varying.isdisjoint(node.input):
                 fixed.append(node)
             else:
@@ -111,7 +111,7 @@ class Network:
         """
         values, asked = {**self._constants, **self.weights}, (frozenset(known), tuple(wanted))
         if asked not in self._paths:
-            nodes = between(self.nodes, {*values, *known}, wanted)
+            nodes = between(self._nodes, {*values, *known}, wanted)
             self._paths[asked] = _Path(
                 nodes, {*wanted, *(name for node in nodes for name in uses(node))} & known.keys()
             )

@@ -36,7 +36,8 @@ class NodeError:
 
     Attributes:
         weight: relative Frobenius error of the weight.
-        output: relative L2 error of the node's own output, on the input that it is timed with.
+        output: relative L2 error of the node's own output, on what the original computes for it from the input that the
+            whole model is timed on.
     """
 
     weight: float | None = None

@@ -86,7 +86,7 @@ def agrees(node: onnx.NodeProto, tensors: dict[str, Array], x: Array, outputs: d
     made = model([node], tensors, {"x": x.shape}, outputs)
     net = network.Network(made, [])
     given = torch.from_numpy(x).requires_grad_()
-    found = net._steps[id(net.nodes[0])].run(*(given if n == "x" else net._constants.get(n) for n in node.input))
+    found = net._steps[id(net._nodes[0])].run(*(given if n == "x" else net._constants.get(n) for n in node.input))
     found = found if isinstance(found, tuple) else (found,)
     for exact, y in zip(run(made, x=x), found, strict=True):
         assert relative(exact, y.detach().numpy()) < 1e-5
