@@ -23,6 +23,20 @@ from onnx_tucker.types import Plan
 Source = onnx.ModelProto | Path
 
 
+def claimed(models: Sequence[Source], target: Path | None, settings: Settings) -> list[Path]:
+    """The files that are going to be written; none of them is read, or in the way.
+
+    Raises:
+        TuckerError: one is, or there is no such model.
+    """
+    written = targets(target, settings)
+    for model in models:
+        require(model)
+    protect({file for model in models for file in sources(model, settings)}, written)
+    check(written, target, settings)
+    return written
+
+
 def targets(target: Path | None, settings: Settings) -> list[Path]:
     """All files that are going to be written, but for a data file, whose name is chosen when it is."""
     for path in settings.report:

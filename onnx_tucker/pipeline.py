@@ -29,7 +29,7 @@ from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.rows import unread
-from onnx_tucker.runtime.evaluate import load_function
+from onnx_tucker.runtime.evaluate import Evaluate, load_function
 from onnx_tucker.runtime.inputs import HELD_OUT
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import Course, Settings
@@ -93,13 +93,10 @@ def _compressed(
         raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     source = source_of(model)
     target = Path(output) if output is not None else None
-    written = outputs.targets(target, settings)
-    outputs.require(source)
-    outputs.protect(outputs.sources(source, settings), written)
-    outputs.check(written, target, settings)
+    written = outputs.claimed([source], target, settings)
     plan = _given_plan(settings)
     course = course_of(settings)
-    evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
+    evaluate = _given_function(settings)
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
     statistics.check(job)
@@ -155,7 +152,7 @@ def sweep(
     if plans is not None and not Path(plans).is_dir():
         raise OutputError(f"There is no folder {plans} to write plans to.")
     outputs.check([*reports, *planned], None, settings)
-    evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
+    evaluate = _given_function(settings)
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, [*reports, *planned])
     statistics.check(job)
@@ -226,13 +223,9 @@ def finetune(
     source = source_of(original)
     other = source_of(factorised)
     target = Path(output) if output is not None else None
-    written = outputs.targets(target, settings)
-    outputs.require(source)
-    outputs.require(other)
-    outputs.protect(outputs.sources(source, settings) | outputs.sources(other, settings), written)
-    outputs.check(written, target, settings)
+    written = outputs.claimed([source, other], target, settings)
     require_torch()
-    evaluate = load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
+    evaluate = _given_function(settings)
     job = prepare(source, settings, progress)
     loaded = student(job, other)
     read = job.data_files | loaded.data_files
@@ -297,6 +290,10 @@ def _made(
     if course is None or not made.result.weights or job.settings.dry_run:
         return made, verdict
     return trained(job, made, course, promises)
+
+
+def _given_function(settings: Settings) -> Evaluate | None:
+    return load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
 
 
 def _given_plan(settings: Settings) -> Plan | None:
