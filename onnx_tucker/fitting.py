@@ -87,7 +87,7 @@ class Fitting:
         self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
         products = [f for f in job.found if f.place.label in planned and self._is_product(f)]
         self._path = hashlib.sha256(repr((basis, rough, trusts, sorted(planned))).encode())
-        self._head = Head(self._view, [] if self._few else products, lambda found, most: self._rows(found, (), most))
+        self._head = Head(self._view, [] if self._few else products)
 
     def chains(self, leaders: Iterable[Found]) -> Iterator[tuple[Found, Chain | None]]:
         """The chains of the nodes that are planned; of the last linear ones when all of those have theirs.
@@ -106,7 +106,7 @@ class Fitting:
                 last[found] = chain
             else:
                 yield found, chain
-        together = self._head.fitted()
+        together = self._head.fitted(self._rows)
         for found, chain in last.items():
             yield found, together.get(found.place.label, chain)
 
@@ -150,7 +150,7 @@ class Fitting:
         chain = self._known(self._path.hexdigest(), found, candidate)
         self._ahead -= {one.place.node.output[0] for one in group}
         if found in self._head:
-            self._head.take(found, chain)
+            self._head.take(found, chain, self._rows)
         if chain is None:
             return decomposed(found.site.read(), found.site.stage, candidate) if candidate.changes else None
         for one in group:
@@ -207,7 +207,7 @@ class Fitting:
     def _corrected(self, found: Found, chain: Chain, scores: behind.Scores) -> Chain:
         """A chain whose bias gives each class its probability in the mean."""
         stage = found.site.stage
-        rows = self._rows(found, (), min(self._positions, max(classes.MOST // (stage.groups * stage.out), 1)))
+        rows = self._rows(found, min(self._positions, max(classes.MOST // (stage.groups * stage.out), 1)))
         return chain if rows is None else classes.corrected(chain, rows, scores)
 
     def _refitted(self, found: Found, candidate: Candidate, chain: Chain) -> Chain:
@@ -216,7 +216,7 @@ class Fitting:
         sight, value = behind.seen(self._view, total, found.axis)
         if sight.whole:
             return chain
-        rows = self._rows(found, sight.window, min(self._positions, SEEN_ROWS))
+        rows = self._rows(found, min(self._positions, SEEN_ROWS), sight.window)
         if rows is None:
             return chain
         own = own_bias(found)
@@ -230,7 +230,7 @@ class Fitting:
         """The run with the samples that a node is fitted to."""
         return trust.lighter(self._job, found) if self._rough else self._job
 
-    def _rows(self, found: Found, window: tuple[int, ...], most: int) -> Rows | None:
+    def _rows(self, found: Found, most: int, window: tuple[int, ...] = ()) -> Rows | None:
         """See `rows.seen_rows`; None too where onnxruntime cannot run what they need."""
         try:
             return seen_rows(self._read_for(found), found, self, window, most)

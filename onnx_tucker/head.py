@@ -30,17 +30,20 @@ CLOSE = 1e-3
 """How far off the outputs of the layers may be from those of the nodes, relative to the largest."""
 
 
+Reader = Callable[[Found, int], Rows | None]
+"""Gives rows of a node, at most so many, behind the chains so far."""
+
+
 class Head:
     """The last linear nodes.
 
     Args:
         view: the graph.
         products: nodes that multiply vectors by a matrix and add a constant, or nothing, in order.
-        rows: gives rows of a node, at most so many, behind the chains so far.
     """
 
-    def __init__(self, view: View, products: Sequence[Found], rows: Callable[[Found, int], Rows | None]) -> None:
-        self._view, self._rows = view, rows
+    def __init__(self, view: View, products: Sequence[Found]) -> None:
+        self._view = view
         self._sights = nodes(view, products)
         self._nodes, self._layers = list(self._sights), list[Layer]()
         self._first: Rows | None = None
@@ -49,19 +52,19 @@ class Head:
         """Whether a node is one of them."""
         return found in self._sights
 
-    def take(self, found: Found, chain: Chain | None) -> None:
+    def take(self, found: Found, chain: Chain | None, read: Reader) -> None:
         """Takes the chain that was made of the next of them; None where it stays as it is."""
         if not self._layers:
-            self._first = self._rows(found, self._most)
+            self._first = read(found, self._most)
         free = chain is not None
         chain = chain or Chain((found.site.stage,), (found.site.read(),))
         bias = own_bias(found) if chain.bias is None else chain.bias
         chain = replace(chain, factors=tuple(factor.astype(np.float64) for factor in chain.factors), bias=bias)
         self._layers.append(Layer(chain, self._sights[found], free))
 
-    def fitted(self) -> dict[str, Chain]:
+    def fitted(self, read: Reader) -> dict[str, Chain]:
         """What their chains become, by label, when all of them have been taken; empty where they stay as they are."""
-        return {} if self._first is None else self._fit(self._nodes[-1], self._first)
+        return {} if self._first is None else self._fit(self._nodes[-1], self._first, read)
 
     @property
     def _most(self) -> int:
@@ -70,8 +73,8 @@ class Head:
         widest = max(size for stage in stages for size in (stage.inp, stage.out))
         return max(1, min(ROWS, VALUES // widest, classes.MOST // stages[-1].out))
 
-    def _fit(self, last: Found, first: Rows) -> dict[str, Chain]:
-        rows = self._rows(last, self._most)
+    def _fit(self, last: Found, first: Rows, read: Reader) -> dict[str, Chain]:
+        rows = read(last, self._most)
         x = first.parts.reshape(len(first.half), -1).astype(np.float64)
         if rows is None or not np.array_equal(rows.half, first.half) or not self._same(rows, x):
             logger.info("the last layers are not fitted together, as their rows are not the same")

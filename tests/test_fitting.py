@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,23 @@ def test_poor_data_does_no_harm(kind: str) -> None:
 def test_the_same_seed_gives_the_same_model() -> None:
     made, x = CASES["conv"]
     assert slim(made, x, seed=1) == slim(made, x, seed=1)
+
+
+def test_what_a_run_has_used_is_freed_at_once() -> None:
+    """Rows and values of large models fill the memory if they wait for what finds objects that hold each other."""
+    x = correlated(100, 10, 8, 8)
+    gc.collect()
+    gc.disable()
+    try:
+        compress(two_convolutions(), ranks="auto", budget="flops:0.5", benchmark=False, data={"x": x})
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = {type(one).__qualname__ for one in gc.garbage if type(one).__module__.startswith("onnx_tucker")}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
 
 
 def test_lowered_forms_take_the_bias_too() -> None:

@@ -82,9 +82,9 @@ def test_wide_layers_are_given_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> No
 
     for values in (head.VALUES, 320):
         monkeypatch.setattr(head, "VALUES", values)
-        last = head.Head(view_of(job), job.found, rows)
-        last.take(job.found[0], None)
-        assert not last.fitted()
+        last = head.Head(view_of(job), job.found)
+        last.take(job.found[0], None, rows)
+        assert not last.fitted(rows)
     assert asked == [ROWS, 10]  # the widest has 32 inputs
 
 

@@ -51,10 +51,14 @@ class Goal:
     metric: Metric
     influence: Array | None = None
 
-    @cached_property
+    @property
     def felt(self) -> Goal:
         """The same with outputs all of whose errors count alike."""
-        return self if self.influence is None else Goal(self._roots[0].times(self.target, 0), self.metric)
+        return self if self.influence is None else self._felt
+
+    @cached_property
+    def _felt(self) -> Goal:  # were it the goal itself, that would hold itself, and with it all rows
+        return Goal(self.feel(self.target), self.metric)
 
     @cached_property
     def _roots(self) -> tuple[Root, Root]:
