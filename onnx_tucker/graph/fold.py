@@ -32,7 +32,6 @@ MOVING = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Unsq
 """Operators that give some of the numbers that they take, whatever the others are."""
 FREE = (10007, 10009)
 """Two numbers for every free size: what a node gives depends on none where it gives the same for both."""
-
 LEAST = {"BatchNormalization": 14, "DequantizeLinear": 19}
 """The first version that the evaluator computes rightly, which is what the ones before it are where they are used."""
 
@@ -62,8 +61,9 @@ def fold(model: onnx.ModelProto, known: Mapping[str, tuple[int | str | None, ...
             made = [_moved(node, model, constants, *pair, known) for pair in zip(open_, FREE, strict=True)]
             for some, more in zip(open_, made, strict=True):
                 some |= more
-            if made[0] and all(np.array_equal(value, made[1][name]) for name, value in made[0].items()):
-                values = made[0]
+            one, other = made
+            if one and all(name in other and np.array_equal(value, other[name]) for name, value in one.items()):
+                values = one
         if values is None:
             kept.append(node)
             continue
