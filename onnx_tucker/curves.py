@@ -109,8 +109,6 @@ def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
     if group[0].group != group[0].place.label:
         return 0.0
     if quantity == "bytes":  # of all that goes with them, as it is stored, which may be as integers
-        if group[0].seat.weight.is_part:  # what it is a part of goes when all of its parts do
-            return float(reading.params or 0) * group[0].site.dtype.itemsize
         constants = job.context.constants
         freed = constants.freed([f.reading.seat.weight.value for f in group if f.reading.seat])
         return float(sum(byte_size(tensor) for tensor in constants.stored(freed)))

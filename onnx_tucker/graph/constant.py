@@ -113,11 +113,6 @@ class Constant:
         return (self.origin, *(step.output for step in self.steps))[max(parts, default=0) :]
 
     @property
-    def is_part(self) -> bool:
-        """Whether it is a part of what is stored, of which others may be used elsewhere."""
-        return self.chain[0] != self.origin
-
-    @property
     def recipe(self) -> Hashable:
         """Alike for constants that are made of the same in the same way, be it by the same nodes or by others."""
         steps = []

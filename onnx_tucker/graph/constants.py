@@ -18,6 +18,8 @@ RANDOM = frozenset(
     "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
 )
 """Operators that may give something else each time that they are given the same."""
+SIZES = frozenset(("Shape", "Size"))
+"""Operators that take a value for its shape, whatever it is there for."""
 MOST = 128
 """Nodes that are evaluated at most to make a constant."""
 
@@ -51,7 +53,7 @@ class Constants:
         main = (place.scope for place in places if place.scope.outer is None and not place.scope.function)
         self.main = next(main, Scope(model.graph))
         self._known: dict[Value, Constant | None] = {}
-        self._varying: set[Value] = set()
+        self._varying: dict[Value, bool] = {}
         self._sparse = {sparse.values.name for sparse in model.graph.sparse_initializer}
         scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
@@ -92,7 +94,7 @@ class Constants:
                 others = self._values(value.scope, definition.output)
                 if all(gone[other] >= self.uses(other) for other in others):
                     dead.update(others)
-                    queue += self._values(value.scope, definition.input)
+                    queue += [] if definition.op_type in SIZES else self._values(value.scope, definition.input)
         return dead
 
     def stored(self, values: Iterable[Value]) -> list[onnx.TensorProto]:
@@ -167,30 +169,28 @@ class Constants:
         made = Constant(value, one.tensor, one.origin, (*one.steps, step), self._model, self._folder)
         return made if len(made.operators) <= MOST else None
 
-    def given(self, name: str, scope: Scope, layers: Collection[str]) -> bool:
-        """Whether a value follows from inputs of the model, and from no stored matrix but those of layers.
+    def behind(self, name: str, scope: Scope, layers: Collection[str]) -> tuple[bool, bool]:
+        """Whether a value follows from inputs of the model or what layers give, and whether from a stored matrix too.
 
         Args:
             name: of the value.
             scope: where it is used.
-            layers: operators whose weights are their own.
+            layers: operators whose weights are their own, and what those take too.
         """
-        queue, seen, inputs = self._values(scope, [name]), set[Value](), False
+        queue, seen, given, stored = self._values(scope, [name]), set[Value](), False, False
         while queue:
             value = queue.pop()
             definition = self._defined[value.scope][value.name]
             tensor = held(definition)
-            if tensor is not None and sum(size > 1 for size in tensor.dims) >= 2:
-                return False
+            stored |= tensor is not None and sum(size > 1 for size in tensor.dims) >= 2
             if definition is None:
-                if value.scope is not self.main or value.name in self._sparse:
-                    return False
-                inputs = True
+                inside = value.scope is not self.main or value.name in self._sparse  # what it stands for is not known
+                given, stored = given or not inside, stored or inside
             elif tensor is None and value not in seen and isinstance(definition, onnx.NodeProto):
                 seen.add(value)
-                inputs |= definition.op_type in layers
+                given |= definition.op_type in layers
                 queue += [] if definition.op_type in layers else self._used(Place("", definition, value.scope))
-        return inputs
+        return given, stored
 
     def varies(self, name: str, scope: Scope) -> bool:
         """Whether a value may be another on another run: unless it follows from stored values by standard operators.
@@ -200,17 +200,22 @@ class Constants:
             scope: where it is used.
         """
         first = self._values(scope, [name])
-        queue, seen = [*first], set[Value]()
-        while queue:
-            value = queue.pop()
-            if value not in seen:
+        stack, seen = [*first], set[Value]()
+        while stack:
+            value = stack[-1]
+            definition = self._defined[value.scope][value.name]
+            if value not in self._varying:
+                node = definition if isinstance(definition, onnx.NodeProto) and not self._free(value) else None
+                needed = self._values(value.scope, node.input) if node is not None else []
+                left = [other for other in needed if other not in self._varying and other not in seen]
                 seen.add(value)
-                if value in self._varying or self._free(value):
-                    self._varying.update(first)
-                    return True
-                definition = self._defined[value.scope][value.name]
-                queue += self._values(value.scope, definition.input) if isinstance(definition, onnx.NodeProto) else []
-        return not first
+                if left:
+                    stack += left
+                    continue
+                # What is not known yet is needed by what needs it, which no run can give.
+                self._varying[value] = self._free(value) or any(self._varying.get(other, True) for other in needed)
+            stack.pop()
+        return not first or self._varying[first[0]]
 
     def _free(self, value: Value) -> bool:
         """Whether a value is given by a caller, or by a node that need not give the same again."""

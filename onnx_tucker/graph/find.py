@@ -120,7 +120,7 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
     why = LOWERED if refactorize else OWN_CHAIN
     readings = [(place, _read(place, context, own, why)) for place in context.places]
     known = [(place, reading, _key(reading)) for place, reading in readings if reading is not None]
-    varying = {key for place, reading, key in known if key and _varies(place, reading, context)}
+    varying = {key for place, _, key in known if key and _varies(place, context)}
     known = [
         (place, reading, key) if key is None or key in varying else (place, _still(place, reading), None)
         for place, reading, key in known
@@ -153,9 +153,9 @@ def _key(reading: Reading) -> Hashable:
     return reading.seat.weight.recipe, reading.seat.layout
 
 
-def _varies(place: Place, reading: Reading, context: Context) -> bool:
-    """Whether what a node with a weight takes may be something else on another run."""
-    return reading.seat is not None and context.constants.varies(place.node.input[reading.seat.data], place.scope)
+def _varies(place: Place, context: Context) -> bool:
+    """Whether something that a node takes may be something else on another run."""
+    return any(context.constants.varies(name, place.scope) for name in place.node.input if name)
 
 
 def _still(place: Place, reading: Reading) -> Reading:

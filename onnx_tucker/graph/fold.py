@@ -29,7 +29,9 @@ ARITHMETIC = frozenset(
 
 
 MOVING = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Unsqueeze".split())
-"""Operators that give some of the numbers that they take, whatever the others are."""
+"""Operators that give some of the numbers that they take, whatever the others are; casts to whole numbers only."""
+WHOLE = (TensorProto.INT32, TensorProto.INT64)
+"""Types that tell sizes apart."""
 FREE = (10007, 10009)
 """Two numbers for every free size: what a node gives depends on none where it gives the same for both."""
 LEAST = {"BatchNormalization": 14, "DequantizeLinear": 19}
@@ -121,6 +123,8 @@ def _moved(
         sizes = [size if isinstance(size, int) else free for size in known[node.input[0]]]
         given = attributes(node)
         return {node.output[0]: np.array(sizes[given.get("start", 0) : given.get("end")], np.int64)}
+    if node.op_type == "Cast" and attributes(node).get("to") not in WHOLE:
+        return {}
     taken = [name for name in node.input if name]
     data = taken if node.op_type == "Concat" else taken[:1]
     if node.op_type not in MOVING or not any(name in open_ for name in data):

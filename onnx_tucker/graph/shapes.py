@@ -17,7 +17,7 @@ import onnx
 from onnx_tucker.errors import UsageError
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
-from onnx_tucker.graph.fold import fold
+from onnx_tucker.graph.fold import WHOLE, fold
 from onnx_tucker.graph.nodes import STANDARD, UNKNOWN, attributes, graphs
 from onnx_tucker.graph.skeleton import skeleton
 
@@ -28,7 +28,7 @@ Size = int | str | None
 """A known size, the name of a free one, or None."""
 Partial = dict[str, tuple[Size, ...]]
 """Shapes in which some sizes are not known."""
-FLOAT, WHOLE = onnx.TensorProto.FLOAT, (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+FLOAT = onnx.TensorProto.FLOAT
 EXACT = 1024
 """Scales of so many parts are exact in any arithmetic."""
 
@@ -181,8 +181,10 @@ def _known(model: onnx.ModelProto) -> Partial:
     known: Partial = {}
     scopes: Counter[str] = Counter()
     for graph in graphs(model):
-        scopes.update({value.name for value in graph.input} | {name for node in graph.node for name in node.output})
-        known |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        held = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        made = {name for node in graph.node for name in node.output}
+        scopes.update({value.name for value in graph.input} | made | held.keys())
+        known |= held
         for value in (*graph.input, *graph.value_info, *graph.output):
             shape = _shape(value)
             if shape is not None:

@@ -423,8 +423,31 @@ def test_parts_of_a_weight_are_factorised_each(split: bool) -> None:
         assert ("w" in {t.name for t in result.graph.initializer}) == (len(labels) == 1)
         assert [v.name for v in result.graph.input] == ["x"]
         assert dead(result) <= {"part0", "part1"}  # a Split gives both
-    smaller = compress(made, ranks="auto", budget="bytes:0.7", benchmark=False)
-    assert smaller.report.totals.file_bytes.after <= 0.7 * smaller.report.totals.file_bytes.before
+    smaller = compress(made, ranks="auto", budget="params:0.7", benchmark=False)
+    assert smaller.report.totals.params.after <= 0.7 * smaller.report.totals.params.before
+
+
+def test_what_is_there_for_its_shape_stays() -> None:
+    """An input, or the value of another layer, by whose size a weight is cut."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["z"], "first"),
+        helper.make_node("Shape", ["z"], ["size"]),
+        helper.make_node("Gather", ["size", "last"], ["width"]),
+        helper.make_node("Slice", ["w", "zero", "width", "zero"], ["part"]),
+        helper.make_node("Gemm", ["x", "part"], ["y"], "second", transB=1),
+    ]
+    numbers = {"zero": np.array([0]), "last": np.array([1])}
+    weights = {"v": RNG.standard_normal((24, 30)), "w": RNG.standard_normal((48, 24)), "given": np.ones((2, 30))}
+    tensors = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    made = model(nodes, {**numbers, **tensors}, {"x": ["n", 24]}, {"y": 2})
+    result = factorised(made, {"first": ("svd", (3,)), "second": ("svd", None)})
+    assert [node.name for node in result.graph.node if node.name.startswith("first")] == ["first/svd/0", "first"]
+    made.graph.node[1].input[0] = "given"
+    made.graph.input.append(helper.make_tensor_value_info("given", FLOAT, [2, 30]))
+    result = factorised(made, {"second": ("svd", None)})
+    assert [value.name for value in result.graph.input] == ["x", "given"]
+    x = RNG.standard_normal((3, 24)).astype(np.float32)
+    assert np.allclose(run(made, x=x)[0], run(result, x=x)[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("by", ["Mul", "Gather"])

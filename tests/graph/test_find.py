@@ -185,6 +185,16 @@ def test_what_is_the_same_on_every_run_is_left_alone(node: onnx.NodeProto, given
         assert "same on every run" in reasons(made, freeze_initializer_inputs=True)["fixed"]
 
 
+def test_what_is_added_may_vary_too() -> None:
+    made = model(
+        [helper.make_node("Gemm", ["t", "w", "x"], ["y"], "gemm")],
+        {"t": np.ones((5, 4), np.float32), "w": RNG.standard_normal((4, 6)).astype(np.float32)},
+        {"x": [5, 6]},
+        {"y": 2},
+    )
+    assert reasons(made) == {"gemm": ""}
+
+
 def test_products_of_integers_are_listed() -> None:
     nodes = [
         helper.make_node("ConvInteger", ["x", "c"], ["a"], "conv"),

@@ -49,6 +49,16 @@ def test_sizes_that_are_free_leave_others_known() -> None:
     assert not fold(made, {"x": ("n", 9, 48)})
 
 
+@pytest.mark.parametrize("to", [TensorProto.INT32, TensorProto.FLOAT16, TensorProto.BOOL])
+def test_no_type_makes_a_free_size_known(to: int) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"], end=1),
+        helper.make_node("Cast", ["s"], ["c"], to=to),
+        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.INT64),
+    ]
+    assert not fold(model(nodes, {}, {"x": ["n", 48]}, {"y": 1}, opset=18), {"x": ("n", 48)})
+
+
 def test_a_shape_may_be_a_scalar() -> None:
     made = model(
         [helper.make_node("Expand", ["a", "n"], ["y"])], {"a": np.ones(1, np.float32), "n": np.array(3)}, {}, {}

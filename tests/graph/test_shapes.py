@@ -61,6 +61,19 @@ def test_a_constant_that_gives_nothing_is_none() -> None:
     assert declared(made, Path()).shapes["c"] == ("n", 32, 16, 16)
 
 
+def test_a_name_may_be_stored_in_one_body_and_computed_in_another() -> None:
+    def branch(stored: bool) -> onnx.GraphProto:
+        nodes = [helper.make_node("Relu", ["x" if not stored else "t"], ["out" if stored else "t"])]
+        nodes += [] if stored else [helper.make_node("Relu", ["t"], ["out"])]
+        tensors = [numpy_helper.from_array(np.ones((1, 2, 4), np.float32), "t")] if stored else []
+        outputs = [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)]
+        return helper.make_graph(nodes, "branch", [], outputs, tensors)
+
+    chosen = helper.make_node("If", ["c"], ["y"], then_branch=branch(True), else_branch=branch(False))
+    made = model([chosen], {"c": np.array(True)}, {"x": [1, 2, 3]}, {"y": 3})
+    assert "t" not in infer(made, Path(), {}, {})
+
+
 def test_the_model_is_not_touched() -> None:
     made = two_layers()
     infer(made, Path(), {"x": (2, 24, 16, 16)}, {})

@@ -75,8 +75,8 @@ def read(place: Place, context: Context) -> Reading:
 
 
 def _is_stored(name: str, place: Place, constants: Constants) -> bool:
-    """Whether what a node takes follows from stored values alone, and not only from what other layers give."""
-    return not constants.varies(name, place.scope) and not constants.given(name, place.scope, LAYERS)
+    """Whether what a node takes follows from stored values alone, a matrix among them that is none of other layers."""
+    return not constants.varies(name, place.scope) and constants.behind(name, place.scope, LAYERS)[1]
 
 
 def _added(place: Place, context: Context, out: int) -> Added | None:

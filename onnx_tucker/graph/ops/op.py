@@ -240,9 +240,9 @@ def computed(
         input_shape: as in `Site`.
         scalings: as in `Site`.
     """
-    given = context.constants.given(place.node.input[1], place.scope, LAYERS)
+    given, stored = context.constants.behind(place.node.input[1], place.scope, LAYERS)
     layer = None if stage is None else _layer(stage, input_shape, has_bias(place), scalings)
-    return replace(refuse(place, COMPUTED), params=0 if given else None, layer=layer)
+    return replace(refuse(place, COMPUTED), params=0 if given and not stored else None, layer=layer)
 
 
 def _layer(stage: Stage, input_shape: tuple[int, ...] | None, bias: bool, scalings: int) -> Layer | None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_tucker.types import Window
 from tests.helpers import Array, factorised, look, model, reasons, run
@@ -55,6 +55,11 @@ def test_a_weight_that_is_stored_and_not_found_is_not_none() -> None:
         None,
         {"mm": "its weight is computed in the graph"},
     )
+    ramp = [helper.make_node("Range", ["n0", "n1", "one"], ["r"]), helper.make_node("Reshape", ["r", "square"], ["v"])]
+    generated = made(*ramp)
+    numbers = {"n0": np.float32(0), "n1": np.float32(16), "one": np.float32(1), "square": np.array([4, 4])}
+    generated.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for name, v in numbers.items())
+    assert look(generated)[1][0].reading.params == 0  # nothing is stored
     through = [helper.make_node("MatMul", ["w", "w"], ["u"], "q"), helper.make_node("Neg", ["u"], ["v"])]
     assert look(made(*through))[1][1].reading.params == 0  # those of the other layer
     [found] = look(made(helper.make_node("Mul", ["w", "z"], ["v"])))[1]
