@@ -123,14 +123,19 @@ class Walk:
         Raises:
             FAILURES: onnxruntime cannot run what they need.
         """
-        ways, size = dict[frozenset[str], Way](), 0
+        ways, size, given = dict[frozenset[str], Way](), 0, set(self._feeds[0])
+        stored = {  # which callers may give and do not
+            name: external.values(self._tensors[name], self._job.folder)
+            for name in names
+            if name in self._tensors and name not in given
+        }
         total = sum(front.size for front in self._fronts)
         for i, feed in enumerate(self._feeds):
             front = self._fronts[i]
             if front.made not in ways:
                 ways[front.made] = self._way(front, names)
             way = ways[front.made]
-            values = {} if way.again else dict(front.held)
+            values = {**stored, **({} if way.again else front.held)}
             holding = total - front.size + size <= HELD  # if it takes as much as the one before
             if way.session is not None:
                 taken = {v.name: values[v.name] if v.name in values else feed[v.name] for v in way.session.get_inputs()}
@@ -140,11 +145,7 @@ class Walk:
                 size = further.size
                 if total - front.size + size <= HELD:
                     self._fronts[i], total = further, total - front.size + size
-            yield {name: self._value(name, {**feed, **values}) for name in names}
-
-    def _value(self, name: str, known: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """A value that is known, or that callers may give and do not."""
-        return known[name] if name in known else external.values(self._tensors[name], self._job.folder)
+            yield {name: values[name] if name in values else feed[name] for name in names}
 
     def _way(self, front: Front, names: Sequence[str]) -> Way:
         """What leads from a front to some values, or from the feed, if something that they need was let go."""
