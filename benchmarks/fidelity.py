@@ -141,7 +141,17 @@ def _scorer(script: Path, name: str) -> Callable[[Path], float]:
 
 
 def _measure(subject: Subject, share: float, seeds: Sequence[int], original: float) -> Row:
-    made = [_made(subject, share, seed) for seed in seeds]
+    options = {**subject.options, "benchmark": False}
+    plan = _uniform(subject, share, options)
+    textbook = onnx_tucker.compress(subject.path, plan=plan, **options)
+    chosen: dict[str, Any] = {"ranks": "auto", "budget": f"flops:{share}", "data": subject.data}
+    ours = [onnx_tucker.compress(subject.path, **chosen, **options, seed=seed) for seed in seeds]
+    models = {
+        "textbook": [textbook.model],
+        "whitened": [_whitened(subject, plan, {**options, "seed": seed}) for seed in seeds],
+        "ours": [result.model for result in ours],
+    }
+    shares = {"textbook": _share(textbook), "whitened": _share(textbook), "ours": max(map(_share, ours))}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
 
@@ -149,21 +159,9 @@ def _measure(subject: Subject, share: float, seeds: Sequence[int], original: flo
             onnx.save(model, path)
             return subject.score(path)
 
-        scores = {name: min(score(models[name][0]) for models in made) for name in VARIANTS}
-    return Row(subject.name, share, original, scores, {n: max(models[n][1] for models in made) for n in VARIANTS})
-
-
-def _made(subject: Subject, share: float, seed: int) -> dict[str, tuple[onnx.ModelProto, float]]:
-    """Each variant and its share of the FLOPs, with a seed."""
-    options = {**subject.options, "benchmark": False, "seed": seed}
-    ours = onnx_tucker.compress(subject.path, ranks="auto", budget=f"flops:{share}", data=subject.data, **options)
-    plan = _uniform(subject, share, options)
-    textbook = onnx_tucker.compress(subject.path, plan=plan, **options)
-    return {
-        "textbook": (textbook.model, _share(textbook)),
-        "whitened": (_whitened(subject, plan, options), _share(textbook)),
-        "ours": (ours.model, _share(ours)),
-    }
+        return Row(
+            subject.name, share, original, {name: min(map(score, made)) for name, made in models.items()}, shares
+        )
 
 
 def _share(result: onnx_tucker.Result) -> float:
