@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,13 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_tucker.graph.constant import ARRANGING, COMPUTING, FLOATS, PARTING, Constant, Step, Value
+from onnx_tucker.graph.fold import SIZES
 from onnx_tucker.graph.nodes import STANDARD, Place, Scope, attributes, bodies
 
 RANDOM = frozenset(
     "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
 )
 """Operators that may give something else each time that they are given the same."""
-SIZES = frozenset(("Shape", "Size"))
-"""Operators that take a value for its shape, whatever it is there for."""
 MOST = 128
 """Nodes that are evaluated at most to make a constant."""
 
@@ -120,19 +119,13 @@ class Constants:
 
     def _constant(self, value: Value) -> Constant | None:
         """The constant that a value is, be it readable or not, after all those that it is made of."""
-        stack, seen = [] if value in self._known else [value], set[Value]()
-        while stack:
-            one = stack[-1]
-            seen.add(one)
+
+        def needed(one: Value) -> Sequence[Value]:
             maker = self._maker(one)
-            needed = self._values(one.scope, maker.input) if maker is not None else []
-            left = [other for other in needed if other not in self._known and other not in seen]
-            if left:
-                stack += left
-                continue
-            stack.pop()
-            if one not in self._known:
-                self._known[one] = self._made(one)
+            return self._values(one.scope, maker.input) if maker is not None else ()
+
+        for one in _in_order(value, self._known, needed):
+            self._known[one] = self._made(one)
         return self._known[value]
 
     def _maker(self, value: Value) -> onnx.NodeProto | None:
@@ -199,33 +192,26 @@ class Constants:
             name: of the value.
             scope: where it is used.
         """
-        first = self._values(scope, [name])
-        stack, seen = [*first], set[Value]()
-        while stack:
-            value = stack[-1]
-            definition = self._defined[value.scope][value.name]
-            if value not in self._varying:
-                node = definition if isinstance(definition, onnx.NodeProto) and not self._free(value) else None
-                needed = self._values(value.scope, node.input) if node is not None else []
-                left = [other for other in needed if other not in self._varying and other not in seen]
-                seen.add(value)
-                if left:
-                    stack += left
-                    continue
-                # What is not known yet is needed by what needs it, which no run can give.
-                self._varying[value] = self._free(value) or any(self._varying.get(other, True) for other in needed)
-            stack.pop()
-        return not first or self._varying[first[0]]
+        value = self._value(name, scope)
+        if value is None:
+            return True
+        for one in _in_order(value, self._varying, lambda one: self._sources(one) or ()):
+            sources = self._sources(one)  # what is not known by now needs this itself, which no run can give
+            self._varying[one] = sources is None or any(self._varying.get(other, True) for other in sources)
+        return self._varying[value]
 
-    def _free(self, value: Value) -> bool:
-        """Whether a value is given by a caller, or by a node that need not give the same again."""
+    def _sources(self, value: Value) -> Sequence[Value] | None:
+        """What a value follows from; None where callers give it, or a node that need not give the same again."""
         definition = self._defined[value.scope][value.name]
+        if isinstance(definition, onnx.NodeProto):
+            known = definition.domain in STANDARD and definition.op_type not in RANDOM
+            if not known or any(bodies(attribute) for attribute in definition.attribute):
+                return None
+            return self._values(value.scope, definition.input)
+        main = value.scope is self.main
         if definition is None:
-            return value.scope is not self.main or value.name not in self._sparse
-        if isinstance(definition, onnx.TensorProto):
-            return value.scope is self.main and value.name in self._inputs
-        known = definition.domain in STANDARD and definition.op_type not in RANDOM
-        return not known or any(bodies(attribute) for attribute in definition.attribute)
+            return () if main and value.name in self._sparse else None
+        return None if main and value.name in self._inputs else ()
 
     def maker(self, name: str, scope: Scope) -> onnx.NodeProto | None:
         """The node of a scope that gives a value."""
@@ -248,6 +234,27 @@ class Constants:
         """What a node uses; a body may also hand a value of the graphs around it straight out."""
         handed_out = [o.name for a in place.node.attribute for body in bodies(a) for o in body.output]
         return self._values(place.scope, [*place.node.input, *handed_out])
+
+
+def _in_order(value: Value, known: Collection[Value], needed: Callable[[Value], Sequence[Value]]) -> Iterator[Value]:
+    """Values that are not known, each after those that it needs, and the value itself last.
+
+    Args:
+        value: the one that is asked for.
+        known: those that are, among them each one that was given before the next.
+        needed: what one needs; where values need each other, some are given before what they need.
+    """
+    stack, seen = [] if value in known else [value], set[Value]()
+    while stack:
+        one = stack[-1]
+        seen.add(one)
+        left = [other for other in needed(one) if other not in known and other not in seen]
+        if left:
+            stack += left
+            continue
+        stack.pop()
+        if one not in known:
+            yield one
 
 
 Definition = onnx.TensorProto | onnx.NodeProto | None

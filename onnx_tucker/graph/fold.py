@@ -32,7 +32,9 @@ MOVING = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Unsq
 """Operators that give some of the numbers that they take, whatever the others are; casts to whole numbers only."""
 WHOLE = (TensorProto.INT32, TensorProto.INT64)
 """Types that tell sizes apart."""
-FREE = (10007, 10009)
+SIZES = frozenset(("Shape", "Size"))
+"""Operators that take a value for its shape, whatever it is there for."""
+FREE = (11, 13)
 """Two numbers for every free size: what a node gives depends on none where it gives the same for both."""
 LEAST = {"BatchNormalization": 14, "DequantizeLinear": 19}
 """The first version that the evaluator computes rightly, which is what the ones before it are where they are used."""
@@ -54,11 +56,10 @@ def fold(model: onnx.ModelProto, known: Mapping[str, tuple[int | str | None, ...
     # Texts are no shapes, and may be none that can be decoded.
     numbers = (t for t in model.graph.initializer if t.data_type != TensorProto.STRING)
     constants: Values = {t.name: external.values(t, Path()) for t in numbers}
-    whole = {name: shape for name, shape in known.items() if all(isinstance(size, int) for size in shape)}
     open_: tuple[Values, Values] = ({}, {})  # what depends on free sizes, for both numbers for those
     kept, folded = [], False
     for node in model.graph.node:
-        values = _evaluate(node, model, constants, whole)
+        values = _evaluate(node, model, constants)
         if values is None:
             made = [_moved(node, model, constants, *pair, known) for pair in zip(open_, FREE, strict=True)]
             for some, more in zip(open_, made, strict=True):
@@ -79,20 +80,13 @@ def fold(model: onnx.ModelProto, known: Mapping[str, tuple[int | str | None, ...
     return folded
 
 
-def _evaluate(
-    node: onnx.NodeProto,
-    model: onnx.ModelProto,
-    constants: Values,
-    known: Mapping[str, Any],
-) -> Values | None:
+def _evaluate(node: onnx.NodeProto, model: onnx.ModelProto, constants: Values) -> Values | None:
     """Values of the node's outputs, or None where they are not small constants."""
     if node.op_type not in ARITHMETIC or node.domain not in STANDARD:
         return None
-    feed = {name: constants[name] for name in node.input if name in constants}
-    if node.op_type in ("Shape", "Size") and node.input[0] in known:
-        feed = {node.input[0]: np.broadcast_to(np.float32(0), known[node.input[0]])}  # a view: takes no memory
-    elif any(name and name not in constants for name in node.input):
+    if any(name and name not in constants for name in node.input):
         return None
+    feed = {name: constants[name] for name in node.input if name}
     if node.op_type in ("ConstantOfShape", "Expand") and math.prod(feed[node.input[-1]].ravel().tolist()) > SMALL:
         return None
     outputs = evaluate(node, feed, model)
@@ -107,7 +101,7 @@ def _moved(
     free: int,
     known: Mapping[str, tuple[int | str | None, ...]],
 ) -> Values:
-    """Values of the outputs of a node that only moves sizes, for a number in place of free ones; else none.
+    """Values of the outputs of a node that tells sizes or moves them, for a number in place of free ones; else none.
 
     Args:
         node: the node.
@@ -119,10 +113,10 @@ def _moved(
     """
     if node.domain not in STANDARD:
         return {}
-    if node.op_type == "Shape" and node.input[0] in known:
-        sizes = [size if isinstance(size, int) else free for size in known[node.input[0]]]
-        given = attributes(node)
-        return {node.output[0]: np.array(sizes[given.get("start", 0) : given.get("end")], np.int64)}
+    if node.op_type in SIZES and node.input[0] in known:
+        sizes, given = [size if isinstance(size, int) else free for size in known[node.input[0]]], attributes(node)
+        some = sizes[given.get("start", 0) : given.get("end")] if node.op_type == "Shape" else math.prod(sizes)
+        return {node.output[0]: np.array(some, np.int64)}
     if node.op_type == "Cast" and attributes(node).get("to") not in WHOLE:
         return {}
     taken = [name for name in node.input if name]
