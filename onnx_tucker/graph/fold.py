@@ -39,11 +39,12 @@ FREE = (11, 13)
 LEAST = {"BatchNormalization": 14, "DequantizeLinear": 19}
 """The first version that the evaluator computes rightly, which is what the ones before it are where they are used."""
 
-
+Size = int | str | None
+"""A known size, the name of a free one, or None."""
 Values = dict[str, NDArray[Any]]
 
 
-def fold(model: onnx.ModelProto, known: Mapping[str, tuple[int | str | None, ...]]) -> bool:
+def fold(model: onnx.ModelProto, known: Mapping[str, tuple[Size, ...]]) -> bool:
     """Replaces nodes of the main graph that can be evaluated by initializers, in place.
 
     Args:
@@ -99,7 +100,7 @@ def _moved(
     constants: Values,
     open_: Values,
     free: int,
-    known: Mapping[str, tuple[int | str | None, ...]],
+    known: Mapping[str, tuple[Size, ...]],
 ) -> Values:
     """Values of the outputs of a node that tells sizes or moves them, for a number in place of free ones; else none.
 

@@ -17,15 +17,13 @@ import onnx
 from onnx_tucker.errors import UsageError
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
-from onnx_tucker.graph.fold import WHOLE, fold
+from onnx_tucker.graph.fold import WHOLE, Size, fold
 from onnx_tucker.graph.nodes import STANDARD, UNKNOWN, attributes, graphs
 from onnx_tucker.graph.skeleton import skeleton
 
 logger = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
-Size = int | str | None
-"""A known size, the name of a free one, or None."""
 Partial = dict[str, tuple[Size, ...]]
 """Shapes in which some sizes are not known."""
 FLOAT = onnx.TensorProto.FLOAT

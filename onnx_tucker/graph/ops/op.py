@@ -18,8 +18,9 @@ from onnx_tucker import cost
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constant import FLOATS, Constant, Value
 from onnx_tucker.graph.constants import Constants
+from onnx_tucker.graph.fold import Size
 from onnx_tucker.graph.nodes import Names, Place
-from onnx_tucker.graph.shapes import Shapes, Size
+from onnx_tucker.graph.shapes import Shapes
 from onnx_tucker.types import Array, Site, Skip, Stage
 
 
