@@ -41,18 +41,22 @@ class Backward:
         machine: how sessions run.
         folder: what the model's external data is relative to.
         wanted: names of the values.
+        ends: names of what is derived; the model's outputs, or values that they follow from.
 
     Attributes:
-        outputs: those of the model in single precision that follow from the values.
+        outputs: those of the ends that follow from the values, but for outputs that are not in single precision.
 
     Raises:
         FAILURES: onnxruntime cannot run the model with these values as outputs.
     """
 
-    def __init__(self, view: View, machine: Machine, folder: Path, wanted: Collection[str]) -> None:
+    def __init__(
+        self, view: View, machine: Machine, folder: Path, wanted: Collection[str], ends: Sequence[str]
+    ) -> None:
         self._view, self._machine, self._wanted = view, machine, wanted
         graph = view.model.graph
-        ends = [output.name for output in graph.output if _single(output)]
+        others = {output.name for output in graph.output if not _single(output)}
+        ends = [name for name in ends if name not in others]
         self._path = self._on_the_way(ends)
         self._varying = {*wanted, *(name for node in self._path for name in node.output if name)}
         self.outputs = [name for name in ends if name in self._varying]
@@ -89,7 +93,8 @@ class Backward:
             The names of values, the last first, and derivatives of the same shapes.
         """
         values = {**feed, **run_named(self._session, feed)}
-        changes: dict[str, Value] = dict(weights({name: values[name] for name in self.outputs}))
+        single = {name: values[name] for name in self.outputs if values[name].dtype == np.float32}
+        changes: dict[str, Value] = dict(weights(single))
         lost: set[str] = set()
         for node in reversed(self._path):
             yield from self._told(node.output, changes, lost)

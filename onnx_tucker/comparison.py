@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_tucker.errors import DataError, ModelError
+from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.ends import class_axis
 from onnx_tucker.job import Progress, Source, prepare, silent, source_of
 from onnx_tucker.promises import too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
@@ -106,7 +108,9 @@ def compare(
     missing = [name for name in names if name not in {value.name for value in rival.session.get_outputs()}]
     if missing:
         raise ModelError(f"{called[1]} has no output {missing[0]!r}, which {called[0]} has.")
-    comparison, taken = Comparison(), [value.name for value in rival.session.get_inputs()]
+    view = View.of(job.model, job.context)
+    comparison = Comparison(axes={name: class_axis(view, name) for name in names})
+    taken = [value.name for value in rival.session.get_inputs()]
     for i, feed in enumerate(job.inputs.feeds):
         progress("comparing outputs", i, len(job.inputs.feeds))
         try:

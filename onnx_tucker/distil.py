@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_tucker.errors import DataError, ModelError, TuckerError
-from onnx_tucker.graph.behind import SHAPERS
+from onnx_tucker.graph.ends import maker
 from onnx_tucker.graph.layer import probe
-from onnx_tucker.graph.nodes import attributes, opset_of
 from onnx_tucker.graph.segment import between, model_of
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
@@ -108,7 +107,8 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
     if not names:
         raise ModelError("The factorised model has no weights in single precision that could be trained.")
     made = {name for node in model.graph.node for name in node.output}  # other outputs are constants or inputs
-    outputs = _alike(job, model, [value.name for value in model.graph.output if value.name in made])
+    assert job.judged is not None
+    outputs = _alike(job, model, [name for name in job.judged.names if name in made])
     if not outputs:
         raise ModelError("The model has no output of numbers with fractions, which could come closer.")
     hidden = _alike(job, model, _hidden(job, model, outputs))
@@ -235,31 +235,8 @@ def _criterion(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> Any:
     labels: Any = importlib.import_module("onnx_tucker.extras.labels")
     check = job.inputs.check
     values = run_named(job.session, check.feeds[0])
-    makers = {name: labels.Maker(*_maker(model, name)) for name in outputs}
+    makers = {name: maker(model, name) for name in outputs}
     return labels.criterion([*check.labels, *job.inputs.fit.labels], {n: values[n] for n in outputs}, makers)
-
-
-def _maker(model: onnx.ModelProto, output: str) -> tuple[str, int | None, str]:
-    """The operator that an output comes from, before it is put into another shape or order.
-
-    Also along which axis of the output it compares, where that is known, and what it makes the output itself from.
-    """
-    nodes, name = {made: node for node in model.graph.node for made in node.output}, output
-    orders: list[list[int]] = []
-    while name in nodes and nodes[name].op_type in (*SHAPERS, "Transpose"):
-        orders.append(attributes(nodes[name]).get("perm", []) if nodes[name].op_type == "Transpose" else [])
-        name = nodes[name].input[0]
-    if name not in nodes:
-        return "", None, ""
-    node = nodes[name]
-    last = -1 if opset_of(model) >= 13 else 1
-    axis = attributes(node).get("axis", last) if node.op_type in ("Softmax", "LogSoftmax") else None
-    rank = len(orders[0]) if orders and all(orders) else 0
-    if axis is not None and orders:
-        axis = axis % rank if rank else None
-    for order in reversed(orders):
-        axis = None if axis is None or not order else [*order].index(axis)
-    return node.op_type, axis, node.input[0] if name == output else ""
 
 
 def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | None:

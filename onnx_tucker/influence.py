@@ -48,6 +48,7 @@ class Influences:
     Args:
         view: the main graph.
         found: all weight-bearing nodes.
+        ends: names of the values that models are judged by, which errors are to change little.
         batches: what the model is run on.
         session: of the model.
         machine: how sessions run.
@@ -61,6 +62,7 @@ class Influences:
         self,
         view: View,
         found: Sequence[Found],
+        ends: Sequence[str],
         batches: Batches,
         session: ort.InferenceSession,
         machine: Machine,
@@ -69,7 +71,7 @@ class Influences:
         most: int,
         progress: Callable[[str, int, int], None],
     ) -> None:
-        self._view, self._batches, self._session = view, batches, session
+        self._view, self._ends, self._batches, self._session = view, ends, batches, session
         self._machine, self._folder, self._seed, self._progress = machine, folder, seed, progress
         self._draws = max(LEAST, min(DRAWS, most))
         main = [one for one in found if one.place.scope.graph is view.model.graph]
@@ -115,7 +117,7 @@ class Influences:
         if not self._found:
             return totals
         try:
-            backward = Backward(self._view, self._machine, self._folder, self._found.keys())
+            backward = Backward(self._view, self._machine, self._folder, self._found.keys(), self._ends)
             least = 1 if divisible(self._session, self._batches) else max(map(self._batches.batch, self._batches.feeds))
             sample = self._bytes_of_a_sample(backward)
             if least * sample > MOST:

@@ -22,6 +22,7 @@ from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, merges, weight_bytes
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found, context_of, find, macs
+from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.influence import Influences
 from onnx_tucker.runtime import batches, inputs
@@ -79,6 +80,7 @@ class Job:
         found: all weight-bearing nodes.
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         reference: the model's outputs on all of them, or None where nothing can be run.
+        judged: the values that models are judged by while they are searched for: outputs, or what these put together.
         wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
         chains: those fitted so far, by all that they follow from; see `fitting.Fitting`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
@@ -101,6 +103,7 @@ class Job:
     found: list[Found]
     inputs: Inputs | None
     reference: Reference | None
+    judged: Reference | None
     wanted: Held[Any]
     chains: Held[Any]
     timed_feed: Feed | None
@@ -142,7 +145,8 @@ class Job:
             replace(
                 self,
                 inputs=part,
-                reference=Reference(self.session, part.feeds),
+                reference=self.reference and self.reference.on(part.feeds),
+                judged=self.judged and self.judged.on(part.feeds),
                 wanted=Held(WANTED_BYTES // FOLDS),
                 chains=Held(CHAIN_BYTES // FOLDS),
                 influences=self.influences and self.influences.of_samples(part.fit, len(parts)),
@@ -258,6 +262,9 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     if data is not None and session is not None:
         data = feeds.batched(session, samples, data, feeds.value_bytes(model, known, sample))
     ran = feeds.runnable(session, data, known, settings.seed, found)
+    view = View.of(model, context)
+    reference = Reference(session, ran.feeds) if session is not None and ran is not None else None
+    judged = reference and _judged(reference, view, ran, machine, folder)
     remembered = Memory(Path(settings.cache) if settings.cache else None)
     job = Job(
         settings=settings,
@@ -271,7 +278,8 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         context=context,
         found=found,
         inputs=ran,
-        reference=Reference(session, ran.feeds) if session is not None and ran is not None else None,
+        reference=reference,
+        judged=judged,
         wanted=Held(WANTED_BYTES),
         chains=Held(CHAIN_BYTES),
         timed_feed=feeds.timed(session, ran, known, settings.seed),
@@ -281,10 +289,21 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     )
     if session is None or ran is None or ran.kind != "data":
         return job
-    view, most = View.of(model, context), job.samples_for(DERIVED_MACS)
+    most, ends = job.samples_for(DERIVED_MACS), judged.names if judged is not None else ()
     return replace(
-        job, influences=Influences(view, found, ran.fit, session, machine, folder, settings.seed, most, progress)
+        job, influences=Influences(view, found, ends, ran.fit, session, machine, folder, settings.seed, most, progress)
     )
+
+
+def _judged(reference: Reference, view: View, ran: Inputs | None, machine: Machine, folder: Path) -> Reference:
+    """What models are judged by: outputs, or what they put together where that is of unlike sizes."""
+    if ran is None or ran.kind != "data":
+        return reference
+    parts = observed.parts(view, folder, machine, ran.feeds[0])
+    if not parts:
+        return reference
+    names = [name for output in reference.names for name in parts.get(output, [output])]
+    return Reference(machine.session(probe(view.model, names), folder), ran.feeds, parts)
 
 
 def load(source: onnx.ModelProto | Path) -> io.Loaded:

@@ -341,7 +341,8 @@ def _warn_undivided(job: Job) -> None:
 
 def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:
     result, closeness = made.result, verdict.closeness if verdict else None
-    for output in closeness or [] if job.inputs is not None and job.inputs.kind == "data" else []:
+    compared = closeness if closeness is not None and job.inputs is not None and job.inputs.kind == "data" else ()
+    for output in (each for one in compared for each in (*one.parts, one)):
         if output.relative_l2 is None and output.max_abs is None:
             logger.warning(
                 "Nothing is known of the output %s: on the samples kept for checks it has no finite numbers (is there "

@@ -14,6 +14,9 @@ import onnxruntime as ort
 from onnx_tucker.errors import DataError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
+from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.ends import class_axis
+from onnx_tucker.graph.layer import probe
 from onnx_tucker.job import Job
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.report.schema import Report
@@ -76,7 +79,7 @@ class Promises:
         """
         job = self._job
         session = _checked_session(job, result.model)
-        closeness = _compare(job, session)
+        closeness = _compare(job, result.model, session)
         broken = _broken(job, closeness, changed=bool(result.weights))
         if broken or self._evaluate is None:
             return Verdict(closeness, broken=broken)
@@ -112,8 +115,9 @@ class Promises:
         return sum(error * fall for error, fall in known) * known[-1][0] > most * squares
 
     def error(self, result: Factorised) -> float:
-        """The mean of the relative errors of the outputs; infinite where one is not known."""
-        return fidelity.mean_error(_compare(self._job, _checked_session(self._job, result.model)) or [])
+        """The mean of the relative errors of the outputs, or of their parts; infinite where one is not known."""
+        session = _checked_session(self._job, result.model)
+        return fidelity.mean_error(_compare(self._job, result.model, session) or [])
 
 
 def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession | None:
@@ -131,11 +135,13 @@ def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession |
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
 
 
-def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] | None:
-    if session is None or job.session is None or job.inputs is None or job.reference is None:
+def _compare(job: Job, model: onnx.ModelProto, session: ort.InferenceSession | None) -> list[Closeness] | None:
+    if session is None or job.inputs is None or job.reference is None or job.judged is None:
         return None
-    comparison = fidelity.Comparison()
-    names = [value.name for value in job.session.get_outputs()]
+    names, view = job.reference.names, View.of(job.model, job.context)
+    comparison = fidelity.Comparison(job.judged.parts, {name: class_axis(view, name) for name in names})
+    parts = [name for inner in job.judged.parts.values() for name in inner]
+    within = job.stopwatch.machine.session(probe(model, parts), job.folder) if parts else None
     for i, feed in enumerate(job.inputs.check.feeds):
         job.progress("comparing outputs", i, len(job.inputs.check.feeds))
         try:
@@ -153,6 +159,9 @@ def _compare(job: Job, session: ort.InferenceSession | None) -> list[Closeness] 
             if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (fixed and a.shape != b.shape)):
                 raise TuckerError(f"The output {name} of the result has another shape or type, please report this.")
         comparison.add(names, expected, computed)
+        if within is not None:
+            known = dict(zip(job.judged.names, job.judged.outputs(i), strict=True))
+            comparison.add(parts, [known[name] for name in parts], within.run(parts, dict(feed)))
     job.progress("comparing outputs", len(job.inputs.check.feeds), len(job.inputs.check.feeds))
     return comparison.results()
 
@@ -181,16 +190,18 @@ def too_far(outputs: Sequence[Closeness], most: float, kind: str) -> str | None:
         most: the largest relative error of one.
         kind: of the inputs, "data" or "random".
     """
-    for output in outputs:
-        where = "the data" if kind == "data" else "random inputs"
+    where = "the data" if kind == "data" else "random inputs"
+    named = [(f"output {one.name}", one) for one in outputs]
+    named += [(f"{part.name}, a part of output {one.name},", part) for one in outputs for part in one.parts]
+    for name, output in named:
         if output.relative_l2 is None:
             return (
-                f"The relative error of output {output.name} on {where} is not defined, as there are no finite "
+                f"The relative error of {name} on {where} is not defined, as there are no finite "
                 f"numbers, only zeros or other shapes than the original's, so that --max-error {most:g} cannot be held"
             )
         if output.relative_l2 > most:
             error = f"{output.relative_l2:.3g}"
-            return f"The relative error of output {output.name} on {where} is {error}, above --max-error {most:g}"
+            return f"The relative error of {name} on {where} is {error}, above --max-error {most:g}"
     return None
 
 

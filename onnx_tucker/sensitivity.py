@@ -13,6 +13,7 @@ from onnx_tucker.calibrate import Goals
 from onnx_tucker.curve import Point
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import fit
+from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
@@ -38,7 +39,7 @@ class Probe(NamedTuple):
 
     Attributes:
         feed: an input of the model.
-        outputs: those of the model on that.
+        outputs: what models are judged by, of the original on that.
         framed: the nodes that take less time on frames, where the others leave them there.
         weights: those of these nodes.
         names: gives out new names.
@@ -54,17 +55,17 @@ class Probe(NamedTuple):
 def probe_of(job: Job) -> Probe | None:
     """On what it is tried how far errors carry: some samples, or a batch where the model takes no others."""
     assert job.inputs is not None
-    if job.session is None:
+    if job.judged is None:
         return None
     fit = job.inputs.fit
     samples = max(PROBE_SAMPLES, job.samples_for(min(PROBE_MACS, PROBES_MACS / len(job.found))))
     part = some(fit.feeds[0], fit.along, slice(samples))
     try:
-        outputs = job.session.run(None, dict(part))
+        outputs = job.judged.run(part)
     except FAILURES as error:
         logger.info("the model does not run on a part of a batch: %s", first_line(error))
         part = fit.feeds[0]
-        outputs = job.session.run(None, dict(part))
+        outputs = job.judged.run(part)
     names = Names(job.model)
     planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
     for found in job.found:
@@ -110,4 +111,5 @@ def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, probe: Pr
     stored = store(found, candidate, chain, probe.names)
     planned = {**probe.framed, **dict.fromkeys(labels, candidate)}
     weights = {**probe.weights, **dict.fromkeys(labels, stored)}
-    return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)
+    assert job.judged is not None
+    return layer.probe(splice(job.model, planned, weights, job.found, job.context), job.judged.names)

@@ -11,6 +11,7 @@ import onnx
 
 from onnx_tucker import trust
 from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.graph.layer import probe
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
 from onnx_tucker.runtime.session import FAILURES, first_line
@@ -30,24 +31,22 @@ HEAVY_MACS, LEAST = 4e11, 16
 
 
 def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float:
-    """The mean of the relative errors of a model's outputs; infinite where it does not run.
+    """The mean of the relative errors of a model's outputs, or of their parts; infinite where it does not run.
 
     Args:
         job: the run, with data.
         model: one with chains in it.
         samples: how many of them it is tried on at least; as many as that takes no time by unless given.
     """
-    assert job.session is not None
-    assert job.reference is not None
+    assert job.judged is not None
     assert job.inputs is not None
-    names, comparison = [value.name for value in job.session.get_outputs()], Comparison()
+    names, comparison = job.judged.names, Comparison()
     usual = min(SAMPLES, max(LEAST, job.samples_for(HEAVY_MACS)))
     tried, most = 0, samples or max(usual, job.samples_for(trust.LIGHT_MACS))
     try:
-        content = model.SerializeToString(deterministic=True)
-        session = job.stopwatch.machine.session(content, job.folder, arena=False)
+        session = job.stopwatch.machine.session(probe(model, names), job.folder, arena=False)
         for i, feed in enumerate(job.inputs.feeds):
-            comparison.add(names, job.reference.outputs(i), session.run(names, dict(feed)))
+            comparison.add(names, job.judged.outputs(i), session.run(names, dict(feed)))
             tried += job.inputs.check.batch(feed)
             if tried >= most:
                 break

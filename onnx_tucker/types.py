@@ -299,9 +299,11 @@ class Closeness:
         max_abs: largest absolute difference.
         cosine: cosine of the angle between all of A's values and all of B's.
         snr_db: -20 log10(relative_l2); None without any difference.
-        argmax_agreement: share of positions at which the largest value along axis 1 is the same; None where that has
-            no two.
+        argmax_agreement: share of positions at which the largest value along the axis of classes is the same, which is
+            that of a Softmax, the last of a product, else axis 1; None where that has no two.
         finite: whether B is finite wherever A is.
+        parts: the same of the values that the output puts together, where their sizes are so unlike that its own error
+            tells little of some of them, as of scores beside coordinates.
     """
 
     name: str
@@ -311,6 +313,7 @@ class Closeness:
     snr_db: float | None
     argmax_agreement: float | None
     finite: bool = True
+    parts: tuple[Closeness, ...] = ()
 
 
 def recipe(method: str | None, ranks: Ranks | None, form: str | None) -> str:

@@ -147,7 +147,7 @@ def test_derivatives_of_a_value_add_up_over_all_that_take_it() -> None:
         helper.make_node("Neg", ["h"], ["z"]),
     ]
     made = model(nodes, {"a": noise(4, 5)}, {"x": ["n", 4]}, {"y": 2, "z": 2})
-    backward, x = Backward(View.of(made, look(made)[0]), Machine(1), Path(), ["h"]), noise(9, 4)
+    backward, x = Backward(View.of(made, look(made)[0]), Machine(1), Path(), ["h"], ["y", "z"]), noise(9, 4)
     one, other = noise(9, 5), noise(9, 5)
     [(name, found)] = backward.run({"x": x}, lambda _: {"y": one, "z": other})
     [y, _] = run(made, x=x)

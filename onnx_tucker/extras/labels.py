@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnx_tucker.errors import DataError
+from onnx_tucker.graph.ends import Maker
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,6 @@ class Criterion:
 
     output: str
     loss: Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Maker:
-    """What an output comes from.
-
-    Attributes:
-        operator: that of a Softmax or a Sigmoid makes probabilities.
-        axis: of the output, along which it compares, if it does and that is known.
-        scores: name of what it makes the output itself from; empty where the output has other places than that.
-    """
-
-    operator: str = ""
-    axis: int | None = None
-    scores: str = ""
 
 
 def criterion(

@@ -139,7 +139,9 @@ def _fidelity(report: Report, index: int) -> str:
         "" if output.argmax_agreement is None else f", largest value in the same place {output.argmax_agreement:.1%}"
     )
     where = samples(fidelity.inputs, fidelity.samples)
-    return f"Output {output.name}: relative error {small(output.relative_l2)}{agree}, on {where}."
+    parts = ", ".join(f"{part.name} {small(part.relative_l2)}" for part in output.parts)
+    inner = f" (of what it puts together: {parts})" if parts else ""
+    return f"Output {output.name}: relative error {small(output.relative_l2)}{inner}{agree}, on {where}."
 
 
 def samples(kind: str, number: int) -> str:

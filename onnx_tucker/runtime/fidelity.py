@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,9 @@ class _Sums:
     same: bool = True
     finite: bool = True
 
-    def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        if a.ndim > 1 and a.shape[1] > 1:
-            same = a.argmax(axis=1) == b.argmax(axis=1)
+    def add(self, a: NDArray[Any], b: NDArray[Any], axis: int) -> None:
+        if 1 < a.ndim > axis and a.shape[axis] > 1:
+            same = a.argmax(axis=axis) == b.argmax(axis=axis)
             self.agree += int(same.sum())
             self.positions += same.size
         self.add_values(a, b)
@@ -82,8 +82,14 @@ class Comparison:
     """Sums over feeds, one for each output.
 
     Sequences and maps count as the numbers in them; what has none, as text, is the same or cannot be compared.
+
+    Attributes:
+        parts: names of what outputs put together, which are added as further outputs; see `Closeness`.
+        axes: along which axis of outputs classes lie; along the second of others.
     """
 
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
 
     def add(self, names: Sequence[str], a: Sequence[Any], b: Sequence[Any]) -> None:
@@ -92,14 +98,17 @@ class Comparison:
             sums = self.sums.setdefault(name, _Sums())
             p, q = numbers(x), numbers(y)
             if p is not None and q is not None and p.shape == q.shape:
-                sums.add(p, q)
+                sums.add(p, q, self.axes.get(name, 1))
             else:
                 sums.comparable = False
                 sums.same &= p is None and q is None and alike(x, y)
 
     def results(self) -> list[Closeness]:
         """The outputs, in order; those that cannot be compared have no numbers."""
-        return [sums.closeness(name) for name, sums in self.sums.items()]
+        inner = {name for names in self.parts.values() for name in names}
+        each = {name: sums.closeness(name) for name, sums in self.sums.items()}
+        parts = {o: tuple(each[name] for name in names if name in each) for o, names in self.parts.items()}
+        return [replace(one, parts=parts.get(name, ())) for name, one in each.items() if name not in inner]
 
 
 def numbers(value: Any) -> NDArray[Any] | None:
@@ -133,10 +142,11 @@ def relative_l2(a: NDArray[Any], b: NDArray[Any]) -> float | None:
 
 
 def mean_error(outputs: Sequence[Closeness]) -> float:
-    """The mean of the relative errors of outputs that can be compared.
+    """The mean of the relative errors of outputs that can be compared, or of their parts where they have some.
 
     Infinite where there are none, where one of those is not known, or where an output is not finite as it should be.
     """
-    compared = [o for o in outputs if o.max_abs is not None or not o.finite]
+    each = [part for output in outputs for part in output.parts or (output,)]
+    compared = [o for o in each if o.max_abs is not None or not o.finite]
     errors = [math.inf if o.relative_l2 is None or not o.finite else o.relative_l2 for o in compared]
     return sum(errors) / len(errors) if errors else math.inf

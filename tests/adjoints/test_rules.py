@@ -213,7 +213,8 @@ def unranked(made: Any) -> Any:
 
 def derivatives(made: Any, x: Array, weights: list[Array], wanted: str = "v") -> dict[str, Array]:
     context, _ = look(made)
-    backward = Backward(View.of(made, context), Machine(1), Path(), [wanted])
+    ends = [output.name for output in made.graph.output]
+    backward = Backward(View.of(made, context), Machine(1), Path(), [wanted], ends)
     return dict(backward.run({"x": x}, lambda _: dict(zip(backward.outputs, weights, strict=True))))
 
 

@@ -128,6 +128,7 @@ def test_json_has_the_contracts_fields() -> None:
         "cosine",
         "snr_db",
         "argmax_agreement",
+        "parts",
         "finite",
     }
 

@@ -19,6 +19,9 @@ class Session:
     def __init__(self) -> None:
         self.runs = 0
 
+    def get_outputs(self) -> list[Any]:
+        return []
+
     def run(self, _: Any, feed: dict[str, Any]) -> list[Any]:
         self.runs += 1
         return [2 * feed["x"]]

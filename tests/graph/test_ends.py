@@ -1,0 +1,84 @@
+"""What outputs are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.ends import class_axis, joined
+from tests.helpers import look, model
+
+WEIGHTS = {"w": np.ones((6, 4), np.float32), "k": np.ones((4, 6, 1), np.float32), "b": np.ones(4, np.float32)}
+
+
+def view_of(nodes: Sequence[onnx.NodeProto], outputs: dict[str, int], opset: int = 21) -> View:
+    made = model(nodes, WEIGHTS, {"x": ["n", 6, 6]}, outputs, opset=opset)
+    return View.of(made, look(made)[0])
+
+
+PRODUCT = helper.make_node("MatMul", ["x", "w"], ["m"])
+CONV = helper.make_node("Conv", ["x", "k"], ["c"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "axis"),
+    [
+        ([CONV], 1),
+        ([PRODUCT], -1),
+        ([PRODUCT, helper.make_node("Add", ["b", "m"], ["y"])], -1),
+        ([PRODUCT, helper.make_node("Add", ["m", "x"], ["y"])], 1),
+        ([PRODUCT, helper.make_node("Relu", ["m"], ["y"])], 1),
+        ([CONV, helper.make_node("Softmax", ["c"], ["y"], axis=2)], 2),
+        ([CONV, helper.make_node("Softmax", ["c"], ["s"]), helper.make_node("Identity", ["s"], ["y"])], None),
+        (
+            [
+                CONV,
+                helper.make_node("Softmax", ["c"], ["s"], axis=1),
+                helper.make_node("Transpose", ["s"], ["y"], perm=[0, 2, 1]),
+            ],
+            2,
+        ),
+    ],
+)
+def test_where_classes_lie(nodes: list[onnx.NodeProto], axis: int | None) -> None:
+    output = nodes[-1].output[0]
+    assert class_axis(view_of(nodes, {output: 3}), output) == (axis or 1)
+
+
+def test_what_an_output_puts_together_is_found() -> None:
+    nodes = [
+        PRODUCT,
+        helper.make_node("Relu", ["m"], ["r"]),
+        helper.make_node("Sigmoid", ["m"], ["s"]),
+        helper.make_node("Concat", ["r", "s"], ["one"], axis=2),
+        helper.make_node("Transpose", ["one"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("Tanh", ["turned"], ["t"]),
+        helper.make_node("Concat", ["turned", "t"], ["two"], axis=1),
+        helper.make_node("Flatten", ["two"], ["y"]),
+    ]
+    assert joined(view_of(nodes, {"y": 2})) == {"y": ["r", "s", "t"]}
+
+
+def test_parts_that_are_outputs_themselves_count_as_these() -> None:
+    nodes = [
+        PRODUCT,
+        helper.make_node("Sigmoid", ["m"], ["s"]),
+        helper.make_node("Concat", ["m", "s"], ["y"], axis=2),
+    ]
+    assert joined(view_of(nodes, {"y": 3})) == {"y": ["m", "s"]}
+    assert joined(view_of(nodes, {"y": 3, "s": 3})) == {}
+
+
+def test_constants_and_inputs_are_no_parts() -> None:
+    nodes = [CONV, helper.make_node("Concat", ["x", "c", "k"], ["y"], axis=1)]
+    assert joined(view_of(nodes, {"y": 3})) == {}
+
+
+def test_operators_of_others_put_nothing_together() -> None:
+    join = helper.make_node("Concat", ["c", "x"], ["y"], domain="of.others")
+    assert joined(view_of([CONV, join], {"y": 3})) == {}
