@@ -18,6 +18,8 @@ WORTHWHILE = 1.02
 """How much closer chains have to be that take longer to make."""
 FITS: tuple[Basis, ...] = ("outputs", "influence")
 """What chains may be fitted to, of which the first model says which."""
+CLEARLY = 1.05
+"""How much further off it has to be with one of them, by few samples, for that not to be tried again."""
 
 
 class Rough:
@@ -32,7 +34,7 @@ class Rough:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._first: Mapping[str, Candidate] | None = None
-        self._fit: Basis | None = None
+        self._fit: Sequence[Basis] = ()
         self._trusts: trust.Trusts | None = None
         self._errors: dict[tuple[object, Basis], float] = {}
 
@@ -102,10 +104,10 @@ class Rough:
     def _way(self, unfitted: Factorised, bases: Sequence[Basis]) -> Basis:
         """The way that changes a model's outputs least."""
         best: Basis = bases[0]
-        least, fit = math.inf, self._chosen(bases)
+        least, fits = math.inf, self._chosen(bases)
         for i, basis in enumerate(bases):
             self._job.progress("trying what chains are made from", i, len(bases))
-            if basis in FITS and fit not in (None, basis) and not trust.few(self._job):
+            if basis in FITS and fits and basis not in (fits if trust.few(self._job) else fits[:1]):
                 continue
             if basis.endswith("activations") and ("influence" in basis) != ("influence" in best):
                 continue
@@ -148,22 +150,21 @@ class Rough:
     def _fits(self, planned: Mapping[str, Candidate]) -> list[Basis]:
         """What chains are fitted to: all that there is, until one is chosen."""
         every: list[Basis] = [basis for basis in calibrate.bases(self._job, planned) if basis in FITS]
-        chosen = self._chosen(every)
-        return [chosen] if chosen else every or ["outputs"]
+        return self._chosen(every)[:1] or every or ["outputs"]
 
-    def _chosen(self, bases: Sequence[Basis]) -> Basis | None:
-        """What chains are fitted to, of some ways, if the first model has said so."""
+    def _chosen(self, bases: Sequence[Basis]) -> list[Basis]:
+        """What chains are fitted to, of some ways, as the first model has said; then others that are about as close."""
         recalled = self._job.memory.recall(self._fit_key) if self._first is not None else None
-        chosen = self._fit or (recalled.value if recalled is not None else None)
-        return next((basis for basis in bases if basis == chosen), None)
+        chosen = self._fit or (recalled.value if recalled is not None else ())
+        return [basis for basis in chosen if basis in bases] if isinstance(chosen, Sequence) else []
 
     def _choose_fit(self, errors: Mapping[Basis, float]) -> None:
         """Fits all further models to what the first one came closest by."""
         fitted = {basis: missed for basis, missed in errors.items() if basis in FITS}
-        if self._chosen(FITS) is None and fitted:
-            best = min(fitted, key=fitted.__getitem__)
-            self._job.memory.remember(self._fit_key, best)
-            self._fit = best
+        if not self._chosen(FITS) and fitted:
+            most = CLEARLY * min(fitted.values())
+            self._fit = [basis for basis in sorted(fitted, key=fitted.__getitem__) if fitted[basis] <= most]
+            self._job.memory.remember(self._fit_key, self._fit)
 
     @property
     def _fit_key(self) -> str:

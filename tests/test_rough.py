@@ -114,7 +114,23 @@ def test_few_samples_are_fitted_to_as_others_say(samples: int, monkeypatch: pyte
     tried.clear()
     made = models.closest(factorise(job, planned(job, 8), "weights"))
     assert made.basis in ("outputs", "influence")
-    assert tried[:6] == ["outputs"] * 3 + ["influence"] * 3  # once more, as the chains of this model are found anew
+    assert tried[:3] == [made.basis] * 3  # once more, as the chains of this model are found anew
+
+
+@pytest.mark.parametrize(("clearly", "again"), [(math.inf, ["outputs", "influence"]), (1.0, ["outputs"])])
+def test_what_was_clearly_further_off_is_not_tried_again(
+    clearly: float, again: list[Basis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rough, "CLEARLY", clearly)
+    monkeypatch.setattr(rough, "held_out", lambda *args: dict.fromkeys(args[2], 0.5) | {"outputs": 0.4})
+    model, x = uneven()
+    job = prepare(model, Settings(data={"x": x[:60]}), silent)
+    models = Rough(job)
+    models.error(planned(job, 8))
+    tried: list[Basis] = []
+    monkeypatch.setattr(rough, "held_out", lambda *args: tried.extend(args[2]) or dict.fromkeys(args[2], 0.3))
+    models.closest(factorise(job, planned(job, 8), "weights"))
+    assert [basis for basis in tried if basis in rough.FITS] == again
 
 
 def test_of_a_heavy_model_one_part_of_the_data_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
