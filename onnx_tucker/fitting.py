@@ -19,7 +19,7 @@ import numpy as np
 from onnx_tucker import activation, classes, statistics, trust
 from onnx_tucker.calibrate import decomposed, felt
 from onnx_tucker.factor import reconstruct
-from onnx_tucker.factor.fit import ROUNDS, step_work
+from onnx_tucker.factor.fit import ROUNDS
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES, agreement
 from onnx_tucker.graph import behind, layer
@@ -37,16 +37,14 @@ from onnx_tucker.walk import Walk
 
 logger = logging.getLogger(__name__)
 
-ROUGH_ROUNDS, ROUGH_STEPS, ROUGH_RIDGES = 4, 10, RIDGES[::2]
+ROUGH_ROUNDS, ROUGH_STEPS, ROUGH_RIDGES = 1, 10, RIDGES[::2]
 """How often the factors of a rough pass are refitted, how many steps they take towards what is seen behind an
-activation, and the pulls of trained weights that it tries.
+activation, and the pulls of trained weights that it tries. More rounds than one choose the same models.
 """
 SEEN_ROWS = 20_000
 """Rows that a chain is fitted to what is seen of. Twice as many make a residual network of images no closer (.2436 of
 its outputs for .2419) and take twice as long, half of the time of some runs.
 """
-HEAVY, HEAVY_ROUNDS = 5e8, 1
-"""Multiplications of a step of a fit from which on a rough pass has so few rounds."""
 
 
 class Fitting:
@@ -183,9 +181,9 @@ class Fitting:
         scores = self._scores(found) if trusted.means and not self._few else None
         if candidate.method is None and trusted.ridge == RIDGES[0] and scores is None:
             return None
-        rounds = HEAVY_ROUNDS if self._thrifty(found) else self._rounds
         goals_ = trusted.goals(site, known)
-        chain = trust.fitted(site, candidate, felt(self._job, found, goals_) if self._influential else goals_, rounds)
+        goals_ = felt(self._job, found, goals_) if self._influential else goals_
+        chain = trust.fitted(site, candidate, goals_, self._rounds)
         shrink = "by their number" if trusted.shrink is None else f"{trusted.shrink:g}"
         logger.info("%s: fitted to %d rows, ridge %g, shrunk %s", site.name, known.rows, trusted.ridge, shrink)
         if trusted.means:
@@ -237,11 +235,6 @@ class Fitting:
         except FAILURES as error:
             logger.info("%s is not fitted to what is seen of it: %s", found.site.name, first_line(error))
             return None
-
-    def _thrifty(self, found: Found) -> bool:
-        """Whether a fit takes long and need not be good."""
-        stage = found.site.stage
-        return self._rough and stage.groups * step_work((stage.out, stage.inp * stage.window.volume)) >= HEAVY
 
     def _trusted(self, found: Found, candidate: Candidate, halves: tuple[Statistics, Statistics]) -> Trust:
         """How far the data of a node is trusted."""

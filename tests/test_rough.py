@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate, compress, fitting, rough, trial, trust
+from onnx_tucker import calibrate, compress, rough, trial, trust
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.find import Found
@@ -189,9 +189,7 @@ def test_nothing_planned_is_no_error_and_without_data_it_is_not_known(made: list
     assert made == ["weights"]
 
 
-@pytest.mark.parametrize("heavy", [1, fitting.HEAVY])
-def test_how_far_data_is_trusted_the_first_rough_pass_says(heavy: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "HEAVY", heavy)
+def test_how_far_data_is_trusted_the_first_rough_pass_says(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     trusted = trust.trusted
 
