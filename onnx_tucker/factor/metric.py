@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -98,14 +99,18 @@ class Root:
         """Multiplies an array by it along an axis."""
         moved = np.moveaxis(array, axis, -1)
         rows = np.ascontiguousarray(moved).reshape(-1, moved.shape[-1])  # else there is a product for each outer index
-        scaled = self.vectors * self.values
-        if len(scaled) > scaled.shape[1]:
-            made = rows @ scaled @ self.vectors.T
-        else:
-            made = rows @ (scaled @ self.vectors.T)
+        made = rows @ self._scaled @ self.vectors.T if len(self.vectors) > len(self.values) else rows @ self._matrix
         if self.scale:
             made += self.scale * rows
         return np.asarray(np.moveaxis(made.reshape(moved.shape), -1, axis))
+
+    @cached_property
+    def _scaled(self) -> Array:
+        return np.asarray(self.vectors * self.values)
+
+    @cached_property
+    def _matrix(self) -> Array:
+        return np.asarray(self._scaled @ self.vectors.T)
 
 
 @dataclass(frozen=True, eq=False)
