@@ -9,7 +9,7 @@ import importlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -33,7 +33,7 @@ from onnx_tucker.parts import Part, blocks
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.inputs import divisible
-from onnx_tucker.runtime.session import FAILURES, Feed, cores, cpu_name, first_line, run_named
+from onnx_tucker.runtime.session import FAILURES, Feed, cores, cpu_name, first_line, output_names, run_named
 from onnx_tucker.settings import Course
 from onnx_tucker.version import __version__
 from onnx_tucker.walk import Walk
@@ -106,12 +106,11 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None 
     names = trainable(model)
     if not names:
         raise ModelError("The factorised model has no weights in single precision that could be trained.")
-    made = {name for node in model.graph.node for name in node.output}  # other outputs are constants or inputs
     assert job.judged is not None
-    outputs = _alike(job, model, [name for name in job.judged.names if name in made])
+    outputs = _alike(job, model, job.judged.names)
     if not outputs:
         raise ModelError("The model has no output of numbers with fractions, which could come closer.")
-    hidden = _alike(job, model, _hidden(job, model, outputs))
+    hidden = _alike(job, model, _hidden(job, outputs))
     parts = blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
     result, course = model, replace(course, minutes=course.minutes / len(parts))
     with training.settled(job.settings.threads or cores()):
@@ -192,7 +191,7 @@ def _trained(
         check,
         fixed=fixed,
         lead=lead,
-        criterion=None if course.loss == "distill" else _criterion(job, model, part.gives),
+        criterion=None if course.loss == "distill" else _criterion(job, model),
         distilled=course.distilled,
     )
     key, left = _key(job, model, part, course), course
@@ -228,13 +227,13 @@ def _shortened(
     return shortened, left, key and str(joblib.hash((key, choice)))
 
 
-def _criterion(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> Any:
+def _criterion(job: Job, model: onnx.ModelProto) -> Any:
     """The loss that fits the labels, of one of the outputs."""
     assert job.session is not None
     assert job.inputs is not None
     labels: Any = importlib.import_module("onnx_tucker.extras.labels")
     check = job.inputs.check
-    values = run_named(job.session, check.feeds[0])
+    values, outputs = run_named(job.session, check.feeds[0]), _alike(job, model, output_names(job.session))
     makers = {name: maker(model, name) for name in outputs}
     return labels.criterion([*check.labels, *job.inputs.fit.labels], {n: values[n] for n in outputs}, makers)
 
@@ -249,8 +248,10 @@ def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | 
 
 
 def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
-    """Those of some values that are numbers with fractions, of the same shape in the original and in a model."""
+    """Those of some values that nodes of a model make, of numbers with fractions, and of the original's shape."""
     assert job.inputs is not None
+    known = {name for node in model.graph.node for name in node.output}
+    names = [name for name in names if name in known]
     session, feed = partial(job.stopwatch.machine.session, folder=job.folder), job.inputs.check.feeds[0]
     try:
         wanted, made = (
@@ -262,11 +263,10 @@ def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     return [n for n, value in arrays.items() if value.dtype.kind == "f" and value.shape == np.shape(made[n])]
 
 
-def _hidden(job: Job, model: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
-    """What the original's linear nodes give that the model has too, but for the outputs."""
-    made = {name for node in model.graph.node for name in node.output}
+def _hidden(job: Job, outputs: Collection[str]) -> list[str]:
+    """What the original's linear nodes give, but for the outputs."""
     here = [found.output for found in job.found if found.place.scope.graph is job.model.graph]
-    return [name for name in here if name in made - {*outputs}]
+    return [name for name in here if name not in outputs]
 
 
 def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> None:

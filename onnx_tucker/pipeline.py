@@ -30,6 +30,7 @@ from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.rows import unread
 from onnx_tucker.runtime.evaluate import Evaluate, load_function
+from onnx_tucker.runtime.fidelity import called
 from onnx_tucker.runtime.inputs import HELD_OUT
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import Course, Settings
@@ -342,18 +343,17 @@ def _warn_undivided(job: Job) -> None:
 def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:
     result, closeness = made.result, verdict.closeness if verdict else None
     compared = closeness if closeness is not None and job.inputs is not None and job.inputs.kind == "data" else ()
-    for output in (each for one in compared for each in (*one.parts, one)):
+    for name, output in called(compared):
         if output.relative_l2 is None and output.max_abs is None:
             logger.warning(
-                "Nothing is known of the output %s: on the samples kept for checks it has no finite numbers (is there "
+                "Nothing is known of the %s: on the samples kept for checks it has no finite numbers (is there "
                 "NaN in --data?), or other shapes than the original's.",
-                output.name,
+                name,
             )
         elif output.relative_l2 is not None and output.relative_l2 > RUINED:
             logger.warning(
-                "The output %s differs from the original's by %.0f %% of its size; --ranks auto --max-error E keeps it "
-                "closer.",
-                output.name,
+                "The %s differs from the original's by %.0f %% of its size; --ranks auto --max-error E limits that.",
+                name,
                 100 * output.relative_l2,
             )
     measured = output_errors(job, result.model, result.planned, result.weights)

@@ -191,13 +191,11 @@ def too_far(outputs: Sequence[Closeness], most: float, kind: str) -> str | None:
         kind: of the inputs, "data" or "random".
     """
     where = "the data" if kind == "data" else "random inputs"
-    named = [(f"output {one.name}", one) for one in outputs]
-    named += [(f"{part.name}, a part of output {one.name},", part) for one in outputs for part in one.parts]
-    for name, output in named:
+    for name, output in fidelity.called(outputs):
         if output.relative_l2 is None:
             return (
-                f"The relative error of {name} on {where} is not defined, as there are no finite "
-                f"numbers, only zeros or other shapes than the original's, so that --max-error {most:g} cannot be held"
+                f"The relative error of {name} on {where} is not defined, as there are no finite numbers, only zeros "
+                f"or other shapes than the original's, so that --max-error {most:g} cannot be held"
             )
         if output.relative_l2 > most:
             error = f"{output.relative_l2:.3g}"

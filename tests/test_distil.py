@@ -18,6 +18,7 @@ from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, U
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.pipeline import finetune
 from tests.helpers import Array, model, relative, run, two_layers
+from tests.test_joined import detector
 
 QUICK = {"epochs": 20, "learning_rate": 0.01, "benchmark": False, "threads": 1}
 
@@ -283,6 +284,19 @@ def test_labels_are_learnt(end: str) -> None:
     taught, both = (finetune(made, factorised, loss=loss, **options).model for loss in ("labels", None))
     distilled = finetune(made, factorised, loss="distill", **options).model
     assert right(taught) > right(both) > right(distilled)
+
+
+def test_parts_of_an_output_are_learnt_and_labels_are_of_all_of_it() -> None:
+    made, x = detector(), np.random.default_rng(1).standard_normal((60, 16, 8, 8)).astype(np.float32)
+    factorised = compress(made, ranks=2, benchmark=False).model
+    [wanted] = run(made, x=x)
+    missed = []
+    for labels in ({}, {"t": 0.9 * wanted}):
+        options = {**QUICK, "data": {"x": x, **labels}, "labels": next(iter(labels), None)}
+        [found] = run(finetune(made, factorised, **options).model, x=x)
+        missed.append(relative(wanted[..., 16:], found[..., 16:]))
+    [before] = run(factorised, x=x)
+    assert max(missed) < 0.95 * relative(wanted[..., 16:], before[..., 16:])
 
 
 def test_labels_that_do_not_fit_are_refused_in_words(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:

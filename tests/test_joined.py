@@ -70,5 +70,5 @@ def test_a_promise_is_of_the_parts_too() -> None:
     [output] = result.report.fidelity.outputs
     assert output.relative_l2 is not None
     assert output.relative_l2 < 0.01
-    with pytest.raises(PromiseError, match="scores, a part of output y, on the data is"):
+    with pytest.raises(PromiseError, match="part scores of output y on the data is"):
         compress(detector(), **options, max_error=0.01)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -139,6 +139,13 @@ def relative_l2(a: NDArray[Any], b: NDArray[Any]) -> float | None:
     sums = _Sums()
     sums.add_values(a, b)
     return sums.closeness("").relative_l2
+
+
+def called(outputs: Iterable[Closeness]) -> Iterator[tuple[str, Closeness]]:
+    """Outputs and their parts, with what they are called in a sentence."""
+    for output in outputs:
+        yield f"output {output.name}", output
+        yield from ((f"part {part.name} of output {output.name}", part) for part in output.parts)
 
 
 def mean_error(outputs: Sequence[Closeness]) -> float:
