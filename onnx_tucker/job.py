@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ class Job:
         found: all weight-bearing nodes.
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         reference: the model's outputs on all of them, or None where nothing can be run.
-        judged: the values that models are judged by while they are searched for: outputs, or what these put together.
+        judged: the values that models are judged by while they are searched for: outputs, or what these follow from.
         wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
         chains: those fitted so far, by all that they follow from; see `fitting.Fitting`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
@@ -244,7 +244,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)
     missing = observed.unknown(model, known) if session is not None else []
-    if session is not None and missing and (data is not None or observed.follow(model)):
+    if session is not None and missing and (data is not None or observed.follow(model, missing)):
         feed = (
             feeds.counted(session, data, known, settings.seed) if data else feeds.tried(session, known, settings.seed)
         )
@@ -264,7 +264,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     ran = feeds.runnable(session, data, known, settings.seed, found)
     view = View.of(model, context)
     reference = Reference(session, ran.feeds) if session is not None and ran is not None else None
-    judged = reference and _judged(reference, view, ran, machine, folder)
+    judged = reference and _judged(reference, view, found, ran, machine, folder)
     remembered = Memory(Path(settings.cache) if settings.cache else None)
     job = Job(
         settings=settings,
@@ -295,14 +295,19 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     )
 
 
-def _judged(reference: Reference, view: View, ran: Inputs | None, machine: Machine, folder: Path) -> Reference:
-    """What models are judged by: outputs, or what they put together where that is of unlike sizes."""
+def _judged(
+    reference: Reference, view: View, found: Sequence[Found], ran: Inputs | None, machine: Machine, folder: Path
+) -> Reference:
+    """What models are judged by: outputs, or what those follow from; see `observed.parts`."""
     if ran is None or ran.kind != "data":
         return reference
-    parts = observed.parts(view, folder, machine, ran.feeds[0])
+    sites = [one for one in found if isinstance(one.reading.found, Site)]
+    main = all(one.place.scope.graph is view.model.graph for one in sites)
+    layers = [one.output for one in sites] if main else []  # what bodies make is not followed
+    parts = observed.parts(view, layers, folder, machine, ran.feeds[0])
     if not parts:
         return reference
-    names = [name for output in reference.names for name in parts.get(output, [output])]
+    names = dict.fromkeys(name for output in reference.names for name in parts.get(output, [output]))
     return Reference(machine.session(probe(view.model, names), folder), ran.feeds, parts)
 
 

@@ -344,7 +344,7 @@ def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) 
     result, closeness = made.result, verdict.closeness if verdict else None
     compared = closeness if closeness is not None and job.inputs is not None and job.inputs.kind == "data" else ()
     for name, output in called(compared):
-        if output.relative_l2 is None and output.max_abs is None:
+        if output.relative_l2 is None and output.max_abs is None and not output.parts:
             logger.warning(
                 "Nothing is known of the %s: on the samples kept for checks it has no finite numbers (is there "
                 "NaN in --data?), or other shapes than the original's.",

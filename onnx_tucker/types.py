@@ -302,8 +302,8 @@ class Closeness:
         argmax_agreement: share of positions at which the largest value along the axis of classes is the same, which is
             that of a Softmax, the last of a product, else axis 1; None where that has no two.
         finite: whether B is finite wherever A is.
-        parts: the same of the values that the output puts together, where their sizes are so unlike that its own error
-            tells little of some of them, as of scores beside coordinates.
+        parts: the same of values that the output follows from, where its own error tells little: what it puts together
+            of unlike sizes, as scores beside coordinates, or what it is chosen from.
     """
 
     name: str

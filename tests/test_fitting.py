@@ -309,17 +309,21 @@ def test_a_bias_that_callers_may_replace_stays_an_input() -> None:
 
 
 def test_outputs_of_another_shape_each_time() -> None:
-    """As those of detectors, which leave out boxes: the fit to the data is taken, as nothing tells."""
+    """As of detectors with layers behind what leaves out boxes: the fit to the data is taken, as nothing tells."""
     rng = np.random.default_rng(0)
     nodes = [
         helper.make_node("Gemm", ["x", "v", "b"], ["g"], "one", transB=1),
         helper.make_node("Gemm", ["g", "w", "b"], ["h"], "two", transB=1),
         helper.make_node("Relu", ["h"], ["y"]),
-        helper.make_node("NonZero", ["y"], ["found"]),
+        helper.make_node("Greater", ["y", "zero"], ["positive"]),
+        helper.make_node("Reshape", ["positive", "flat"], ["those"]),
+        helper.make_node("Compress", ["y", "those"], ["left"]),
+        helper.make_node("Unsqueeze", ["left", "axis"], ["column"]),
+        helper.make_node("MatMul", ["column", "u"], ["found"], "three"),
     ]
     tensors = {"v": low_rank(rng, 12, 48, 48), "w": low_rank(rng, 12, 48, 48), "b": np.zeros(48, np.float32)}
+    tensors |= {"u": low_rank(rng, 1, 1, 16), "zero": np.float32(0), "flat": np.array([-1]), "axis": np.array([1])}
     made = model(nodes, tensors, {"x": ["n", 48]}, {"found": 2})
-    made.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     x = rng.standard_normal((200, 48)).astype(np.float32)
     result = compress(made, ranks="auto", budget="flops:0.3", benchmark=False, data={"x": x})
     assert result.plan.basis == "outputs"

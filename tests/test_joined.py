@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from onnx_tucker import observed
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.job import prepare, silent
 from onnx_tucker.pipeline import compress
 from onnx_tucker.report.table import table
-from onnx_tucker.runtime.session import Machine
 from onnx_tucker.settings import Settings
-from tests.helpers import low_rank, model, relative, run, view_of
+from tests.helpers import low_rank, model, relative, run
 
 X = np.random.default_rng(0).standard_normal((60, 16, 8, 8)).astype(np.float32)
 
@@ -40,9 +38,10 @@ def detector(size: float = 200.0) -> onnx.ModelProto:
     return model(nodes, tensors, {"x": ["n", 16, 8, 8]}, {"y": 3})
 
 
-def parts_of(made: onnx.ModelProto) -> dict[str, list[str]]:
-    job = prepare(made, Settings(), silent)
-    return observed.parts(view_of(job), Path(), Machine(1), {"x": X[:4]})
+def parts_of(made: onnx.ModelProto) -> Mapping[str, Sequence[str]]:
+    judged = prepare(made, Settings(data={"x": X}), silent).judged
+    assert judged is not None
+    return judged.parts
 
 
 def test_parts_are_told_apart_where_they_are_unlike() -> None:
@@ -60,7 +59,7 @@ def test_scores_are_kept_beside_boxes() -> None:
     assert result.report.fidelity is not None
     [output] = result.report.fidelity.outputs
     assert [part.name for part in output.parts] == ["boxes", "scores"]
-    assert "of what it puts together: boxes 0." in "\n".join(table(result.report).notes)
+    assert "of what it follows from: boxes 0." in "\n".join(table(result.report).notes)
 
 
 def test_a_promise_is_of_the_parts_too() -> None:
@@ -72,3 +71,51 @@ def test_a_promise_is_of_the_parts_too() -> None:
     assert output.relative_l2 < 0.01
     with pytest.raises(PromiseError, match="part scores of output y on the data is"):
         compress(detector(), **options, max_error=0.01)
+
+
+def suppressed() -> onnx.ModelProto:
+    """The same with what is left of the boxes, which are as many as there are, and with classes by number."""
+    made = detector()
+    nodes = [
+        helper.make_node("Reshape", ["boxes", "corners"], ["where"]),
+        helper.make_node("Reshape", ["scores", "each"], ["events"]),
+        helper.make_node("NonMaxSuppression", ["where", "events", "most", "overlap", "least"], ["kept"]),
+        helper.make_node("ArgMax", ["scores"], ["class"], axis=1),
+    ]
+    made.graph.node.extend(nodes)
+    tensors = {"corners": [0, -1, 4], "each": [0, 4, -1], "most": [20], "overlap": [0.5], "least": [0.6]}
+    for name, values in tensors.items():
+        array = np.array(values, np.int64 if isinstance(values[0], int) else np.float32)
+        made.graph.initializer.append(numpy_helper.from_array(array, name))
+    del made.graph.output[:]
+    made.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.INT64, shape)
+        for name, shape in (("kept", ["k", 3]), ("class", ["n", 1, 8, 8]))
+    )
+    onnx.checker.check_model(made)
+    return made
+
+
+def test_layers_of_bodies_may_be_behind_a_choice() -> None:
+    made = suppressed()
+    body = helper.make_graph(
+        [helper.make_node("Conv", ["x", "trunk"], ["inner"], kernel_shape=[3, 3])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, None)],
+    )
+    made.graph.node.append(helper.make_node("If", ["yes"], ["further"], then_branch=body, else_branch=body))
+    made.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    made.graph.output.append(helper.make_tensor_value_info("further", onnx.TensorProto.FLOAT, None))
+    assert parts_of(made) == {}
+
+
+def test_what_is_chosen_is_judged_by_what_it_is_chosen_from() -> None:
+    made = suppressed()
+    assert parts_of(made) == {"class": ["scores"], "kept": ["where", "events"]}
+    result = compress(made, ranks="auto", budget="flops:0.5", data={"x": X}, benchmark=False)
+    assert result.report.fidelity is not None
+    kept, _ = result.report.fidelity.outputs
+    assert [part.relative_l2 < 0.02 for part in kept.parts if part.relative_l2 is not None] == [True, True]
+    [classes], [found] = (run(one, x=X[:20])[1:] for one in (made, result.model))
+    assert np.mean(classes == found) > 0.9

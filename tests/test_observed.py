@@ -86,7 +86,7 @@ def test_shapes_behind_operators_of_others_are_known_without_data(
     made.opset_import.add(domain="com.microsoft", version=1)
     if claimed:
         made.graph.value_info.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, ["n", "s", 8]))
-        monkeypatch.setattr(observed, "follow", lambda _: False)
+        monkeypatch.setattr(observed, "follow", lambda *_: False)
     [found] = prepare(made, Settings(dim={"s": 5}), silent).found
     assert found.reading.layer is not None
     assert found.reading.layer.macs == 5 * 8 * 6

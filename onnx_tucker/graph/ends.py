@@ -1,8 +1,8 @@
-"""What a model's outputs are made of: classes that are compared, or values of several kinds put together."""
+"""What a model's outputs are made of: classes that are compared, values put together, or what is chosen of others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -10,9 +10,12 @@ import onnx
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
+from onnx_tucker.graph.segment import uses
 
 MOVERS = (*SHAPERS, "Transpose")
 """Operators that give all values as they are, each at some place."""
+CHOOSERS = ("ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
+"""Operators that choose among values: a small change of these may change all that follows, or nothing."""
 PRODUCTS = ("FusedGemm", "FusedMatMul", "Gemm", "MatMul")
 """Operators that give vectors along the last axis."""
 
@@ -66,16 +69,10 @@ def class_axis(view: View, output: str) -> int:
     return -1 if name in nodes and nodes[name].op_type in PRODUCTS else 1
 
 
-def joined(view: View) -> dict[str, list[str]]:
-    """The outputs that are other values of the main graph one after another, in whatever shape, with those values.
-
-    Those that are constants, inputs or outputs themselves are left out.
-    """
+def joined(view: View, value: str) -> list[str]:
+    """What a value of the main graph is: others one after another, in whatever shape, but for constants and inputs."""
     makers = {name: node for node in view.model.graph.node for name in node.output if name}
-    own = makers.keys() - view.outputs()
-    found = {output: dict.fromkeys(_parts(makers, output)) for output in sorted(view.outputs())}
-    parts = {o: [name for name in names if name in own and view.constant(name) is None] for o, names in found.items()}
-    return {output: names for output, names in parts.items() if len(names) > 1}
+    return [name for name in dict.fromkeys(_parts(makers, value)) if name in makers and view.constant(name) is None]
 
 
 def _parts(makers: Mapping[str, onnx.NodeProto], name: str) -> Sequence[str]:
@@ -86,3 +83,29 @@ def _parts(makers: Mapping[str, onnx.NodeProto], name: str) -> Sequence[str]:
     if node is None or node.domain not in STANDARD or node.op_type != "Concat":
         return [name]
     return [part for value in node.input for part in _parts(makers, value)]
+
+
+def chosen(view: View, layers: Collection[str]) -> dict[str, list[str]]:
+    """The outputs that follow from a choice, by index or by comparison, with the values that this is made from.
+
+    Args:
+        view: the main graph.
+        layers: what the nodes with weights give that may change.
+
+    Returns:
+        Nothing where one of these comes behind such a choice itself, as in a detector with two stages.
+    """
+    sources = dict[str, dict[str, None]]()
+    varying = set(layers)
+    for node in view.model.graph.node:
+        taken = [name for name in uses(node) if name in varying]
+        if not taken:
+            continue
+        made = [name for name in node.output if name]
+        varying.update(made)
+        if node.op_type in CHOOSERS or not sources.keys().isdisjoint(taken):
+            if not set(layers).isdisjoint(made):
+                return {}
+            before = {source: None for name in taken for source in sources.get(name, {name: None})}
+            sources |= dict.fromkeys(made, before)
+    return {output: [*sources[output]] for output in sorted(view.outputs()) if output in sources}

@@ -140,7 +140,7 @@ def _fidelity(report: Report, index: int) -> str:
     )
     where = samples(fidelity.inputs, fidelity.samples)
     parts = ", ".join(f"{part.name} {small(part.relative_l2)}" for part in output.parts)
-    inner = f" (of what it puts together: {parts})" if parts else ""
+    inner = f" (of what it follows from: {parts})" if parts else ""
     return f"Output {output.name}: relative error {small(output.relative_l2)}{inner}{agree}, on {where}."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,11 +84,9 @@ class Comparison:
     Sequences and maps count as the numbers in them; what has none, as text, is the same or cannot be compared.
 
     Attributes:
-        parts: names of what outputs put together, which are added as further outputs; see `Closeness`.
         axes: along which axis of outputs classes lie; along the second of others.
     """
 
-    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
 
@@ -105,10 +103,7 @@ class Comparison:
 
     def results(self) -> list[Closeness]:
         """The outputs, in order; those that cannot be compared have no numbers."""
-        inner = {name for names in self.parts.values() for name in names}
-        each = {name: sums.closeness(name) for name, sums in self.sums.items()}
-        parts = {o: tuple(each[name] for name in names if name in each) for o, names in self.parts.items()}
-        return [replace(one, parts=parts.get(name, ())) for name, one in each.items() if name not in inner]
+        return [sums.closeness(name) for name, sums in self.sums.items()]
 
 
 def numbers(value: Any) -> NDArray[Any] | None:

@@ -21,7 +21,7 @@ class Reference:
     Args:
         session: the model.
         feeds: the inputs.
-        parts: names of those of its outputs that some output of a model puts together, by the name of that.
+        parts: names of those of its outputs that some output of a model follows from, by the name of that.
 
     Attributes:
         names: of the outputs, in the order of the model.

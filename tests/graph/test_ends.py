@@ -10,10 +10,11 @@ import pytest
 from onnx import helper
 
 from onnx_tucker.graph.elementwise import View
-from onnx_tucker.graph.ends import class_axis, joined
+from onnx_tucker.graph.ends import chosen, class_axis, joined
 from tests.helpers import look, model
 
 WEIGHTS = {"w": np.ones((6, 4), np.float32), "k": np.ones((4, 6, 1), np.float32), "b": np.ones(4, np.float32)}
+WEIGHTS["most"] = np.array(1, np.float32)
 
 
 def view_of(nodes: Sequence[onnx.NodeProto], outputs: dict[str, int], opset: int = 21) -> View:
@@ -61,24 +62,44 @@ def test_what_an_output_puts_together_is_found() -> None:
         helper.make_node("Concat", ["turned", "t"], ["two"], axis=1),
         helper.make_node("Flatten", ["two"], ["y"]),
     ]
-    assert joined(view_of(nodes, {"y": 2})) == {"y": ["r", "s", "t"]}
-
-
-def test_parts_that_are_outputs_themselves_count_as_these() -> None:
-    nodes = [
-        PRODUCT,
-        helper.make_node("Sigmoid", ["m"], ["s"]),
-        helper.make_node("Concat", ["m", "s"], ["y"], axis=2),
-    ]
-    assert joined(view_of(nodes, {"y": 3})) == {"y": ["m", "s"]}
-    assert joined(view_of(nodes, {"y": 3, "s": 3})) == {}
+    view = view_of(nodes, {"y": 2})
+    assert joined(view, "y") == ["r", "s", "t"]
+    assert joined(view, "t") == ["t"]
 
 
 def test_constants_and_inputs_are_no_parts() -> None:
     nodes = [CONV, helper.make_node("Concat", ["x", "c", "k"], ["y"], axis=1)]
-    assert joined(view_of(nodes, {"y": 3})) == {}
+    assert joined(view_of(nodes, {"y": 3}), "y") == ["c"]
 
 
 def test_operators_of_others_put_nothing_together() -> None:
     join = helper.make_node("Concat", ["c", "x"], ["y"], domain="of.others")
-    assert joined(view_of([CONV, join], {"y": 3})) == {}
+    assert joined(view_of([CONV, join], {"y": 3}), "y") == ["y"]
+
+
+def test_what_outputs_are_chosen_from_is_found() -> None:
+    nodes = [
+        PRODUCT,
+        helper.make_node("Dropout", ["m"], ["d", ""]),
+        helper.make_node("Sigmoid", ["d"], ["s"]),
+        helper.make_node("ArgMax", ["s"], ["i"], axis=2),
+        helper.make_node("GatherElements", ["m", "i"], ["g"], axis=2),
+        helper.make_node("Tanh", ["g"], ["y"]),
+        helper.make_node("Clip", ["x", "", "most"], ["clipped"]),
+        helper.make_node("ArgMax", ["clipped"], ["of_input"]),
+    ]
+    view = view_of(nodes, {"y": 3, "i": 3, "s": 3, "of_input": 3})
+    assert chosen(view, ["m"]) == {"y": ["m", "s"], "i": ["s"]}
+
+
+def test_layers_behind_a_choice_are_not_judged_by_what_is_before_it() -> None:
+    nodes = [
+        PRODUCT,
+        helper.make_node("TopK", ["m", "two"], ["values", "indices"]),
+        helper.make_node("MatMul", ["values", "v"], ["y"]),
+    ]
+    tensors = {**WEIGHTS, "two": np.array([2]), "v": np.ones((2, 4), np.float32)}
+    made = model(nodes, tensors, {"x": ["n", 6, 6]}, {"y": 3, "indices": 3})
+    view = View.of(made, look(made)[0])
+    assert chosen(view, ["m", "y"]) == {}
+    assert chosen(view, ["m"]) == {"y": ["m"], "indices": ["m"]}
