@@ -91,7 +91,7 @@ def parts(view: View, layers: Collection[str], folder: Path, machine: Machine, f
         feed: an input.
     """
     choices = chosen(view, layers)
-    ends = {output: choices.get(output, [output]) for output in view.outputs()}
+    ends = {output.name: choices.get(output.name, [output.name]) for output in view.model.graph.output}
     inner = {value: joined(view, value) for values in ends.values() for value in values}
     if not choices and all(len(names) < 2 for names in inner.values()):
         return {}

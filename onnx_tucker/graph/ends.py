@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx
@@ -72,17 +72,20 @@ def class_axis(view: View, output: str) -> int:
 def joined(view: View, value: str) -> list[str]:
     """What a value of the main graph is: others one after another, in whatever shape, but for constants and inputs."""
     makers = {name: node for node in view.model.graph.node for name in node.output if name}
-    return [name for name in dict.fromkeys(_parts(makers, value)) if name in makers and view.constant(name) is None]
-
-
-def _parts(makers: Mapping[str, onnx.NodeProto], name: str) -> Sequence[str]:
-    """What a value is put together from; itself if nothing is."""
-    node = makers.get(name)
-    while node is not None and node.domain in STANDARD and node.op_type in MOVERS:
-        node = makers.get(node.input[0])
-    if node is None or node.domain not in STANDARD or node.op_type != "Concat":
-        return [name]
-    return [part for value in node.input for part in _parts(makers, value)]
+    found, seen, left = list[str](), set[str](), [value]
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        node = makers.get(name)
+        while node is not None and node.domain in STANDARD and node.op_type in MOVERS:
+            node = makers.get(node.input[0])
+        if node is not None and node.domain in STANDARD and node.op_type == "Concat":
+            left.extend(reversed(node.input))
+        elif name in makers and view.constant(name) is None:
+            found.append(name)
+    return found
 
 
 def chosen(view: View, layers: Collection[str]) -> dict[str, list[str]]:

@@ -67,6 +67,13 @@ def test_what_an_output_puts_together_is_found() -> None:
     assert joined(view, "t") == ["t"]
 
 
+def test_what_is_put_together_many_times_is_looked_at_once() -> None:
+    nodes = [PRODUCT] + [
+        helper.make_node("Concat", [f"c{i}" if i else "m"] * 2, [f"c{i + 1}"], axis=0) for i in range(60)
+    ]
+    assert joined(view_of(nodes, {"c60": 3}), "c60") == ["m"]
+
+
 def test_constants_and_inputs_are_no_parts() -> None:
     nodes = [CONV, helper.make_node("Concat", ["x", "c", "k"], ["y"], axis=1)]
     assert joined(view_of(nodes, {"y": 3}), "y") == ["c"]
