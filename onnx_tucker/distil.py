@@ -70,15 +70,18 @@ def require_torch() -> None:
             ) from error
 
 
-def require_known(job: Job) -> None:
-    """Makes sure that torch runs the operators of a model, of which a factorised one has no others.
+def require_known(job: Job, course: Course) -> None:
+    """Makes sure that torch runs the operators that training needs, of which a factorised model has no others.
 
     Raises:
         ModelError: it does not.
     """
-    network = importlib.import_module("onnx_tucker.extras.network").Network(job.model, (), folder=job.folder)
+    model = job.model
+    if job.inputs is not None and job.judged is not None and _cut(job, course):
+        model = _up_to(model, job.inputs.check.feeds[0], job.judged.names)
+    network = importlib.import_module("onnx_tucker.extras.network").Network(model, (), folder=job.folder)
     if job.inputs is not None:
-        network.run(job.inputs.check.feeds[0], _numbers(job.model))
+        network.run(job.inputs.check.feeds[0], _numbers(model))
 
 
 def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None = None) -> onnx.ModelProto:
@@ -175,11 +178,7 @@ def _trained(
         return {**feed, **run_named(before, feed)} if before is not None else feed
 
     known = lead(check.feeds[0])
-    piece = model
-    if course.blocks:
-        nodes = between(model.graph.node, known, part.gives)
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        piece = onnx.ModelProto.FromString(model_of(model, nodes, tensors, known, part.gives))
+    piece = _up_to(model, known, [*part.gives, *part.hidden]) if course.blocks or _cut(job, course) else model
     network = training.Network(piece, part.weights, training.device(), job.folder)
     _check(job, piece, network, {value.name: known[value.name] for value in piece.graph.input if value.name in known})
     task = training.Task(
@@ -201,6 +200,18 @@ def _trained(
     trained = training.train(task, left, watch, state)
     logger.info("error %.4g before, %.4g after %d epochs", trained.before, trained.after, trained.epochs)
     return _with_weights(model, trained.weights) if trained.after < trained.before else model
+
+
+def _cut(job: Job, course: Course) -> bool:
+    """Whether nothing behind the values that a model is judged by is needed."""
+    return course.loss == "distill" and job.judged is not None and bool(job.judged.parts)
+
+
+def _up_to(model: onnx.ModelProto, known: Feed, names: Sequence[str]) -> onnx.ModelProto:
+    """What of a model makes some values of known ones."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = between(model.graph.node, known, names)
+    return onnx.ModelProto.FromString(model_of(model, nodes, tensors, known, names))
 
 
 def _teacher(job: Job, names: Sequence[str]) -> Callable[[Feed], dict[str, Any]]:

@@ -102,7 +102,7 @@ def _compressed(
     outputs.protect(job.data_files, written)
     statistics.check(job)
     if course is not None:  # before all the work
-        require_known(job)
+        require_known(job, course)
     promises = Promises(job, evaluate)
     made, verdict = _made(job, plan, rules, promises, course)
     outcome = _outcome(job, made, verdict, promises)

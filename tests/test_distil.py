@@ -15,10 +15,11 @@ from onnx import helper, numpy_helper
 from onnx_tucker import calibrate, compress
 from onnx_tucker.cli import main
 from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, UsageError
+from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.pipeline import finetune
 from tests.helpers import Array, model, relative, run, two_layers
-from tests.test_joined import detector
+from tests.test_joined import detector, suppressed
 
 QUICK = {"epochs": 20, "learning_rate": 0.01, "benchmark": False, "threads": 1}
 
@@ -297,6 +298,18 @@ def test_parts_of_an_output_are_learnt_and_labels_are_of_all_of_it() -> None:
         missed.append(relative(wanted[..., 16:], found[..., 16:]))
     [before] = run(factorised, x=x)
     assert max(missed) < 0.95 * relative(wanted[..., 16:], before[..., 16:])
+
+
+def test_nothing_behind_what_a_choice_is_made_from_is_needed() -> None:
+    """torch has no suppression of boxes as ONNX has it."""
+    made, x = suppressed(), np.random.default_rng(1).standard_normal((60, 16, 8, 8)).astype(np.float32)
+    factorised = compress(made, ranks=2, benchmark=False).model
+    for blocks in (False, True):
+        tuned = finetune(made, factorised, data={"x": x}, blocks=blocks, **QUICK).model
+        values = [run(probe(one, ["scores"]), x=x)[0] for one in (made, factorised, tuned)]
+        assert relative(values[0], values[2]) < 0.95 * relative(values[0], values[1])
+    once = compress(made, ranks=2, data={"x": x}, benchmark=False, finetune_epochs=2)
+    assert once.report.nodes
 
 
 def test_labels_that_do_not_fit_are_refused_in_words(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:
