@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from onnx_tucker.adjoints import RULES, Call, Run, Value
 from onnx_tucker.errors import UnsupportedError
 from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.fold import SIZES
 from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.nodes import STANDARD, attributes
 from onnx_tucker.graph.segment import between, model_of, uses
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 OPSET = 13
 """Of the operators that derivatives are computed with."""
-SIZES = ("Shape", "Size")
-"""Operators whose results do not follow from the values."""
 
 
 class Backward:

@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 ROUGH_ROUNDS, ROUGH_STEPS, ROUGH_RIDGES = 1, 10, RIDGES[::2]
 """How often the factors of a rough pass are refitted, how many steps they take towards what is seen behind an
-activation, and the pulls of trained weights that it tries. More rounds than one choose the same models.
+activation, and the pulls of trained weights that it tries. Four rounds led to the same models of a detector and of a
+network that reads text, byte for byte, and took up to half as much time again.
 """
 SEEN_ROWS = 20_000
 """Rows that a chain is fitted to what is seen of. Twice as many make a residual network of images no closer (.2436 of

@@ -304,7 +304,7 @@ def _judged(
     sites = [one for one in found if isinstance(one.reading.found, Site)]
     main = all(one.place.scope.graph is view.model.graph for one in sites)
     layers = [one.output for one in sites] if main else []  # what bodies make is not followed
-    parts = observed.parts(view, layers, folder, machine, ran.feeds[0])
+    parts = observed.parts(view, layers, folder, machine, ran.feeds)
     if not parts:
         return reference
     names = dict.fromkeys(name for output in reference.names for name in parts.get(output, [output]))

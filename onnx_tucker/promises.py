@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -80,8 +82,8 @@ class Promises:
         """
         job = self._job
         session = _checked_session(job, result.model)
-        closeness = _compare(job, result.model, session)
-        broken = _broken(job, closeness, changed=bool(result.weights))
+        closeness = _compare(job, result.model, session, self._ends)
+        broken = _broken(job, closeness, self._ends.whole, changed=bool(result.weights))
         if broken or self._evaluate is None:
             return Verdict(closeness, broken=broken)
         before, most = self.original_score, job.settings.max_drop
@@ -118,7 +120,30 @@ class Promises:
     def error(self, result: Factorised) -> float:
         """The mean of the relative errors of the outputs, or of their parts; infinite where one is not known."""
         session = _checked_session(self._job, result.model)
-        return fidelity.mean_error(_compare(self._job, result.model, session) or [])
+        return fidelity.mean_error(_compare(self._job, result.model, session, self._ends) or [])
+
+    @cached_property
+    def _ends(self) -> _Ends:
+        """What is known of the outputs before any result is."""
+        job, view = self._job, View.of(self._job.model, self._job.context)
+        outputs = {value.name: value.type for value in job.session.get_outputs()} if job.session is not None else {}
+        fixed = {name for name in outputs if name in job.context.shapes and observed.follow(job.model, [name])}
+        whole = {name for name, kind in outputs.items() if "int" in kind or "bool" in kind}
+        return _Ends({name: class_axis(view, name) for name in outputs}, fixed, whole)
+
+
+class _Ends(NamedTuple):
+    """What is known of a model's outputs.
+
+    Attributes:
+        axes: along which classes lie, by name.
+        fixed: names of those whose shape does not depend on values.
+        whole: names of those of whole numbers or truths.
+    """
+
+    axes: Mapping[str, int]
+    fixed: Collection[str]
+    whole: Collection[str]
 
 
 def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession | None:
@@ -136,12 +161,12 @@ def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession |
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
 
 
-def _compare(job: Job, model: onnx.ModelProto, session: ort.InferenceSession | None) -> list[Closeness] | None:
+def _compare(
+    job: Job, model: onnx.ModelProto, session: ort.InferenceSession | None, ends: _Ends
+) -> list[Closeness] | None:
     if session is None or job.inputs is None or job.reference is None or job.judged is None:
         return None
-    names, view = job.reference.names, View.of(job.model, job.context)
-    fixed = {name for name in names if name in job.context.shapes and observed.follow(job.model, [name])}
-    comparison = fidelity.Comparison({name: class_axis(view, name) for name in names})
+    comparison, names = fidelity.Comparison(ends.axes), job.reference.names
     parts = dict.fromkeys(name for inner in job.judged.parts.values() for name in inner)
     within = job.stopwatch.machine.session(probe(model, parts), job.folder) if parts else None
     inner = fidelity.Comparison()
@@ -155,48 +180,49 @@ def _compare(job: Job, model: onnx.ModelProto, session: ort.InferenceSession | N
             continue
         try:
             computed = session.run(names, dict(feed))
+            inside = within.run([*parts], dict(feed)) if within is not None else []
         except FAILURES as error:
             raise TuckerError(f"The result does not run as the input does, please report this: {error}") from error
         for name, a, b in zip(names, expected, computed, strict=True):
-            if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (name in fixed and a.shape != b.shape)):
+            if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (name in ends.fixed and a.shape != b.shape)):
                 raise TuckerError(f"The output {name} of the result has another shape or type, please report this.")
         comparison.add(names, expected, computed)
-        if within is not None:
-            known = dict(zip(job.judged.names, job.judged.outputs(i), strict=True))
-            inner.add([*parts], [known[name] for name in parts], within.run([*parts], dict(feed)))
+        known = dict(zip(job.judged.names, job.judged.outputs(i), strict=True)) if inside else {}
+        inner.add([*parts], [known[name] for name in parts], inside)
     job.progress("comparing outputs", len(job.inputs.check.feeds), len(job.inputs.check.feeds))
     each = {part.name: part for part in inner.results()}
     of = {output: tuple(each[name] for name in names if name in each) for output, names in job.judged.parts.items()}
     return [replace(one, parts=of.get(one.name, ())) for one in comparison.results()]
 
 
-def _broken(job: Job, closeness: list[Closeness] | None, *, changed: bool) -> str | None:
+def _broken(job: Job, closeness: list[Closeness] | None, whole: Collection[str], *, changed: bool) -> str | None:
     """The promise on its outputs that a result breaks."""
     settings = job.settings
     if settings.fail_if_unchanged and not changed:
         return "Nothing was changed, and --fail-if-unchanged asks for a change."
-    for output in closeness or []:
+    for name, output in fidelity.called(closeness or []):
         if not output.finite:
-            return f"The output {output.name} is not finite where the original's is."
+            return f"The {name} is not finite where the original's is."
     if settings.max_error is None:
         return None
     if closeness is None or job.inputs is None:
         return f"--max-error {CANNOT_BE_CHECKED}"
-    far = too_far(closeness, settings.max_error, job.inputs.kind)
+    far = too_far(closeness, settings.max_error, job.inputs.kind, whole)
     return f"{far}." if far else None
 
 
-def too_far(outputs: Sequence[Closeness], most: float, kind: str) -> str | None:
+def too_far(outputs: Sequence[Closeness], most: float, kind: str, whole: Collection[str] = ()) -> str | None:
     """What is further off than it may be, without a full stop; None where nothing is.
 
     Args:
         outputs: how close they are.
         most: the largest relative error of one.
         kind: of the inputs, "data" or "random".
+        whole: names of outputs of whole numbers, which are held by their parts if they have some.
     """
     where = "the data" if kind == "data" else "random inputs"
     for name, output in fidelity.called(outputs):
-        if output.relative_l2 is None and output.parts:
+        if output.parts and (output.relative_l2 is None or output.name in whole):
             continue
         if output.relative_l2 is None:
             return (

@@ -119,3 +119,33 @@ def test_what_is_chosen_is_judged_by_what_it_is_chosen_from() -> None:
     assert [part.relative_l2 < 0.02 for part in kept.parts if part.relative_l2 is not None] == [True, True]
     [classes], [found] = (run(one, x=X[:20])[1:] for one in (made, result.model))
     assert np.mean(classes == found) > 0.9
+
+
+def test_parts_that_can_judge_nothing_are_left_out() -> None:
+    """What is zero on some inputs is judged; what is always zero, or rounding, or not finite, is not."""
+    made = detector()
+    end = next(i for i, node in enumerate(made.graph.node) if node.op_type == "Concat")
+    nodes = [
+        helper.make_node("ReduceMax", ["x", "within"], ["high"], keepdims=1),
+        helper.make_node("Sub", ["high", "most"], ["over"]),
+        helper.make_node("Relu", ["over"], ["gate"]),
+        helper.make_node("Mul", ["c", "gate"], ["some"]),
+        helper.make_node("Mul", ["c", "zero"], ["never"]),
+        helper.make_node("Mul", ["c", "tiny"], ["noise"]),
+        helper.make_node("Log", ["c"], ["nan"]),
+    ]
+    later = [
+        helper.make_node("Concat", [*made.graph.node[end].input, "some", "never", "noise", "nan"], ["both"], axis=1)
+    ]
+    rest = [*made.graph.node][end + 1 :]
+    del made.graph.node[end:]
+    made.graph.node.extend([*nodes, *later, *rest])
+    for name, value in (("most", 6.0), ("zero", 0.0), ("tiny", 1e-9)):
+        made.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    made.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), "within"))
+    flat = next(tensor for tensor in made.graph.initializer if tensor.name == "flat")
+    flat.CopyFrom(numpy_helper.from_array(np.array([0, 96, -1]), "flat"))
+    x = np.where(np.arange(len(X))[:, None, None, None] % 4 == 3, 2 * X, X / 2)
+    judged = prepare(made, Settings(data={"x": x.astype(np.float32)}), silent).judged
+    assert judged is not None
+    assert [*judged.parts["y"]] == ["boxes", "scores", "some"]

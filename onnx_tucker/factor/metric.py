@@ -99,18 +99,18 @@ class Root:
         """Multiplies an array by it along an axis."""
         moved = np.moveaxis(array, axis, -1)
         rows = np.ascontiguousarray(moved).reshape(-1, moved.shape[-1])  # else there is a product for each outer index
-        made = rows @ self._scaled @ self.vectors.T if len(self.vectors) > len(self.values) else rows @ self._matrix
+        made = rows
+        for matrix in self._matrices:
+            made = made @ matrix
         if self.scale:
             made += self.scale * rows
         return np.asarray(np.moveaxis(made.reshape(moved.shape), -1, axis))
 
     @cached_property
-    def _scaled(self) -> Array:
-        return np.asarray(self.vectors * self.values)
-
-    @cached_property
-    def _matrix(self) -> Array:
-        return np.asarray(self._scaled @ self.vectors.T)
+    def _matrices(self) -> tuple[Array, ...]:
+        """What is multiplied by, one after the other: itself without the identity, or of few vectors two thin ones."""
+        scaled = self.vectors * self.values
+        return (scaled, self.vectors.T) if len(self.vectors) > len(self.values) else (scaled @ self.vectors.T,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.fold import SIZES
 from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
 from onnx_tucker.graph.segment import uses
 
@@ -16,6 +17,8 @@ MOVERS = (*SHAPERS, "Transpose")
 """Operators that give all values as they are, each at some place."""
 CHOOSERS = ("ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
 """Operators that choose among values: a small change of these may change all that follows, or nothing."""
+STATEMENTS = ("And", "Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "QuantizeLinear")
+"""Operators that make truths and whole numbers of values, or of other such."""
 PRODUCTS = ("FusedGemm", "FusedMatMul", "Gemm", "MatMul")
 """Operators that give vectors along the last axis."""
 
@@ -98,17 +101,38 @@ def chosen(view: View, layers: Collection[str]) -> dict[str, list[str]]:
     Returns:
         Nothing where one of these comes behind such a choice itself, as in a detector with two stages.
     """
-    sources = dict[str, dict[str, None]]()
+    sources, makers = dict[str, dict[str, None]](), dict[str, onnx.NodeProto]()
     varying = set(layers)
     for node in view.model.graph.node:
         taken = [name for name in uses(node) if name in varying]
-        if not taken:
+        if not taken or node.op_type in SIZES:
             continue
         made = [name for name in node.output if name]
         varying.update(made)
-        if node.op_type in CHOOSERS or not sources.keys().isdisjoint(taken):
+        makers |= dict.fromkeys(made, node)
+        choice = node.op_type in CHOOSERS and node.domain in STANDARD
+        if choice or not sources.keys().isdisjoint(taken):
             if not set(layers).isdisjoint(made):
                 return {}
-            before = {source: None for name in taken for source in sources.get(name, {name: None})}
+            before = {source: None for name in taken for source in sources.get(name) or _compared(makers, name)}
             sources |= dict.fromkeys(made, before)
     return {output: [*sources[output]] for output in sorted(view.outputs()) if output in sources}
+
+
+def _compared(makers: Mapping[str, onnx.NodeProto], value: str) -> Iterator[str]:
+    """The values that a truth, or a whole number, says something of; itself for others.
+
+    Args:
+        makers: the nodes that make values which vary.
+        value: the name of one.
+    """
+    seen, left = {value}, [value]
+    while left:
+        name = left.pop()
+        node = makers.get(name)
+        if node is None or node.op_type not in STATEMENTS or node.domain not in STANDARD:
+            yield name
+            continue
+        fresh = [taken for taken in node.input if taken in makers and taken not in seen]
+        seen.update(fresh)
+        left.extend(reversed(fresh))

@@ -148,7 +148,7 @@ def mean_error(outputs: Sequence[Closeness]) -> float:
 
     Infinite where there are none, where one of those is not known, or where an output is not finite as it should be.
     """
-    each = [part for output in outputs for part in output.parts or (output,)]
-    compared = [o for o in each if o.max_abs is not None or not o.finite]
+    each = {part.name: part for output in outputs for part in output.parts or (output,)}
+    compared = [o for o in each.values() if o.max_abs is not None or not o.finite]
     errors = [math.inf if o.relative_l2 is None or not o.finite else o.relative_l2 for o in compared]
     return sum(errors) / len(errors) if errors else math.inf

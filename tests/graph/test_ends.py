@@ -99,6 +99,31 @@ def test_what_outputs_are_chosen_from_is_found() -> None:
     assert chosen(view, ["m"]) == {"y": ["m", "s"], "i": ["s"]}
 
 
+def test_truths_are_of_the_values_that_they_compare() -> None:
+    nodes = [
+        PRODUCT,
+        helper.make_node("Sigmoid", ["m"], ["s"]),
+        helper.make_node("Greater", ["s", "most"], ["g"]),
+        helper.make_node("Not", ["g"], ["n"]),
+        helper.make_node("Or", ["g", "n"], ["o"]),
+        helper.make_node("NonZero", ["o"], ["y"]),
+    ]
+    assert chosen(view_of(nodes, {"y": 2}), ["m"]) == {"y": ["s"]}
+
+
+def test_what_follows_from_sizes_alone_is_no_choice() -> None:
+    nodes = [
+        PRODUCT,
+        helper.make_node("Shape", ["m"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["ones"]),
+        helper.make_node("NonZero", ["ones"], ["places"]),
+        helper.make_node("Cast", ["places"], ["grid"], to=1),
+        helper.make_node("ReduceSum", ["grid"], ["sum"]),
+        helper.make_node("Add", ["m", "sum"], ["y"]),
+    ]
+    assert chosen(view_of(nodes, {"y": 3}), ["m"]) == {}
+
+
 def test_layers_behind_a_choice_are_not_judged_by_what_is_before_it() -> None:
     nodes = [
         PRODUCT,
