@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_tucker import compress, fitting
-from onnx_tucker.errors import TuckerError
+from onnx_tucker.errors import PromiseError, TuckerError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
 from onnx_tucker.job import Job, prepare, silent
@@ -329,6 +329,8 @@ def test_outputs_of_another_shape_each_time() -> None:
     assert result.plan.basis == "outputs"
     assert result.report.fidelity is not None
     assert result.report.fidelity.outputs[0].relative_l2 is None
+    with pytest.raises(PromiseError, match="not defined"):
+        compress(made, ranks=3, benchmark=False, data={"x": x}, max_error=1.0)
 
 
 def test_half_precision_behind_an_activation() -> None:

@@ -453,7 +453,7 @@ def test_a_batch_of_one_may_be_impossible() -> None:
     assert compress(made, ranks="3", keep_slower=True).report.fidelity is None
 
 
-def test_outputs_whose_shape_depends_on_the_data_break_the_promise_but_not_the_run() -> None:
+def test_outputs_whose_shape_depends_on_the_data_are_held_by_what_they_are_chosen_from() -> None:
     made = two_layers()
     noise = np.random.default_rng(0).standard_normal((48, 32)).astype(np.float32)
     made.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(noise, "fc.weight"))
@@ -463,9 +463,11 @@ def test_outputs_whose_shape_depends_on_the_data_break_the_promise_but_not_the_r
     made.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("where", 7, [2, None]))
     report = compress(made, ranks="1", data={"x": X}, benchmark=False).report
     assert report.fidelity is not None
-    assert report.fidelity.outputs[0].relative_l2 is None
-    with pytest.raises(PromiseError, match="not defined"):
-        compress(made, ranks="1", data={"x": X}, benchmark=False, max_error=1.0, include="fc")
+    [output] = report.fidelity.outputs
+    assert [part.name for part in output.parts] == ["y"]
+    assert compress(made, ranks="1", data={"x": X}, benchmark=False, max_error=1.0, include="fc").report.nodes
+    with pytest.raises(PromiseError, match="part y of output where on the data is"):
+        compress(made, ranks="1", data={"x": X}, benchmark=False, max_error=0.01, include="fc")
 
 
 def test_data_without_a_finite_number_is_said_to_tell_nothing(caplog: pytest.LogCaptureFixture) -> None:
