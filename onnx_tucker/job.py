@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,13 @@ import onnx
 import onnx.inliner
 import onnxruntime as ort
 
-from onnx_tucker import feeds, observed
+from onnx_tucker import feeds, judged, observed
 from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, merges, weight_bytes
 from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found, context_of, find, macs
-from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.influence import Influences
 from onnx_tucker.runtime import batches, inputs
@@ -80,7 +79,7 @@ class Job:
         found: all weight-bearing nodes.
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         reference: the model's outputs on all of them, or None where nothing can be run.
-        judged: the values that models are judged by while they are searched for: outputs, or what these follow from.
+        judged: the values that models are judged by while they are searched for: see `judged`.
         wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
         chains: those fitted so far, by all that they follow from; see `fitting.Fitting`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
@@ -264,7 +263,9 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     ran = feeds.runnable(session, data, known, settings.seed, found)
     view = View.of(model, context)
     reference = Reference(session, ran.feeds) if session is not None and ran is not None else None
-    judged = reference and _judged(reference, view, found, ran, machine, folder)
+    judges = reference
+    if reference is not None and ran is not None and ran.kind == "data":
+        judges = judged.judged(reference, view, found, ran.feeds, machine, folder)
     remembered = Memory(Path(settings.cache) if settings.cache else None)
     job = Job(
         settings=settings,
@@ -279,7 +280,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
         found=found,
         inputs=ran,
         reference=reference,
-        judged=judged,
+        judged=judges,
         wanted=Held(WANTED_BYTES),
         chains=Held(CHAIN_BYTES),
         timed_feed=feeds.timed(session, ran, known, settings.seed),
@@ -289,26 +290,10 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     )
     if session is None or ran is None or ran.kind != "data":
         return job
-    most, ends = job.samples_for(DERIVED_MACS), judged.names if judged is not None else ()
+    most, ends = job.samples_for(DERIVED_MACS), judges.names if judges is not None else ()
     return replace(
         job, influences=Influences(view, found, ends, ran.fit, session, machine, folder, settings.seed, most, progress)
     )
-
-
-def _judged(
-    reference: Reference, view: View, found: Sequence[Found], ran: Inputs | None, machine: Machine, folder: Path
-) -> Reference:
-    """What models are judged by: outputs, or what those follow from; see `observed.parts`."""
-    if ran is None or ran.kind != "data":
-        return reference
-    sites = [one for one in found if isinstance(one.reading.found, Site)]
-    main = all(one.place.scope.graph is view.model.graph for one in sites)
-    layers = [one.output for one in sites] if main else []  # what bodies make is not followed
-    parts = observed.parts(view, layers, folder, machine, ran.feeds)
-    if not parts:
-        return reference
-    names = dict.fromkeys(name for output in reference.names for name in parts.get(output, [output]))
-    return Reference(machine.session(probe(view.model, names), folder), ran.feeds, parts)
 
 
 def load(source: onnx.ModelProto | Path) -> io.Loaded:

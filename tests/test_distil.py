@@ -19,7 +19,7 @@ from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.pipeline import finetune
 from tests.helpers import Array, model, relative, run, two_layers
-from tests.test_joined import detector, suppressed
+from tests.test_judged import detector, suppressed
 
 QUICK = {"epochs": 20, "learning_rate": 0.01, "benchmark": False, "threads": 1}
 

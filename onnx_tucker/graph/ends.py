@@ -15,7 +15,9 @@ from onnx_tucker.graph.segment import uses
 
 MOVERS = (*SHAPERS, "Transpose")
 """Operators that give all values as they are, each at some place."""
-CHOOSERS = ("ArgMax", "ArgMin", "Compress", "NonMaxSuppression", "NonZero", "TopK", "Unique")
+SELECTIONS = ("Compress", "NonMaxSuppression", "NonZero", "Unique")
+"""Operators that select as many values as there are of some kind."""
+CHOOSERS = (*SELECTIONS, "ArgMax", "ArgMin", "TopK")
 """Operators that choose among values: a small change of these may change all that follows, or nothing."""
 STATEMENTS = ("And", "Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "QuantizeLinear")
 """Operators that make truths and whole numbers of values, or of other such."""
