@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import Spectra
 from onnx_tucker.types import Array, Ranks, Stage
 
 ROUNDS, TOLERANCE = 200, 1e-7
@@ -61,9 +60,14 @@ def _whole(tensor: Array) -> tuple[Array, Array, Array]:
     return found[0], found[1], found[2]
 
 
-def error_bound(spectra: Spectra, ranks: Ranks) -> float:
-    """Nothing is known before the products are found, but that least squares are no worse than none."""
-    return 1.0
-
-
-CP = Method("cp", ("components",), False, True, stages, factors, error_bound, ("ri", "rk", "or"), "r", asked="always")
+CP = Method(
+    name="cp",
+    modes=("components",),
+    on_matrix=False,
+    on_kernel=True,
+    stages=stages,
+    factors=factors,
+    terms=("ri", "rk", "or"),
+    letters="r",
+    asked="always",
+)

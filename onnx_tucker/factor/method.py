@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_tucker.factor.unfold import UNFOLDINGS, Spectra
+from onnx_tucker.factor.unfold import UNFOLDINGS, Spectra, lost_share
 from onnx_tucker.types import Array, Chain, Ranks, Stage
 
 
@@ -24,7 +25,6 @@ class Method:
         asked: where it is tried only if it is asked for by name: "" nowhere, on a "matrix", or "always".
         stages: the chain that a site's only stage becomes at given ranks, with as many groups or a multiple of them.
         factors: weights of those stages, from one group's float64 weight (out, in, *kernel).
-        error_bound: upper bound of the relative Frobenius error at given ranks, from the spectra alone.
         terms: the axes of each stage's weight in Einstein's notation, whose product is the weight: "o" and "i" are the
             output and input channels of a group, "k" all kernel elements, "t" the first kernel axis and "l" the later
             ones; "i" is in the first term only, "o" in the last.
@@ -37,7 +37,6 @@ class Method:
     on_kernel: bool
     stages: Callable[[Stage, Ranks], tuple[Stage, ...]]
     factors: Callable[[Array, Ranks], tuple[Array, ...]]
-    error_bound: Callable[[Spectra, Ranks], float]
     terms: tuple[str, ...]
     letters: str
     axes: int = 0
@@ -47,6 +46,17 @@ class Method:
     def spectral(self) -> bool:
         """Whether each of its modes has singular values to take a rank from."""
         return all(mode in UNFOLDINGS for mode in self.modes)
+
+    def error_bound(self, spectra: Spectra, ranks: Ranks) -> float:
+        """Upper bound of the relative Frobenius error at given ranks, from the spectra alone.
+
+        The root of the sum of what the modes lose (De Lathauwer, De Moor and Vandewalle, "A Multilinear Singular Value
+        Decomposition", 2000, property 10), which of one mode is the error itself (Eckart and Young 1936). Where modes
+        have no singular values, nothing is known but that least squares are no worse than no products at all.
+        """
+        if not self.spectral:
+            return 1.0
+        return math.sqrt(sum(lost_share(spectra.of(mode), r) for mode, r in zip(self.modes, ranks, strict=True)))
 
     @property
     def ends_in_basis(self) -> bool:

@@ -9,13 +9,12 @@ BMVC 2014, which in three dimensions is the (2+1)D convolution of Tran et al., C
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import Spectra, across, leading_basis, lost_share
+from onnx_tucker.factor.unfold import across, leading_basis
 from onnx_tucker.types import Array, Ranks, Stage, Window
 
 
@@ -38,11 +37,6 @@ def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     )
 
 
-def error_bound(spectra: Spectra, ranks: Ranks) -> float:
-    """The exact error: root of the lost share of the squared singular values."""
-    return math.sqrt(lost_share(spectra.of("across"), ranks[0]))
-
-
 def _alone(window: Window, axes: range) -> Window:
     """The window on some axes, and one position at a time on the others."""
     count = len(window.kernel)
@@ -60,4 +54,14 @@ def _alone(window: Window, axes: range) -> Window:
     )
 
 
-SEPARABLE = Method("separable", ("across",), False, True, stages, factors, error_bound, ("ril", "ort"), "r", axes=2)
+SEPARABLE = Method(
+    name="separable",
+    modes=("across",),
+    on_matrix=False,
+    on_kernel=True,
+    stages=stages,
+    factors=factors,
+    terms=("ril", "ort"),
+    letters="r",
+    axes=2,
+)

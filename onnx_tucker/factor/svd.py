@@ -6,11 +6,10 @@ convolution computes its small side on the positions that are kept.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import Spectra, leading_basis, lost_share
+from onnx_tucker.factor.unfold import leading_basis
 from onnx_tucker.types import Array, Ranks, Stage
 
 
@@ -27,9 +26,13 @@ def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     return (basis.T @ matrix).reshape(ranks[0], inp, *kernel), basis.reshape(out, ranks[0], *kernel)
 
 
-def error_bound(spectra: Spectra, ranks: Ranks) -> float:
-    """The exact error: root of the lost share of the squared singular values."""
-    return math.sqrt(lost_share(spectra.of("matrix"), ranks[0]))
-
-
-SVD = Method("svd", ("matrix",), True, False, stages, factors, error_bound, ("rik", "or"), "r")
+SVD = Method(
+    name="svd",
+    modes=("matrix",),
+    on_matrix=True,
+    on_kernel=False,
+    stages=stages,
+    factors=factors,
+    terms=("rik", "or"),
+    letters="r",
+)

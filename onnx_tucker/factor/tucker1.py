@@ -8,13 +8,12 @@ Both are truncated singular value decompositions of an unfolding, hence optimal 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import IN, OUT, Spectra, leading_basis, lost_share, unfold
+from onnx_tucker.factor.unfold import IN, OUT, leading_basis, unfold
 from onnx_tucker.types import Array, Ranks, Stage
 
 
@@ -30,11 +29,6 @@ def factors_in(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     return np.ascontiguousarray(basis.T).reshape(*basis.T.shape, *_ones(weight)), np.ascontiguousarray(projected)
 
 
-def error_in(spectra: Spectra, ranks: Ranks) -> float:
-    """The exact error: root of the lost share of the input unfolding."""
-    return math.sqrt(lost_share(spectra.of("in"), ranks[0]))
-
-
 def stages_out(stage: Stage, ranks: Ranks) -> tuple[Stage, ...]:
     """(in -> r with the window), (r -> out)."""
     return replace(stage, out=ranks[0]), stage.pointwise(stage.out, ranks[0])
@@ -46,18 +40,29 @@ def factors_out(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     return np.tensordot(basis.T, weight, (1, OUT)), basis.reshape(*basis.shape, *_ones(weight))
 
 
-def error_out(spectra: Spectra, ranks: Ranks) -> float:
-    """The exact error: root of the lost share of the output unfolding."""
-    return math.sqrt(lost_share(spectra.of("out"), ranks[0]))
-
-
 def _ones(weight: Array) -> tuple[int, ...]:
     return (1,) * (weight.ndim - 2)
 
 
 TUCKER1_IN = Method(
-    "tucker1_in", ("in",), True, True, stages_in, factors_in, error_in, ("ai", "oak"), "a", asked="matrix"
+    name="tucker1_in",
+    modes=("in",),
+    on_matrix=True,
+    on_kernel=True,
+    stages=stages_in,
+    factors=factors_in,
+    terms=("ai", "oak"),
+    letters="a",
+    asked="matrix",
 )
 TUCKER1_OUT = Method(
-    "tucker1_out", ("out",), True, True, stages_out, factors_out, error_out, ("bik", "ob"), "b", asked="matrix"
+    name="tucker1_out",
+    modes=("out",),
+    on_matrix=True,
+    on_kernel=True,
+    stages=stages_out,
+    factors=factors_out,
+    terms=("bik", "ob"),
+    letters="b",
+    asked="matrix",
 )

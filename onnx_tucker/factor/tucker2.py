@@ -9,14 +9,13 @@ thesis's three-factor form with ranks (R_B, R_A).
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_tucker.factor.hooi import bases
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import IN, OUT, Spectra, lost_share
+from onnx_tucker.factor.unfold import IN, OUT
 from onnx_tucker.types import Array, Ranks, Stage
 
 
@@ -41,15 +40,18 @@ def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     )
 
 
-def error_bound(spectra: Spectra, ranks: Ranks) -> float:
-    """Root of the sum of the two modes' lost shares (De Lathauwer et al. 2000, property 10)."""
-    return math.sqrt(lost_share(spectra.of("in"), ranks[0]) + lost_share(spectra.of("out"), ranks[1]))
-
-
 def _core(tensor: Array, u: Array, v: Array) -> Array:
     return np.asarray(np.einsum("oik,ob,ia->bak", tensor, u, v, optimize=True))
 
 
 TUCKER2 = Method(
-    "tucker2", ("in", "out"), True, True, stages, factors, error_bound, ("ai", "bak", "ob"), "ab", asked="matrix"
+    name="tucker2",
+    modes=("in", "out"),
+    on_matrix=True,
+    on_kernel=True,
+    stages=stages,
+    factors=factors,
+    terms=("ai", "bak", "ob"),
+    letters="ab",
+    asked="matrix",
 )

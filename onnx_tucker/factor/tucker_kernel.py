@@ -8,13 +8,11 @@ the Tucker decomposition with the kernel elements as one mode (Kolda and Bader 2
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from onnx_tucker.factor.hooi import bases
 from onnx_tucker.factor.method import Method
-from onnx_tucker.factor.unfold import IN, Spectra, lost_share
+from onnx_tucker.factor.unfold import IN
 from onnx_tucker.types import Array, Ranks, Stage
 
 KERNEL = 2
@@ -45,24 +43,18 @@ def factors(weight: Array, ranks: Ranks) -> tuple[Array, ...]:
     )
 
 
-def error_bound(spectra: Spectra, ranks: Ranks) -> float:
-    """Root of the sum of the two modes' lost shares (De Lathauwer et al. 2000, property 10)."""
-    return math.sqrt(lost_share(spectra.of("in"), ranks[0]) + lost_share(spectra.of("kernel"), ranks[1]))
-
-
 def _core(tensor: Array, v: Array, q: Array) -> Array:
     return np.asarray(np.einsum("oik,ia,kc->oac", tensor, v, q, optimize=True))
 
 
 TUCKER_KERNEL = Method(
-    "tucker_kernel",
-    ("in", "kernel"),
-    False,
-    True,
-    stages,
-    factors,
-    error_bound,
-    ("ai", "ack", "oac"),
-    "ac",
+    name="tucker_kernel",
+    modes=("in", "kernel"),
+    on_matrix=False,
+    on_kernel=True,
+    stages=stages,
+    factors=factors,
+    terms=("ai", "ack", "oac"),
+    letters="ac",
     asked="always",
 )
