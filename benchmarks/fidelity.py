@@ -35,7 +35,7 @@ from onnx_tucker.factor.metric import Root
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.splice import splice
-from onnx_tucker.job import prepare
+from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.session import Machine, environment
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Array, Candidate, Chain, Choice, Plan, Skip

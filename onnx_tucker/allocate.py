@@ -25,9 +25,9 @@ from onnx_tucker.curves import curves, whole
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
+from onnx_tucker.groups import sharing
 from onnx_tucker.job import Job
 from onnx_tucker.law import CHANGES, CLEARLY, Law, best
-from onnx_tucker.menu import sharing
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
@@ -35,8 +35,9 @@ from onnx_tucker.rank.given import Given
 from onnx_tucker.rank.lagrange import choose
 from onnx_tucker.rough import Rough
 from onnx_tucker.timed import arranged, raced, timed
-from onnx_tucker.tuning import Tuner, alike, quick
+from onnx_tucker.tuning import Tuner
 from onnx_tucker.types import Candidate, Skip
+from onnx_tucker.ways import alike, quick
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Allocator:
         self._lawful: Sequence[Curve] | None = None if self._law is None else self._law.of(self._found)
         self._total = {quantity: _total(job, quantity) for quantity in self._counted}
         self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
-        self._full: Sequence[Curve] | None = None  # the same where some are left out of those
+        self._full: Sequence[Curve] | None = None  # all of them, once later allocations choose among fewer
         self._timed: dict[object, float] = {}
 
     @cached_property

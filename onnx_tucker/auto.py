@@ -10,8 +10,8 @@ from dataclasses import replace
 from onnx_tucker.allocate import UNTIMED, Allocation, Allocator, rules_of
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, candidates_of, fitted, hold, make, outlined, paying, planned_only
+from onnx_tucker.groups import eligible
 from onnx_tucker.job import Job
-from onnx_tucker.menu import eligible
 from onnx_tucker.pricing import Decision, decide
 from onnx_tucker.promises import Promises, Verdict, require_budgets
 from onnx_tucker.rank import Rule, Rules

@@ -19,11 +19,10 @@ from onnx import helper, numpy_helper
 
 from onnx_tucker.adjoints import RULES, Call, Run, Value
 from onnx_tucker.errors import UnsupportedError
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.fold import SIZES
-from onnx_tucker.graph.layer import probe
 from onnx_tucker.graph.nodes import STANDARD, attributes
-from onnx_tucker.graph.segment import between, model_of, uses
+from onnx_tucker.graph.segment import between, model_of, probe, uses
+from onnx_tucker.graph.view import View
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, run_named
 
 logger = logging.getLogger(__name__)

@@ -15,13 +15,14 @@ from onnx_tucker.factor.fit import ROUNDS, Goal, missed
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES
 from onnx_tucker.graph import behind
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.view import View
+from onnx_tucker.groups import eligible, shared
 from onnx_tucker.job import Job
-from onnx_tucker.menu import eligible
-from onnx_tucker.rows import movable, obstacle, own_bias, shared
+from onnx_tucker.obstacles import movable, obstacle, own_bias
 from onnx_tucker.trust import Trust
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
+from onnx_tucker.ways import untouched
 
 
 def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -29,7 +30,7 @@ def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
     if not trust.usable(job) or not any(candidate.method for candidate in planned.values()):
         return {}
     kept = [f for f in eligible(job) if f.place.label not in planned and not obstacle(job, f)]
-    return {f.place.label: Candidate(None, None, (f.site.stage,), 0.0) for f in kept}
+    return {f.place.label: untouched(f) for f in kept}
 
 
 def decomposed(weight: Array, stage: Stage, candidate: Candidate) -> Chain:

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_tucker.errors import DataError, ModelError
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.ends import class_axis
-from onnx_tucker.job import Progress, Source, prepare, silent, source_of
+from onnx_tucker.graph.view import View
+from onnx_tucker.job import Progress, silent
+from onnx_tucker.prepare import Source, prepare, source_of
 from onnx_tucker.promises import too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
 from onnx_tucker.report.schema import Change, Fidelity

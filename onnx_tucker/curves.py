@@ -25,8 +25,8 @@ from onnx_tucker.factor.unfold import lost_share
 from onnx_tucker.factor.weighted import Weighted
 from onnx_tucker.graph.external import byte_size
 from onnx_tucker.graph.find import Found
+from onnx_tucker.groups import excluded
 from onnx_tucker.job import Job
-from onnx_tucker.menu import excluded
 from onnx_tucker.rank.policy import rounded_up
 from onnx_tucker.rank.search import BLOCKS
 from onnx_tucker.sensitivity import Probe, probe_of, sensitivity

@@ -24,8 +24,7 @@ from onnx import numpy_helper
 
 from onnx_tucker.errors import DataError, ModelError, TuckerError
 from onnx_tucker.graph.ends import maker
-from onnx_tucker.graph.layer import probe
-from onnx_tucker.graph.segment import between, model_of
+from onnx_tucker.graph.segment import between, model_of, probe
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
 from onnx_tucker.later import Choice, Later

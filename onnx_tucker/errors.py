@@ -32,7 +32,7 @@ class ModelError(TuckerError):
 
 
 class DataError(TuckerError):
-    """Input data that does not fit the model's inputs."""
+    """Data, labels or statistics that cannot be read or do not fit the model, or a score that cannot be taken of it."""
 
 
 class PlanError(TuckerError):

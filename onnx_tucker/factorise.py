@@ -17,8 +17,8 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.splice import splice
+from onnx_tucker.groups import members
 from onnx_tucker.job import Job
-from onnx_tucker.menu import members
 from onnx_tucker.trust import Trusts
 from onnx_tucker.types import Array, Basis, Candidate, Chain, Stage
 

@@ -22,14 +22,15 @@ from onnx_tucker.factor import reconstruct
 from onnx_tucker.factor.fit import ROUNDS
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES, agreement
-from onnx_tucker.graph import behind, layer
-from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph import behind
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between
+from onnx_tucker.graph.view import View
+from onnx_tucker.groups import holders, shared
 from onnx_tucker.head import Head
 from onnx_tucker.job import ROUGH_ROWS, Job
-from onnx_tucker.menu import holders
-from onnx_tucker.rows import Flow, Rows, known_rows, movable, obstacle, own_bias, seen_rows, shared
+from onnx_tucker.obstacles import movable, obstacle, own_bias
+from onnx_tucker.rows import Flow, Rows, known_rows, seen_rows
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.trust import Trust, Trusts
 from onnx_tucker.types import Array, Basis, Candidate, Chain
@@ -115,7 +116,7 @@ class Fitting:
 
     def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
         """See `rows.Source`."""
-        x = layer.activations(found)
+        x = found.input
         total, other = self._sum(found.output)
         names, given = [x, other] if other else [x], [] if known else [total]
         flow: Iterable[tuple[Mapping[str, Array], Array | None]]

@@ -15,9 +15,9 @@ from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph import provenance
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.graph.nodes import graphs
+from onnx_tucker.groups import members
 from onnx_tucker.job import Job
 from onnx_tucker.measure import Outcome, in_situ, report
-from onnx_tucker.menu import members
 from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import give_back, planned_candidate, replay

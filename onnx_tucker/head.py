@@ -15,10 +15,11 @@ from onnx_tucker import classes
 from onnx_tucker.factor import reconstruct
 from onnx_tucker.factor.joint import Layer, outputs, refitted
 from onnx_tucker.factor.sight import Sight
-from onnx_tucker.graph import behind, layer
-from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph import behind
 from onnx_tucker.graph.find import Found
-from onnx_tucker.rows import Rows, own_bias
+from onnx_tucker.graph.view import View
+from onnx_tucker.obstacles import own_bias
+from onnx_tucker.rows import Rows
 from onnx_tucker.statistics import ROWS
 from onnx_tucker.types import Array, Chain
 
@@ -114,6 +115,6 @@ def nodes(view: View, linear: Sequence[Found]) -> dict[Found, Sight | None]:
         if end not in shown and len(view.users.get(end, ())) == 1:
             before[end] = found, None if sight == Sight() else sight
     head: list[tuple[Found, Sight | None]] = [(found, None) for found in last[-1:]]
-    while head and (value := layer.activations(head[0][0])) in before:
+    while head and (value := head[0][0].input) in before:
         head.insert(0, before[value])
     return dict(head) if len(head) > 1 else {}

@@ -21,8 +21,8 @@ import onnxruntime as ort
 from onnx_tucker.backward import Backward
 from onnx_tucker.factor.regression import shrinkage
 from onnx_tucker.graph import behind
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.view import View
 from onnx_tucker.runtime.batches import Batches, some
 from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line

@@ -15,21 +15,16 @@ import onnx
 import onnx.inliner
 import onnxruntime as ort
 
-from onnx_tucker import feeds, judged, observed
-from onnx_tucker.errors import ModelError
-from onnx_tucker.graph import io, shapes
-from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
-from onnx_tucker.graph.check import LIMIT, broken, fatal, invalid, merges, weight_bytes
-from onnx_tucker.graph.elementwise import View
-from onnx_tucker.graph.find import Found, context_of, find, macs
-from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.graph.check import invalid
+from onnx_tucker.graph.context import Context
+from onnx_tucker.graph.find import Found, macs
 from onnx_tucker.influence import Influences
-from onnx_tucker.runtime import batches, inputs
+from onnx_tucker.runtime import batches
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.memory import PASSING, Memory
 from onnx_tucker.runtime.reference import Reference
-from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, operators
+from onnx_tucker.runtime.session import FAILURES, Feed, first_line
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Site
@@ -39,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how many steps are done, and how many there are."""
-Source = onnx.ModelProto | str | Path
-"""A model, or the path of one."""
 
 KEY_SETTINGS = (
     "seed threads include exclude op_types flops input_shape dim dequantize refactorize freeze_initializer_inputs "
@@ -49,8 +42,6 @@ KEY_SETTINGS = (
 """The settings that errors of nodes and of models may depend on."""
 WANTED_BYTES, CHAIN_BYTES = 2**30, 2**28
 """What may be held of what nodes are to give, and of chains that were fitted."""
-DERIVED_MACS = 5e10
-"""Multiplications of running the model for derivatives of its outputs."""
 ROUGH_ROWS = 10_000
 """Positions of a node, at most, that a rough pass fits to."""
 FOLDS, FOLDED_MACS = 3, 2e11
@@ -64,7 +55,7 @@ trial took two thirds of the time of the whole run.
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What the steps of the pipeline share; nothing in it changes.
+    """What the steps of the pipeline share; results and measurements are added to what it holds, nothing else changes.
 
     Attributes:
         settings: the user's options.
@@ -210,146 +201,5 @@ class Job:
         return self.key(what, sorted((label, str(candidate)) for label, candidate in planned.items()), *parts)
 
 
-def source_of(model: Source) -> onnx.ModelProto | Path:
-    """A model, or its path as one."""
-    return model if isinstance(model, onnx.ModelProto) else Path(model)
-
-
 def silent(what: str, done: int, of: int) -> None:
     """Tells nobody how far the work is."""
-
-
-def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:
-    """Reads the model and the data, and looks the graph over.
-
-    Raises:
-        ModelError: the model cannot be read, or it is invalid and onnxruntime cannot run it either.
-        DataError: the data does not fit the model.
-        UsageError: an option names something that the model does not have.
-    """
-    original, folder, data_files = load(source)
-    model = _inlined(original) if settings.inline_functions and original.functions else original
-    content = model.SerializeToString(deterministic=True)
-    machine = Machine(settings.threads, Path(settings.custom_op_lib).resolve() if settings.custom_op_lib else None)
-    machine.check()
-    machine = careful(machine, model)
-    wanted = bool(settings.data) or settings.eval is not None
-    session = _session(model, content, folder, machine, wanted)
-    samples = feeds.read(session, model, settings)
-    data = None
-    if session is not None and samples.parts:
-        data = inputs.from_data(samples.parts, session, labels=samples.labels, any_rank=samples.any_rank)
-    sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
-    given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
-    known = shapes.infer(model, folder, given, settings.dim, sample)
-    missing = observed.unknown(model, known) if session is not None else []
-    if session is not None and missing and (data is not None or observed.follow(model, missing)):
-        feed = (
-            feeds.counted(session, data, known, settings.seed) if data else feeds.tried(session, known, settings.seed)
-        )
-        read = observed.shapes if data else observed.alike
-        known |= read(model, folder, machine, feed, missing) if feed else {}
-    context = context_of(
-        model,
-        known,
-        shapes.declared(model, folder),
-        folder,
-        freeze_initializer_inputs=settings.freeze_initializer_inputs,
-        dequantize=settings.dequantize,
-    )
-    found = find(model, context, refactorize=settings.refactorize)
-    if data is not None and session is not None:
-        data = feeds.batched(session, samples, data, feeds.value_bytes(model, known, sample))
-    ran = feeds.runnable(session, data, known, settings.seed, found)
-    view = View.of(model, context)
-    reference = Reference(session, ran.feeds) if session is not None and ran is not None else None
-    judges = reference
-    if reference is not None and ran is not None and ran.kind == "data":
-        judges = judged.judged(reference, view, found, ran.feeds, machine, folder)
-    remembered = Memory(Path(settings.cache) if settings.cache else None)
-    job = Job(
-        settings=settings,
-        original=original,
-        model=model,
-        folder=folder,
-        data_files=data_files,
-        content=content,
-        size=size(source, data_files),
-        session=session,
-        context=context,
-        found=found,
-        inputs=ran,
-        reference=reference,
-        judged=judges,
-        wanted=Held(WANTED_BYTES),
-        chains=Held(CHAIN_BYTES),
-        timed_feed=feeds.timed(session, ran, known, settings.seed),
-        memory=remembered,
-        stopwatch=Stopwatch(machine, remembered),
-        progress=progress,
-    )
-    if session is None or ran is None or ran.kind != "data":
-        return job
-    most, ends = job.samples_for(DERIVED_MACS), judges.names if judges is not None else ()
-    return replace(
-        job, influences=Influences(view, found, ends, ran.fit, session, machine, folder, settings.seed, most, progress)
-    )
-
-
-def load(source: onnx.ModelProto | Path) -> io.Loaded:
-    """A model that may be in memory already, and where its external data is.
-
-    Raises:
-        ModelError: it cannot be read, or the one in memory lacks values or is too large.
-    """
-    if isinstance(source, Path):
-        return io.load(source)
-    missing = io.external_tensors(source)
-    if missing:
-        raise ModelError(f"The values of {missing[0].name!r} are in a file; load the model with its external data.")
-    if weight_bytes(source) > LIMIT:
-        raise ModelError("The model has more than 2 GB of weights; save it with external data and give its path.")
-    return io.Loaded(source, Path(), frozenset())
-
-
-def size(source: onnx.ModelProto | Path, data_files: Iterable[Path]) -> int:
-    """Bytes of a model with its external data."""
-    own = source.stat().st_size if isinstance(source, Path) else source.ByteSize()
-    return own + sum(path.stat().st_size for path in data_files)
-
-
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return onnx.inliner.inline_local_functions(model, convert_version=True)
-    except CHECK_FAILURES as error:
-        raise ModelError(f"The functions of the model cannot be inlined: {first_line(error)}") from error
-
-
-def careful(machine: Machine, model: onnx.ModelProto) -> Machine:
-    """How sessions on a model run, so that onnxruntime survives them."""
-    return replace(machine, merging=merges(model))
-
-
-def _session(
-    model: onnx.ModelProto, content: bytes, folder: Path, machine: Machine, wanted: bool
-) -> ort.InferenceSession | None:
-    """A session on the whole model; None where onnxruntime cannot run it, or is better not asked to.
-
-    A model of more than 2 GB is run only if it is `wanted`: all its weights are in memory then, at least once.
-    """
-    large = weight_bytes(model) > LIMIT and not wanted
-    reason = "it has more than 2 GB of weights; give --data or --eval to have all of them in memory and run it"
-    fault = fatal(model)
-    if fault:
-        raise ModelError(fault)
-    try:
-        if not large:
-            return machine.session(content, folder)
-    except FAILURES as error:
-        reason = first_line(error)
-    fault = broken(model, folder, operators())
-    if fault:
-        raise ModelError(f"The model is not valid: {fault}")
-    what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"
-    logger.warning("%s, so its outputs are not compared: %s", what, reason)
-    return None

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.ends import chosen, joined
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.layer import probe
+from onnx_tucker.graph.segment import probe
+from onnx_tucker.graph.view import View
 from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, run_named
 from onnx_tucker.types import Site

@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_tucker.graph.layer import probe
+from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
 from onnx_tucker.parts import numbers, taken
 from onnx_tucker.runtime.batches import Batches, Cut, some

@@ -13,6 +13,7 @@ from onnx_tucker.cost import FLOPS, Cost, chain_cost
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph import layer, owners
 from onnx_tucker.graph.find import Found
+from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import Decision, Price
 from onnx_tucker.report.schema import (
@@ -75,8 +76,8 @@ def report(job: Job, outcome: Outcome) -> Report:
         macs=total(n.macs for n in nodes),
         flops=total(n.flops for n in nodes),
         file_bytes=outcome.file_bytes,
-        time_ms=Change(before.ms if before else None, after.ms if after else None),
-        time_spread_ms=Change(before.spread_ms if before else None, after.spread_ms if after else None),
+        time_ms=_time(before, after, "ms"),
+        time_spread_ms=_time(before, after, "spread_ms"),
         speedup=after.speedup if after else None,
         speedup_ci=after.speedup_ci if after else None,
         score=outcome.score,
@@ -207,7 +208,7 @@ def _output_errors(
     for group in _groups(job, planned):
         wanted = sorted({name for f in group for name in _ends(f)} - feed.keys())
         try:
-            session = job.stopwatch.machine.session(layer.probe(job.model, wanted), job.folder)
+            session = job.stopwatch.machine.session(probe(job.model, wanted), job.folder)
             values = dict(feed) | dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
         except FAILURES as error:
             logger.warning("Errors of single nodes are not measured: %s", error)
@@ -227,7 +228,7 @@ def _output_errors(
 
 def _ends(found: Found) -> tuple[str, str]:
     """Names of the values that a node takes and gives."""
-    return layer.activations(found), found.output
+    return found.input, found.output
 
 
 def _groups(job: Job, planned: Mapping[str, Candidate]) -> Iterator[list[Found]]:

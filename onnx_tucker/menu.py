@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import math
 from collections.abc import Sequence
@@ -10,11 +9,12 @@ from dataclasses import dataclass
 
 from onnx_tucker.errors import PlanError
 from onnx_tucker.graph.find import Found, macs
+from onnx_tucker.groups import excluded, matches, sharing
 from onnx_tucker.job import Job
 from onnx_tucker.rank import Rule, Rules, search
 from onnx_tucker.settings import Settings
 from onnx_tucker.tuning import Option, Tuner
-from onnx_tucker.types import Candidate, Site, Skip
+from onnx_tucker.types import Candidate, Skip
 
 logger = logging.getLogger(__name__)
 
@@ -107,24 +107,6 @@ def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
     return made
 
 
-def sharing(job: Job) -> dict[str, list[Found]]:
-    """The nodes that share a weight, or stand alone, by the label of the first."""
-    groups: dict[str, list[Found]] = {}
-    for found in job.found:
-        groups.setdefault(found.group, []).append(found)
-    return groups
-
-
-def holders(job: Job, found: Found) -> list[Found]:
-    """The nodes that have a node's weight, itself among them."""
-    return [one for one in job.found if one.group == found.group]
-
-
-def members(job: Job, found: Found) -> list[str]:
-    """Their labels."""
-    return [one.place.label for one in holders(job, found)]
-
-
 def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
     first = group[0].reading.found
     if isinstance(first, Skip):
@@ -134,20 +116,6 @@ def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
     reason, candidates = (chains, []) if isinstance(chains, str) else ("", chains)
     options = tuner.options(group, candidates, lower=job.settings.lower and not left_out)
     return Menu(group, reason, candidates, options)
-
-
-def eligible(job: Job) -> list[Found]:
-    """The nodes that could be factorised, and that the options do not leave out."""
-    return [f for f in job.found if isinstance(f.reading.found, Site) and not excluded(job.settings, [f])]
-
-
-def excluded(settings: Settings, group: Sequence[Found]) -> str:
-    """Why a group is not to be touched by what the options name; empty where it may be."""
-    for found in group:
-        reason = _excluded(found, settings)
-        if reason:
-            return f"its weight is also that of {found.place.label}, {reason}" if len(group) > 1 else reason
-    return ""
 
 
 def _kept(group: Sequence[Found], rules: Rules) -> str:
@@ -165,21 +133,8 @@ def _rule(group: Sequence[Found], rules: Rules) -> Rule | None:
     return next(filter(None, (rules.rule(found.place.label) for found in group)), None)
 
 
-def _excluded(found: Found, settings: Settings) -> str:
-    label = found.place.label
-    if settings.op_types and found.place.node.op_type not in settings.op_types:
-        return "left out by --op-types"
-    if settings.include and not any(_matches(label, pattern) for pattern in settings.include):
-        return "left out by --include"
-    return "left out by --exclude" if any(_matches(label, pattern) for pattern in settings.exclude) else ""
-
-
 def _check_globs(job: Job) -> None:
     for pattern in (*job.settings.include, *job.settings.exclude):
-        if pattern not in job.warned and not any(_matches(found.place.label, pattern) for found in job.found):
+        if pattern not in job.warned and not any(matches(found.place.label, pattern) for found in job.found):
             job.warned.add(pattern)
             logger.warning("No node matches %r of --include or --exclude.", pattern)
-
-
-def _matches(label: str, pattern: str) -> bool:
-    return label == pattern or fnmatch.fnmatchcase(label, pattern)

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx_tucker import rank, statistics
 from onnx_tucker.errors import ModelError, OutputError, UsageError
 from onnx_tucker.graph import io
+from onnx_tucker.graph.staging import Staging, check_target, free_data_path, same
 from onnx_tucker.job import Job
 from onnx_tucker.report import FORMATS, render, writer
 from onnx_tucker.report.schema import Report
@@ -75,7 +76,7 @@ def protect(read: Collection[Path], written: Sequence[Path]) -> None:
         UsageError: one would.
     """
     for path in written:
-        if any(io.same(path, other) for other in read):
+        if any(same(path, other) for other in read):
             raise UsageError(f"{path} is an input itself, which is never changed; name another output.")
 
 
@@ -87,17 +88,17 @@ def check(written: Sequence[Path], target: Path | None, settings: Settings) -> N
         OutputError: one cannot be written.
     """
     for path in written:
-        io.check_target(path, settings.overwrite)
+        check_target(path, settings.overwrite)
     if len({os.path.normcase(path.resolve()) for path in written}) < len(written):
         raise UsageError("Two outputs have the same name.")
     held = io.data_of(target) if target is not None and settings.overwrite else set()
     for path in written:
-        if any(io.same(path, other) for other in held):
+        if any(same(path, other) for other in held):
             raise UsageError(f"{path} holds weights of the model that is at {target}; name another output.")
 
 
 def stage_model(
-    job: Job, source: Source, model: onnx.ModelProto, target: Path, staging: io.Staging
+    job: Job, source: Source, model: onnx.ModelProto, target: Path, staging: Staging
 ) -> tuple[onnx.ModelProto, int]:
     """Stages the result, with its weights in a data file if the input's are.
 
@@ -121,7 +122,7 @@ def stage_model(
             raise OutputError(
                 f"{target} is a link into another folder, where its data file would not be; name the file."
             )
-        data_path = io.free_data_path(target, targets(target, job.settings))
+        data_path = free_data_path(target, targets(target, job.settings))
         size = staging.write(data_path, partial(io.move_out, model, job.folder, data_path.name))
     return model, size + staging.write(target, model.SerializeToString(deterministic=True))
 
@@ -146,7 +147,7 @@ def text_bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def stage_sides(job: Job, report: Report, plan: Plan, staging: io.Staging) -> None:
+def stage_sides(job: Job, report: Report, plan: Plan, staging: Staging) -> None:
     """Stages the reports, the plan and the statistics."""
     settings = job.settings
     for path in settings.report:

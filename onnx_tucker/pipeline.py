@@ -18,8 +18,11 @@ from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
 from onnx_tucker.graph import io
-from onnx_tucker.job import Job, Progress, Source, prepare, silent, source_of
+from onnx_tucker.graph.staging import Staging
+from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
+from onnx_tucker.obstacles import unread
+from onnx_tucker.prepare import Source, prepare, source_of
 from onnx_tucker.pricing import decide, rules_of
 from onnx_tucker.promises import Promises, Verdict, require_budgets
 from onnx_tucker.rank import Rule, Rules
@@ -28,7 +31,6 @@ from onnx_tucker.replay import replay
 from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
-from onnx_tucker.rows import unread
 from onnx_tucker.runtime.evaluate import Evaluate, load_function
 from onnx_tucker.runtime.fidelity import called
 from onnx_tucker.runtime.inputs import HELD_OUT
@@ -109,7 +111,7 @@ def _compressed(
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
     if not settings.dry_run:
         _warn_unguarded(job, [plan])
-    with io.Staging(settings.overwrite) as staging:
+    with Staging(settings.overwrite) as staging:
         if target is not None and not settings.dry_run:
             final, size = outputs.stage_model(job, source, final, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
@@ -159,7 +161,7 @@ def sweep(
     statistics.check(job)
     found = front(job, Promises(job, evaluate), points)
     _warn_unguarded(job, [point.plan for point in found.points])
-    with io.Staging(settings.overwrite) as staging:
+    with Staging(settings.overwrite) as staging:
         for path, render in zip(reports, writers, strict=True):
             staging.write(path, outputs.text_bytes(render(found)))
         for path, spot in zip(planned, found.points, strict=False):
@@ -240,7 +242,7 @@ def finetune(
         raise PromiseError(verdict.broken)
     made = replace(made, timings=time(job, made.result))
     outcome = _outcome(job, made, verdict, promises)
-    with io.Staging(settings.overwrite) as staging:
+    with Staging(settings.overwrite) as staging:
         if target is not None:
             _, size = outputs.stage_model(job, other, made.result.model, target, staging)
             outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))

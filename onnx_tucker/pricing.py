@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnx_tucker import rank
-from onnx_tucker.arrange import arrange
-from onnx_tucker.graph import layer
+from onnx_tucker.arrange import arrange, becoming
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.layer import Borders
 from onnx_tucker.graph.nodes import Names
@@ -60,11 +59,7 @@ def _verdict(job: Job, tuner: Tuner, offered: Sequence[Menu], picks: Mapping[str
     """Times every node as it is going to be; those that turn out slower after all leave the frames, or are kept."""
     left, reasons = dict(picks), dict[str, str]()
     while True:
-        changed: dict[str, Candidate] = {}
-        for menu in offered:
-            pick = left.get(menu.label)
-            if pick and pick.candidate.changes:
-                changed |= {f.place.label: pick.candidate for f in menu.group}
+        changed = becoming(offered, left)
         prices = price(job, tuner, changed)
         slow = _slow(job, offered, changed, prices)
         if not slow:
@@ -111,7 +106,7 @@ def price(job: Job, tuner: Tuner, changed: Mapping[str, Candidate]) -> dict[str,
         label = found.place.label
         if isinstance(found.reading.found, Skip):
             continue
-        entry = layout.entered.get(layer.activations(found))
+        entry = layout.entered.get(found.input)
         borders = Borders(bool(entry and entry.first == label), found.place.node.output[0] in layout.left)
         timings = tuner.compare(found, changed.get(label), borders)
         if timings:

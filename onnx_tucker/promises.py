@@ -17,9 +17,9 @@ from onnx_tucker import observed
 from onnx_tucker.errors import DataError, PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.ends import class_axis
-from onnx_tucker.graph.layer import probe
+from onnx_tucker.graph.segment import probe
+from onnx_tucker.graph.view import View
 from onnx_tucker.job import Job
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.report.schema import Report

@@ -8,14 +8,15 @@ from dataclasses import replace
 from onnx_tucker.errors import PlanError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.forms import FORMS
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.ops.op import Context
+from onnx_tucker.groups import sharing
 from onnx_tucker.job import Job
-from onnx_tucker.menu import sharing
 from onnx_tucker.pricing import Decision, choice_of, price
 from onnx_tucker.rank import search
-from onnx_tucker.tuning import Tuner, alike, forms_of
+from onnx_tucker.tuning import Tuner
 from onnx_tucker.types import Candidate, Choice, Plan, Skip
+from onnx_tucker.ways import alike, forms_of
 
 
 def replay(job: Job, plan: Plan) -> Decision:

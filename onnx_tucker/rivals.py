@@ -11,7 +11,8 @@ import onnx
 import onnxruntime as ort
 
 from onnx_tucker.errors import DataError, ModelError, UsageError
-from onnx_tucker.job import Job, Progress, Source, careful, load, prepare, silent, size, source_of
+from onnx_tucker.job import Job, Progress, silent
+from onnx_tucker.prepare import Source, careful, load, prepare, size, source_of
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.settings import Settings

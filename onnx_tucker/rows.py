@@ -16,9 +16,9 @@ from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, sprea
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.samples import Samples
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.lower.layout import is_main
+from onnx_tucker.groups import holders
 from onnx_tucker.job import Job
-from onnx_tucker.menu import holders
+from onnx_tucker.obstacles import own_bias, unread
 from onnx_tucker.runtime.batches import turns
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.types import Array, Stage
@@ -271,19 +271,6 @@ def _chunks(stage: Stage, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]
     return (rows[start : start + step] for start in range(0, len(rows), step))
 
 
-def movable(job: Job, found: Found) -> bool:
-    """Whether what a node adds may change: a constant, of a node that alone has its weight."""
-    return found.reading.added is not None and not shared(job, found)
-
-
-def own_bias(found: Found) -> Array | None:
-    """What a node without obstacles adds to its output, (groups * out,), in float64; None where it adds nothing."""
-    added, stage = found.reading.added, found.site.stage
-    if added is None:
-        return None
-    return np.broadcast_to(added.constant.read().astype(np.float64).ravel(), stage.groups * stage.out)
-
-
 def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[Moments] | type[Samples], int]:
     """What is kept of rows (they themselves, where that is the faster way), and of how many windows."""
     width, size = stage.inp * stage.window.volume, math.prod(window)
@@ -292,40 +279,3 @@ def _kind(stage: Stage, window: tuple[int, ...], available: int) -> tuple[type[M
         return Samples, min(rows, WIDE_ROWS, int(WIDE_VALUES / (stage.groups * width))) // size
     most = (SEEN_VALUES if window else VALUES) / (stage.groups * width * size)
     return Samples if rows < FEWER * width else Moments, min(available, int(most))
-
-
-def obstacle(job: Job, found: Found) -> str:
-    """Why a node cannot be fitted to data by itself, be it its weight or what it adds; empty where it can be."""
-    return "its weight is that of several nodes" if shared(job, found) else _unreadable(job, found)
-
-
-def unread(job: Job, found: Found) -> str:
-    """Why nothing is known of the rows of a node, and of those with the same weight; empty where something can be."""
-    return next(filter(None, (_unreadable(job, one) for one in holders(job, found))), "")
-
-
-def shared(job: Job, found: Found) -> bool:
-    """Whether other nodes have a node's weight; what each of them adds is its own, and stays."""
-    return len(holders(job, found)) > 1
-
-
-def _unreadable(job: Job, found: Found) -> str:
-    """Why rows of a node cannot be read; empty where they can be."""
-    site, window = found.site, found.site.stage.window
-    if not is_main(found.place):
-        return "it is in a body, or fused"
-    taken = job.context.constant(found.place, found.seat.data)
-    if taken is not None and job.context.constants.overridable(taken):
-        return "its input is one that callers may give, and the data does not"
-    added = found.reading.added
-    if site.bias and (added is None or math.prod(added.constant.shape[:-1]) != 1):
-        return "what it adds is no constant vector"
-    if added is not None and job.context.constants.overridable(added.constant):
-        return "what it adds is a graph input that callers may override"
-    if site.scalings:
-        return "it scales its output"
-    if window.transposed and (window.auto_pad != "NOTSET" or window.output_shape):
-        return "its pads depend on the size of the output"
-    if site.stage.groups > 1 and not window.kernel:
-        return "its weight is a batch of matrices"
-    return ""

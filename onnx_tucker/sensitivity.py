@@ -13,18 +13,18 @@ from onnx_tucker.calibrate import Goals
 from onnx_tucker.curve import Point
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import fit
-from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
+from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.splice import splice
+from onnx_tucker.groups import members
 from onnx_tucker.job import Job
-from onnx_tucker.menu import members
 from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.tuning import quick, untouched
 from onnx_tucker.types import Candidate, Chain, Site
+from onnx_tucker.ways import quick, untouched
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def probe_of(job: Job) -> Probe | None:
     return Probe(part, outputs, planned, weights, names)
 
 
-def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], probe: Probe) -> float:
+def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], on: Probe) -> float:
     """How much of a node's squared relative error arrives at the model's outputs; tried at a moderate one."""
     if len(points) < 2:
         return 1.0
@@ -87,13 +87,13 @@ def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], p
     lost = goals.missed(reconstruct(chain))
     candidate = Candidate(method.name, ranks, chain.stages, 0.0)
     try:
-        content = _alone(job, found, candidate, chain, probe)
+        content = _alone(job, found, candidate, chain, on)
         session = job.stopwatch.machine.session(content, job.folder, arena=False)
-        other = session.run(None, dict(probe.feed))
+        other = session.run(None, dict(on.feed))
     except FAILURES as error:
         logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
         return 1.0
-    pairs = zip(probe.outputs, other, strict=True)
+    pairs = zip(on.outputs, other, strict=True)
     errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     known = [error**2 for error in errors if error is not None]
     if not known:  # outputs may be of other shapes each time
@@ -103,13 +103,13 @@ def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], p
     return arrived / lost if lost > 0 else 1.0
 
 
-def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, probe: Probe) -> bytes:
+def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, on: Probe) -> bytes:
     """The model with one chain in it."""
     labels = members(job, found)
     if len(labels) == 1:
         candidate = quick(job.context, found, candidate)
-    stored = store(found, candidate, chain, probe.names)
-    planned = {**probe.framed, **dict.fromkeys(labels, candidate)}
-    weights = {**probe.weights, **dict.fromkeys(labels, stored)}
+    stored = store(found, candidate, chain, on.names)
+    planned = {**on.framed, **dict.fromkeys(labels, candidate)}
+    weights = {**on.weights, **dict.fromkeys(labels, stored)}
     assert job.judged is not None
-    return layer.probe(splice(job.model, planned, weights, job.found, job.context), job.judged.names)
+    return probe(splice(job.model, planned, weights, job.found, job.context), job.judged.names)

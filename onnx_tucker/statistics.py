@@ -19,10 +19,9 @@ from onnx_tucker.errors import DataError
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.samples import Samples
-from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
+from onnx_tucker.groups import sharing
 from onnx_tucker.job import ROUGH_ROWS, Job
-from onnx_tucker.menu import sharing
 from onnx_tucker.rows import Flow, known_rows
 from onnx_tucker.trust import lighter
 from onnx_tucker.types import Array, Site, Stage
@@ -59,7 +58,7 @@ class Original:
 
     def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
         """See `rows.Source`."""
-        x, y = layer.activations(found), self.target(found)
+        x, y = found.input, self.target(found)
         return (Flow(values[x], values.get(y)) for values in self._walk.read([x] if known else [x, y]))
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from onnx_tucker.arrange import becoming, laid_out, with_noise
 from onnx_tucker.curve import Curve, Point, undominated
 from onnx_tucker.factor import METHODS
+from onnx_tucker.groups import excluded
 from onnx_tucker.job import Job
-from onnx_tucker.menu import Menu, excluded
+from onnx_tucker.menu import Menu
 from onnx_tucker.rank.search import BLOCKS
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing

@@ -11,7 +11,7 @@ import onnx
 
 from onnx_tucker import trust
 from onnx_tucker.factorise import Factorised, factorise
-from onnx_tucker.graph.layer import probe
+from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.fidelity import Comparison, mean_error
 from onnx_tucker.runtime.session import FAILURES, first_line

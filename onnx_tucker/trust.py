@@ -14,8 +14,8 @@ from onnx_tucker.factor.fit import Goal, fit
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES, best, ridge
 from onnx_tucker.graph.find import Found
+from onnx_tucker.groups import eligible
 from onnx_tucker.job import ROUGH_ROWS, Job
-from onnx_tucker.menu import eligible
 from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.types import Candidate, Chain, Site
 

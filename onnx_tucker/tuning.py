@@ -16,13 +16,12 @@ from onnx_tucker.graph import layer
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.layer import Borders
 from onnx_tucker.graph.lower.frames import Frames
-from onnx_tucker.graph.lower.layout import frames_of, is_main
-from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.noise import NOISE_VALUES
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
 from onnx_tucker.runtime.timing import Timing
-from onnx_tucker.types import Candidate, Stage
+from onnx_tucker.types import Candidate
+from onnx_tucker.ways import alike, forms_of, untouched
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +33,6 @@ each of many chains; and when the time for that is over.
 """
 FINALISTS = 8
 """Of each kind, how many of the fastest are compared at length, if they are `CLOSE`; two in any case."""
-RESHAPES = 7
-"""The first opset that lowered nodes are written for."""
 CLOSE, FAR = 1.2, 1.6
 """By how much rough times may differ that could be the same, of long layers and of brief ones."""
 BRIEF = 1.0
@@ -176,7 +173,7 @@ class Tuner:
     def _feed(self, found: Found) -> Feed:
         """Noise for a node, empty where it is not timed."""
         job = self._job
-        shape = job.context.shapes.get(layer.activations(found)) if found.site.input_shape else None
+        shape = job.context.shapes.get(found.input) if found.site.input_shape else None
         if not job.settings.benchmark or shape is None or layer.largest(found, job.context) > NOISE_VALUES:
             return {}
         key = shape, found.site.dtype
@@ -207,35 +204,3 @@ def _finalists(options: Sequence[Option]) -> list[Candidate]:
         kept.update(o.candidate for o in (*ordered[:2], *close[:FINALISTS]))
         kept.add(min(close, key=lambda o: o.candidate.predicted_error).candidate)
     return [o.candidate for o in options if o.candidate in kept]
-
-
-def untouched(found: Found) -> Candidate:
-    """A node as it is."""
-    return Candidate(None, None, (found.site.stage,), 0.0)
-
-
-def alike(group: Sequence[Found]) -> bool:
-    """Whether nodes that share a weight can share it on frames too, where geometry says which taps are stored."""
-    return len({(found.site.stage, found.site.size) for found in group}) == 1
-
-
-def forms_of(context: Context, found: Found, stages: Sequence[Stage]) -> list[Form]:
-    """The forms that a chain can have in the place of a node."""
-    site, node = found.site, found.place.node
-    if node.op_type not in ("Conv", "ConvTranspose") or site.dtype != np.float32 or context.opset < RESHAPES:
-        return [DIRECT]
-    size = site.size if is_main(found.place) else None  # what bodies say of sizes need not be true
-    framed = frames_of(context, node.input[0]) and frames_of(context, node.output[0])
-    return [DIRECT, *(form for form in forms.fitting(stages, size) if framed or not form.on_frames)]
-
-
-def quick(context: Context, found: Found, candidate: Candidate) -> Candidate:
-    """A candidate in its promising form."""
-    return replace(candidate, form=str(promising(context, found, candidate.stages)))
-
-
-def promising(context: Context, found: Found, stages: Sequence[Stage]) -> Form:
-    """The form on frames that should take a chain the least time, by estimate; direct where there is none."""
-    shape = found.site.input_shape
-    framed = [form for form in forms_of(context, found, stages) if form.on_frames]
-    return min(framed, key=lambda form: forms.effort(stages, shape, form), default=DIRECT) if shape else DIRECT

@@ -23,8 +23,8 @@ from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.tuning import quick, untouched
 from onnx_tucker.types import Candidate, Chain, Site
+from onnx_tucker.ways import quick, untouched
 
 logger = logging.getLogger(__name__)
 

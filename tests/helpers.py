@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.factor import METHODS
-from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found, context_of, find
 from onnx_tucker.graph.nodes import Names, tensors
-from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.shapes import declared, infer
 from onnx_tucker.graph.splice import splice
+from onnx_tucker.graph.view import View
 from onnx_tucker.job import Job
 from onnx_tucker.types import Candidate, Chain, Skip
 

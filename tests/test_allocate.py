@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 from onnx_tucker import compress, sensitivity, trust
 from onnx_tucker.allocate import NOTHING, WHOLE, Allocator
 from onnx_tucker.errors import PromiseError, UsageError
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rough import Rough
 from onnx_tucker.settings import Settings

@@ -7,7 +7,8 @@ from onnx import helper
 
 from onnx_tucker import calibrate
 from onnx_tucker.factor import METHODS
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate
 from tests.helpers import model

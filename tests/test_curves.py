@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate, curves, sensitivity, tuning
+from onnx_tucker import calibrate, curves, sensitivity, ways
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import fit, missed
 from onnx_tucker.forms import DIRECT
-from onnx_tucker.job import prepare, silent
-from onnx_tucker.menu import sharing
+from onnx_tucker.groups import sharing
+from onnx_tucker.job import silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate
 from tests.helpers import Array, model
@@ -50,7 +51,7 @@ def test_how_far_errors_carry_is_the_same_on_frames(monkeypatch: pytest.MonkeyPa
     on_frames = weights()
     assert spliced
     assert all(str(DIRECT) not in forms for forms in spliced)
-    monkeypatch.setattr(tuning, "promising", lambda *_: DIRECT)
+    monkeypatch.setattr(ways, "forms_of", lambda *_: [DIRECT])
     monkeypatch.setattr(job.memory, "recall", lambda _: None)
     assert weights() == pytest.approx(on_frames, rel=1e-3)
 

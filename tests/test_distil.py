@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from onnx_tucker import calibrate, compress
 from onnx_tucker.cli import main
 from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, UsageError
-from onnx_tucker.graph.layer import probe
+from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.pipeline import finetune
 from tests.helpers import Array, model, relative, run, two_layers

@@ -14,7 +14,8 @@ from onnx_tucker import compress, fitting
 from onnx_tucker.errors import PromiseError, TuckerError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
-from onnx_tucker.job import Job, prepare, silent
+from onnx_tucker.job import Job, silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Choice, Plan
 from tests.helpers import Array, conv_model, low_rank, model, relative, run

@@ -15,7 +15,8 @@ from onnx_tucker.fitting import Fitting
 from onnx_tucker.graph.behind import Scores
 from onnx_tucker.graph.find import Found
 from onnx_tucker.influence import Influences
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.rows import Rows
 from onnx_tucker.settings import Settings
 from onnx_tucker.statistics import ROWS

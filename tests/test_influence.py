@@ -9,9 +9,10 @@ from onnx import helper
 
 from onnx_tucker import influence
 from onnx_tucker.backward import Backward
-from onnx_tucker.graph.elementwise import View
-from onnx_tucker.job import Job, prepare, silent
+from onnx_tucker.graph.view import View
+from onnx_tucker.job import Job, silent
 from onnx_tucker.pipeline import compress
+from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.session import Machine
 from onnx_tucker.settings import Settings
 from tests.helpers import Array, look, model, relative, run, two_layers

@@ -10,8 +10,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
 from onnx_tucker.pipeline import compress
+from onnx_tucker.prepare import prepare
 from onnx_tucker.report.table import table
 from onnx_tucker.settings import Settings
 from tests.helpers import low_rank, model, relative, run

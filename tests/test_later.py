@@ -14,9 +14,10 @@ from onnx import helper, numpy_helper
 
 from onnx_tucker import compress, later
 from onnx_tucker.graph.trainable import trainable
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
 from onnx_tucker.later import Choice, Later
 from onnx_tucker.pipeline import finetune
+from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.session import run_named
 from onnx_tucker.settings import Course, Settings

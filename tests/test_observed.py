@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 from onnx_tucker import observed
 from onnx_tucker.cost import FLOPS
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
 from onnx_tucker.pipeline import compress
+from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.session import Machine
 from onnx_tucker.settings import Settings
 from tests.helpers import Array, model

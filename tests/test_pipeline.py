@@ -16,8 +16,9 @@ import onnx_tucker
 from onnx_tucker import arrange, compress, factorise, inspect
 from onnx_tucker.errors import DataError, ModelError, OutputError, PlanError, PromiseError, TuckerError, UsageError
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
 from onnx_tucker.measure import output_errors
+from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.timing import Stopwatch, Timing
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Plan

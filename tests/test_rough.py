@@ -15,7 +15,8 @@ from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.find import Found
 from onnx_tucker.influence import Influences
-from onnx_tucker.job import Job, prepare, silent
+from onnx_tucker.job import Job, silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.rough import Rough
 from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.settings import Settings

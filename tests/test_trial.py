@@ -12,7 +12,8 @@ from onnx import helper
 from onnx_tucker import trial, trust
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
-from onnx_tucker.job import Job, prepare, silent
+from onnx_tucker.job import Job, silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.trial import error
 from onnx_tucker.types import Candidate, Site

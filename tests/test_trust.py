@@ -13,7 +13,8 @@ from onnx import helper
 from onnx_tucker import compress, trust
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.ridge import RIDGES
-from onnx_tucker.job import Job, prepare, silent
+from onnx_tucker.job import Job, silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.settings import Settings

@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_tucker import job as job_
+from onnx_tucker import prepare as beginning
 from onnx_tucker import walk
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
-from onnx_tucker.graph import layer
-from onnx_tucker.job import Job, prepare
+from onnx_tucker.graph.segment import probe
+from onnx_tucker.job import Job
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate
 from onnx_tucker.walk import Walk
@@ -156,7 +157,7 @@ def test_convolutions_are_computed_on_frames(monkeypatch: pytest.MonkeyPatch) ->
     made = on_frames()
     assert made.inputs is not None
     feed = made.inputs.fit.feeds[0]
-    exact = layer.probe(made.model, ["a", "y"])
+    exact = probe(made.model, ["a", "y"])
     expected_ = dict(zip("ay", made.stopwatch.machine.session(exact).run(None, dict(feed)), strict=True))
     first = made.found[0]
     candidate = Candidate("tucker1_out", (6,), METHODS["tucker1_out"].stages(first.site.stage, (6,)), 0.0)
@@ -189,7 +190,7 @@ def test_what_nodes_are_to_give_is_read_once(monkeypatch: pytest.MonkeyPatch) ->
         return read(walked, names)
 
     monkeypatch.setattr(Walk, "read", spy)
-    monkeypatch.setattr(job_, "CHAIN_BYTES", 0)  # or nothing would be fitted twice
+    monkeypatch.setattr(beginning, "CHAIN_BYTES", 0)  # or nothing would be fitted twice
     made = prepare_(branched())
     stages = METHODS["svd"].stages(made.found[0].site.stage, (2,))
     planned = {found.place.label: Candidate("svd", (2,), stages, 0.0) for found in made.found}
@@ -198,6 +199,6 @@ def test_what_nodes_are_to_give_is_read_once(monkeypatch: pytest.MonkeyPatch) ->
     second = factorise(made, planned, "outputs")
     assert len(counted) == 3 * len(planned)
     assert first.model == second.model
-    monkeypatch.setattr(job_, "WANTED_BYTES", 0)
+    monkeypatch.setattr(beginning, "WANTED_BYTES", 0)
     unheld = factorise(prepare_(branched()), planned, "outputs")
     assert unheld.model == first.model

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 
 from onnx_tucker.factor.sight import Affine, Sight
-from onnx_tucker.graph.elementwise import View, activation
+from onnx_tucker.graph.elementwise import activation
 from onnx_tucker.graph.nodes import STANDARD, attributes
+from onnx_tucker.graph.view import View
 
 SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that leave values as they are."""

@@ -1,4 +1,4 @@
-"""Whether a model is valid by onnx's own checker."""
+"""Whether a model is valid by onnx's own checker, what it weighs, and what onnxruntime would not survive."""
 
 from __future__ import annotations
 

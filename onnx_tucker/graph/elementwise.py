@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.sight import GRID, REACH, Curve
-from onnx_tucker.graph.constant import Constant
 from onnx_tucker.graph.fold import evaluate
 from onnx_tucker.graph.nodes import STANDARD
-from onnx_tucker.graph.ops.op import Context
-from onnx_tucker.graph.segment import Users, users, uses
+from onnx_tucker.graph.view import View
 
 OPERATORS = frozenset(
     "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow "
@@ -31,52 +27,6 @@ BETWEEN = (GRID[1:] + GRID[:-1]) / 2
 """Places between those of the grid, where it has to be about straight too."""
 CLOSE = 1e-2
 """How far off it may be there, relative to how far its values lie apart."""
-
-
-class View(NamedTuple):
-    """The main graph, as the nodes behind a value are looked up in it.
-
-    Attributes:
-        model: the model.
-        context: what is known of it.
-        users: the nodes that take each value.
-    """
-
-    model: onnx.ModelProto
-    context: Context
-    users: Users
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto, context: Context) -> View:
-        """The main graph of a model."""
-        return cls(model, context, users(model.graph.node))
-
-    def outputs(self) -> set[str]:
-        """Names of the model's outputs."""
-        return {output.name for output in self.model.graph.output}
-
-    def sums(self) -> dict[str, tuple[str, str]]:
-        """The values that an Add alone takes, none of the model's outputs: the sum, and what else goes into it."""
-        nodes = self.model.graph.node
-        taken = Counter([*self.outputs(), *(name for node in nodes for name in uses(node))])
-        found = {}
-        for node in nodes:
-            if node.op_type == "Add" and node.domain in STANDARD:
-                for one, other in (node.input, reversed(node.input)):
-                    if taken[one] == 1:
-                        found[one] = (node.output[0], other)
-        return found
-
-    def constant(self, name: str) -> Constant | None:
-        """The constant that a value is, if it can be read and callers cannot give another; None for anything else."""
-        constants = self.context.constants
-        constant = constants.find(name, constants.main)
-        return None if constant is None or constants.overridable(constant) or not constant.readable else constant
-
-    def number(self, name: str) -> NDArray[Any] | None:
-        """The same of a constant of one element, as an array."""
-        constant = self.constant(name)
-        return constant.read() if constant is not None and math.prod(constant.shape) == 1 else None
 
 
 def activation(view: View, value: str, before: Curve | None) -> tuple[Curve, str] | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_tucker.graph.behind import SHAPERS
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.fold import SIZES
 from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
 from onnx_tucker.graph.segment import uses
+from onnx_tucker.graph.view import View
 
 MOVERS = (*SHAPERS, "Transpose")
 """Operators that give all values as they are, each at some place."""

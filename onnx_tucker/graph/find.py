@@ -14,9 +14,10 @@ from onnx_tucker.errors import ModelError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.graph.constant import Constant, Value
 from onnx_tucker.graph.constants import Constants
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.nodes import STANDARD, Place, opset_of, places
 from onnx_tucker.graph.ops import OPS, others
-from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat, refuse
+from onnx_tucker.graph.ops.op import Op, Reading, Seat, refuse
 from onnx_tucker.graph.provenance import Chains, chains
 from onnx_tucker.graph.shapes import Declared, Shapes
 from onnx_tucker.types import Candidate, Site, Skip, Stage
@@ -56,6 +57,11 @@ class Found:
         if self.reading.seat is None:
             raise TypeError(f"{self.place.label} has no weight that was read")
         return self.reading.seat
+
+    @property
+    def input(self) -> str:
+        """Name of the value that the weight is applied to."""
+        return str(self.place.node.input[self.seat.data])
 
     @property
     def output(self) -> str:
@@ -108,7 +114,9 @@ def context_of(
 
 
 def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False) -> list[Found]:
-    """All weight-bearing nodes in the order of the file; every Conv, ConvTranspose, Gemm and MatMul is among them.
+    """All weight-bearing nodes in the order of the file.
+
+    Every Conv, ConvTranspose, Gemm and MatMul is among them, but for products by the transforms of an earlier run.
 
     Args:
         model: the model.

@@ -7,7 +7,7 @@ errors, weights and bias are the real ones and the input is what the model compu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.forms import FORMS
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower.frames import Frames, enter, leave
 from onnx_tucker.graph.lower.layout import frames_of
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import Names, opset_of
-from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.graph.piece import Ends, Piece, build, store
 from onnx_tucker.types import Array, Candidate, Chain, Stage
 
@@ -89,11 +89,6 @@ def noise_input(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Array
     return {INPUT: value, FRAMES: frames}
 
 
-def activations(found: Found) -> str:
-    """Name of the value that the node multiplies its weight by."""
-    return str(found.place.node.input[found.seat.data])
-
-
 def largest(found: Found, context: Context) -> int:
     """Elements of the largest value that a layer of noise is made with."""
     place = found.place
@@ -121,18 +116,6 @@ def stands_alone(found: Found, context: Context) -> bool:
     """Whether all that the node takes besides its activations is constant."""
     inputs = range(2, len(found.place.node.input))
     return all(not found.place.node.input[i] or context.constant(found.place, i) for i in inputs)
-
-
-def probe(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
-    """The model with the values `names` as its only outputs."""
-    names = list(names)
-    if names == [output.name for output in model.graph.output]:  # it may be large
-        return model.SerializeToString(deterministic=True)
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    del probed.graph.output[:]
-    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return probed.SerializeToString(deterministic=True)
 
 
 def _noise(stage: Stage, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -184,7 +167,7 @@ def _alone(
     elem_type = helper.np_dtype_to_tensor_dtype(found.site.dtype)
     tensors = [*piece.weights, *piece.constants]
     for i, name in enumerate(place.node.input):
-        if name in ("", activations(found)) or i == seat.index:
+        if name in ("", found.input) or i == seat.index:
             continue
         known = context.constant(place, i)
         if known is not None and own_bias:
@@ -192,7 +175,7 @@ def _alone(
         else:
             shape = known.shape if known else context.shapes.get(name, (found.site.stage.shape[0],))
             tensors.append(numpy_helper.from_array(np.zeros(shape, found.site.dtype), name))
-    renamed = {activations(found): source, found.output if own_bias else place.node.output[0]: OUTPUT}
+    renamed = {found.input: source, found.output if own_bias else place.node.output[0]: OUTPUT}
     return _model(model, piece.nodes, tensors, renamed, elem_type)
 
 

@@ -15,13 +15,14 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
 from onnx_tucker.forms import DIRECT, FORMS, PLANE
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower import frames, plane
 from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.ops import OPS
-from onnx_tucker.graph.ops.op import Context, Emission
+from onnx_tucker.graph.ops.op import Emission
 from onnx_tucker.types import Array, Candidate, Chain
 
 

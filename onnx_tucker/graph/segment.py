@@ -76,3 +76,15 @@ def model_of(
     made = helper.make_model(graph, ir_version=max(model.ir_version, 4), opset_imports=list(model.opset_import))
     made.functions.extend(model.functions)
     return made.SerializeToString(deterministic=True)
+
+
+def probe(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+    """The model with the values `names` as its only outputs."""
+    names = list(names)
+    if names == [output.name for output in model.graph.output]:  # it may be large
+        return model.SerializeToString(deterministic=True)
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    del probed.graph.output[:]
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return probed.SerializeToString(deterministic=True)

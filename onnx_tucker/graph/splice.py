@@ -9,12 +9,12 @@ import onnx
 
 from onnx_tucker.forms import DIRECT, FORMS
 from onnx_tucker.graph import provenance
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.lower import frames
 from onnx_tucker.graph.lower.layout import Layout, lay_out
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import Names, Scope, places
-from onnx_tucker.graph.ops.op import Context
 from onnx_tucker.graph.piece import Ends, Piece, build, inherit
 from onnx_tucker.types import Candidate
 

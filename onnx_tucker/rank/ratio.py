@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
+from onnx_tucker.cost import weight_count
 from onnx_tucker.factor import Method, Spectra
 from onnx_tucker.rank.policy import per_mode
 from onnx_tucker.types import Ranks, Stage
@@ -21,16 +23,10 @@ class Ratio:
         limit = self.kept * math.prod(stage.shape)
         # Every point at which one of the ranks steps up; the parameters grow along them.
         steps = sorted({i / full for full in method.dimensions(stage) for i in range(1, full + 1)})
-        low, high = 0, len(steps)
-        while low < high:
-            middle = (low + high) // 2
-            if _params(method, stage, _at(method, stage, steps[middle])) <= limit:
-                low = middle + 1
-            else:
-                high = middle
-        if not low:
+        within = bisect_right(steps, limit, key=lambda step: _params(method, stage, _at(method, stage, step)))
+        if not within:
             return f"even rank 1 has more than {self.kept:g} of the weights"
-        return _at(method, stage, steps[low - 1])
+        return _at(method, stage, steps[within - 1])
 
     def aligned(self, stage: Stage, method: Method, ranks: Ranks, block: int) -> list[Ranks]:
         """See `policy.Policy`."""
@@ -59,4 +55,4 @@ def _at(method: Method, stage: Stage, fraction: float) -> Ranks:
 
 
 def _params(method: Method, stage: Stage, ranks: Ranks) -> int:
-    return sum(math.prod(part.shape) for part in method.stages(stage, ranks))
+    return weight_count(method.stages(stage, ranks))

@@ -56,7 +56,7 @@ class NodeReport:
         reason: why it is kept or skipped, or not factorised where it is lowered.
         method: decomposition.
         form: how its arithmetic is laid out; "direct" for layers of the node's own operator.
-        ranks: in the order (in, out).
+        ranks: one for each mode of the method, in the order of `Method.modes`.
         params: weights without the bias.
         bias_params: constant bias values.
         macs: multiply-accumulates for the counted input shape.

@@ -183,7 +183,7 @@ def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:
 
 
 def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
-    """Shapes of a single sample of the data, or of the batch that the model is fixed to."""
+    """Shapes of a single sample of the data; of inputs that samples do not lie along, as they are."""
     shapes = {}
     for value in session.get_inputs():
         array = data.fit.feeds[0][value.name]

@@ -12,7 +12,7 @@ from onnx import helper
 from onnx_tucker.adjoints import RULES
 from onnx_tucker.adjoints.call import reduced
 from onnx_tucker.backward import Backward
-from onnx_tucker.graph.elementwise import View
+from onnx_tucker.graph.view import View
 from onnx_tucker.runtime.session import Machine
 from tests.helpers import Array, look, model, run, session
 

@@ -11,7 +11,7 @@ from onnx import helper
 
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.graph.behind import scores, sight
-from onnx_tucker.job import prepare
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from tests.helpers import model, view_of
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import compress, job
+from onnx_tucker import compress, prepare
 from onnx_tucker.errors import ModelError
 from onnx_tucker.graph.check import broken, fatal, invalid, merges, weight_bytes
 from onnx_tucker.runtime.session import operators
@@ -134,7 +134,7 @@ def test_what_only_onnxruntime_has_in_the_standard_domain_is_no_fault(
     made.graph.node[-1].input[0] = "nowhere"
     assert "nowhere" in str(broken(made, tmp_path, operators()))
     made.graph.node[-1].input[0] = "y"
-    monkeypatch.setattr(job, "LIMIT", 0)  # so that onnxruntime is not asked
+    monkeypatch.setattr(prepare, "LIMIT", 0)  # so that onnxruntime is not asked
     onnx.save(made, tmp_path / "in.onnx")
     report = compress(tmp_path / "in.onnx", ranks=3, benchmark=False).report
     assert {node.status for node in report.nodes} == {"factorized"}

@@ -13,7 +13,7 @@ from onnx import helper
 
 from onnx_tucker.factor.sight import Sight
 from onnx_tucker.graph.behind import sight
-from onnx_tucker.job import prepare
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from tests.graph.test_segment import NODES
 from tests.helpers import Array, model, view_of

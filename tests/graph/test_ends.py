@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker.graph.elementwise import View
 from onnx_tucker.graph.ends import chosen, class_axis, joined
+from onnx_tucker.graph.view import View
 from tests.helpers import look, model
 
 WEIGHTS = {"w": np.ones((6, 4), np.float32), "k": np.ones((4, 6, 1), np.float32), "b": np.ones(4, np.float32)}

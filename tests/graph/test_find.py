@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
 from onnx_tucker.graph.nodes import Names
-from onnx_tucker.job import prepare, silent
+from onnx_tucker.job import silent
+from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Basis, Candidate, Skip
 from tests.helpers import conv_model, look, model, reasons, relative, run, two_layers

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import errno
-import os
 from functools import partial
 from pathlib import Path
 
@@ -9,22 +7,15 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_tucker.errors import ModelError, OutputError
+from onnx_tucker.errors import ModelError
 from onnx_tucker.graph import io
+from onnx_tucker.graph.staging import Staging, free_data_path
 from tests.helpers import load_whole, model, two_layers
-
-
-def write(path: Path, content: bytes, *more: Path) -> None:
-    """Writes the same to some files."""
-    with io.Staging(overwrite=True) as staging:
-        for each in (path, *more):
-            staging.write(each, content)
-        staging.commit()
 
 
 def save(made: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Writes a model with its weights in a data file, as the pipeline does; returns what the model's file holds."""
-    data = io.free_data_path(path, taken=())
+    data = free_data_path(path, taken=())
     copy = onnx.ModelProto.FromString(made.SerializeToString())
     move(copy, path.parent, data, path)
     return copy
@@ -32,7 +23,7 @@ def save(made: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def move(made: onnx.ModelProto, folder: Path, data: Path, path: Path) -> int:
     """Writes a model, whose external data is in `folder`, with a data file; returns the size of that."""
-    with io.Staging(overwrite=True) as staging:
+    with Staging(overwrite=True) as staging:
         size = staging.write(data, partial(io.move_out, made, folder, data.name))
         staging.write(path, made.SerializeToString())
         staging.commit(path)
@@ -96,55 +87,11 @@ def test_data_that_stays_is_copied_and_shared_regions_stay_shared(tmp_path: Path
     assert onnx.load(tmp_path / "there" / "b.onnx").graph == onnx.load(tmp_path / "a.onnx").graph
 
 
-def test_a_data_file_takes_no_name_that_anything_needs(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    save(two_layers(), path)
-    assert io.free_data_path(path, taken=()).name == "m.onnx.1.data"
-    (tmp_path / "m.onnx.1.data").write_bytes(b"somebody's")
-    assert io.free_data_path(path, taken=()).name == "m.onnx.2.data"
-    assert io.free_data_path(path, taken=[tmp_path / "m.onnx.2.data"]).name == "m.onnx.3.data"
-    assert io.superseded(path, read=()) == [tmp_path / "m.onnx.data"]
-    assert io.superseded(path, read=[tmp_path / "m.onnx.data"]) == []
-    assert io.superseded(tmp_path / "none.onnx", read=()) == []
-
-
 def test_missing_external_data_is_refused(tmp_path: Path) -> None:
     save(two_layers(), tmp_path / "m.onnx")
     (tmp_path / "m.onnx.data").unlink()
     with pytest.raises(ModelError, match=r"conv\.weight"):
         io.load(tmp_path / "m.onnx")
-
-
-def test_targets_are_checked_before_any_work(tmp_path: Path) -> None:
-    there = tmp_path / "there.onnx"
-    there.write_bytes(b"x")
-    with pytest.raises(OutputError, match="--overwrite"):
-        io.check_target(there, overwrite=False)
-    io.check_target(there, overwrite=True)
-    with pytest.raises(OutputError, match="is a folder"):
-        io.check_target(tmp_path, overwrite=True)
-    with pytest.raises(OutputError, match="no folder"):
-        io.check_target(tmp_path / "no" / "x.onnx", overwrite=False)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_pipes_are_not_replaced(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="device or pipe"):
-        io.check_target(tmp_path / "pipe", overwrite=True)
-
-
-def test_links_are_followed_and_permissions_kept(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"old")
-    (tmp_path / "file").chmod(0o640)
-    (tmp_path / "link").symlink_to("file")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    with pytest.raises(OutputError, match="--overwrite"):
-        io.check_target(tmp_path / "dangling", overwrite=False)
-    write(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "file").read_bytes() == b"new"
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_external_data_in_bodies_and_attributes_is_found(tmp_path: Path) -> None:
@@ -170,45 +117,3 @@ def test_external_data_in_bodies_and_attributes_is_found(tmp_path: Path) -> None
     copy = io.load(path).model
     move(copy, tmp_path, tmp_path / "n.data", tmp_path / "n.onnx")
     assert load_whole(tmp_path / "n.onnx") == made
-
-
-def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(OutputError, match="read-only"):
-        io.check_target(tmp_path / "x.onnx", overwrite=False)
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
-    old = tmp_path / "b"
-    old.write_bytes(b"old")
-    calls = []
-
-    def fsync(handle: int) -> None:
-        calls.append(handle)
-        if len(calls) > failing:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OutputError, match="No space left"):
-        write(tmp_path / "a", b"new", old)
-    assert [p.name for p in tmp_path.iterdir()] == ["b"]
-    assert old.read_bytes() == b"old"
-
-
-def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
-    write(tmp_path / "a", b"1")
-    (tmp_path / "b").write_bytes(b"1")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
-
-
-def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    with io.Staging(overwrite=True) as staging:
-        staging.write(path, b"new")
-        path.write_bytes(b"theirs")
-        with pytest.raises(OutputError, match="has appeared"):
-            staging.commit()
-    with io.Staging() as staging, pytest.raises(OutputError, match="has appeared"):
-        staging.write(path, b"new")
-    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"theirs"]

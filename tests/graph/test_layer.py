@@ -4,6 +4,7 @@ import numpy as np
 
 from onnx_tucker.graph import layer
 from onnx_tucker.graph.nodes import Names
+from onnx_tucker.graph.segment import probe
 from tests.helpers import candidate, look, relative, run, session, stored, two_layers
 
 MADE = two_layers()
@@ -27,7 +28,7 @@ def test_noise_layers_run_and_equal_layers_have_equal_bytes() -> None:
 def test_real_layers_compute_what_the_model_computes() -> None:
     found = FOUND["fc"]
     x = np.random.default_rng(0).standard_normal((2, 24, 16, 16)).astype(np.float32)
-    [probed] = session(layer.probe(MADE, ["f"])).run(None, {"x": x})
+    [probed] = session(probe(MADE, ["f"])).run(None, {"x": x})
     planned = candidate(found, "svd", (32,))
     chain = layer.real_chain(MADE, found, CONTEXT, planned, stored(found, planned, Names(MADE)))
     assert relative(run(MADE, x=x)[0], run(chain, x=probed)[0]) < 1e-5
@@ -37,5 +38,5 @@ def test_building_layers_changes_nothing() -> None:
     layer.noise_original(MADE, FOUND["conv"], CONTEXT)
     planned = candidate(FOUND["conv"], "tucker2", (3, 3))
     layer.real_chain(MADE, FOUND["conv"], CONTEXT, planned, stored(FOUND["conv"], planned, Names(MADE)))
-    layer.probe(MADE, ["f"])
+    probe(MADE, ["f"])
     assert two_layers() == MADE

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import onnx
 
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.lower.carriers import Carrier, carrier
 from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.nodes import STANDARD, Names, Place, Scope
-from onnx_tucker.graph.ops.op import Context
 
 
 class Entry(NamedTuple):

@@ -12,8 +12,9 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnx_tucker.graph.constant import Constant
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.nodes import Place, attributes
-from onnx_tucker.graph.ops.op import MISFIT, Context, Emission, Op, Reading, Seat, computed, has_bias, refuse, settle
+from onnx_tucker.graph.ops.op import MISFIT, Emission, Op, Reading, Seat, computed, has_bias, refuse, settle
 from onnx_tucker.types import Array, Stage, Window
 
 

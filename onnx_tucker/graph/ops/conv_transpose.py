@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.nodes import Place, attributes
 from onnx_tucker.graph.ops.conv import convolution, emit, weight_of, window_of
-from onnx_tucker.graph.ops.op import Context, Op, Reading, Seat
+from onnx_tucker.graph.ops.op import Op, Reading, Seat
 from onnx_tucker.types import Array, Stage
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.nodes import Place, attributes
 from onnx_tucker.graph.ops.op import (
     BROADCASTS,
     COMPUTED,
     MISFIT,
-    Context,
     Emission,
     Op,
     Reading,

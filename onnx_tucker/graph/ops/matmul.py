@@ -16,12 +16,12 @@ import onnx_graphsurgeon as gs
 
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constants import Constants
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.nodes import STANDARD, Place, attributes
 from onnx_tucker.graph.ops.op import (
     BROADCASTS,
     LAYERS,
     Added,
-    Context,
     Emission,
     Op,
     Reading,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,62 +12,15 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnx_tucker import cost
 from onnx_tucker.cost import Layer
-from onnx_tucker.graph.constant import FLOATS, Constant, Value
-from onnx_tucker.graph.constants import Constants
+from onnx_tucker.graph.constant import Constant, Value
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.fold import Size
 from onnx_tucker.graph.nodes import Names, Place
-from onnx_tucker.graph.shapes import Shapes
 from onnx_tucker.types import Array, Site, Skip, Stage
-
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What a node's surroundings say about it.
-
-    Attributes:
-        places: all nodes.
-        constants: the values that are the same on every run.
-        shapes: known shapes.
-        fixed: shapes as far as the model itself fixes them; the sizes that it leaves free are names or None.
-        opset: version of the standard operators, 0 where there are none.
-        dequantize: whether weights that are stored as integers are factorised.
-    """
-
-    places: Sequence[Place]
-    constants: Constants
-    shapes: Shapes
-    fixed: Mapping[str, tuple[Size, ...]]
-    opset: int
-    dequantize: bool = False
-
-    def constant(self, place: Place, index: int) -> Constant | None:
-        """The constant that is the node's input `index`."""
-        name = place.node.input[index] if index < len(place.node.input) else ""
-        return self.constants.find(name, place.scope) if name else None
-
-    def shape(self, place: Place, index: int) -> tuple[int, ...] | None:
-        """The shape of the node's input `index`, where it is known."""
-        return self.shapes.get(place.node.input[index])
-
-    def objection(self, weight: Constant) -> str:
-        """Why a constant cannot be factorised; empty if it can be."""
-        if self.constants.overridable(weight):
-            return "the weight is a graph input that callers may override; see --freeze-initializer-inputs"
-        if weight.quantised and not self.dequantize:
-            return "the weight is stored as integers; see --dequantize"
-        if weight.elem_type not in FLOATS:
-            name = str(TensorProto.DataType.Name(weight.elem_type)).lower()
-            return f"weights of type {name} are not factorised"
-        values = weight.read()
-        if not values.size:
-            return "the weight is empty"
-        if not np.isfinite(values).all():
-            return "the weight holds NaN or infinity"
-        return "" if values.any() else "the weight is all zeros"
 
 
 @dataclass(frozen=True, eq=False)

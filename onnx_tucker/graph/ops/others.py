@@ -9,8 +9,9 @@ from onnx import TensorProto
 
 from onnx_tucker.cost import Layer
 from onnx_tucker.graph.constant import FLOATS
+from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.nodes import STANDARD, Place
-from onnx_tucker.graph.ops.op import Context, Reading, refuse
+from onnx_tucker.graph.ops.op import Reading, refuse
 
 RECURRENT = frozenset(("GRU", "LSTM", "RNN"))
 INTEGER = frozenset(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"))

@@ -16,7 +16,7 @@ from onnx_tucker.graph.lower.carriers import POINTWISE, TOGETHER
 from onnx_tucker.graph.lower.layout import lay_out
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.runtime.session import FAILURES
-from onnx_tucker.tuning import forms_of
+from onnx_tucker.ways import forms_of
 from tests.helpers import Array, factorised, look, model, relative, run
 
 SIZE = (8, 8, 8)

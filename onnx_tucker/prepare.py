@@ -1,0 +1,177 @@
+"""How a run begins: the model and the data are read, and the graph is looked over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+import onnxruntime as ort
+
+from onnx_tucker import feeds, judged, observed
+from onnx_tucker.errors import ModelError
+from onnx_tucker.graph import io, shapes
+from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
+from onnx_tucker.graph.check import LIMIT, broken, fatal, merges, weight_bytes
+from onnx_tucker.graph.find import context_of, find
+from onnx_tucker.graph.view import View
+from onnx_tucker.influence import Influences
+from onnx_tucker.job import CHAIN_BYTES, WANTED_BYTES, Job, Progress
+from onnx_tucker.runtime import inputs
+from onnx_tucker.runtime.held import Held
+from onnx_tucker.runtime.memory import Memory
+from onnx_tucker.runtime.reference import Reference
+from onnx_tucker.runtime.session import FAILURES, Machine, first_line, operators
+from onnx_tucker.runtime.timing import Stopwatch
+from onnx_tucker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Source = onnx.ModelProto | str | Path
+"""A model, or the path of one."""
+DERIVED_MACS = 5e10
+"""Multiplications of running the model for derivatives of its outputs."""
+
+
+def source_of(model: Source) -> onnx.ModelProto | Path:
+    """A model, or its path as one."""
+    return model if isinstance(model, onnx.ModelProto) else Path(model)
+
+
+def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:
+    """Reads the model and the data, and looks the graph over.
+
+    Raises:
+        ModelError: the model cannot be read, or it is invalid and onnxruntime cannot run it either.
+        DataError: the data does not fit the model.
+        UsageError: an option names something that the model does not have.
+    """
+    original, folder, data_files = load(source)
+    model = _inlined(original) if settings.inline_functions and original.functions else original
+    content = model.SerializeToString(deterministic=True)
+    machine = Machine(settings.threads, Path(settings.custom_op_lib).resolve() if settings.custom_op_lib else None)
+    machine.check()
+    machine = careful(machine, model)
+    wanted = bool(settings.data) or settings.eval is not None
+    session = _session(model, content, folder, machine, wanted)
+    samples = feeds.read(session, model, settings)
+    data = None
+    if session is not None and samples.parts:
+        data = inputs.from_data(samples.parts, session, labels=samples.labels, any_rank=samples.any_rank)
+    sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
+    given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
+    known = shapes.infer(model, folder, given, settings.dim, sample)
+    missing = observed.unknown(model, known) if session is not None else []
+    if session is not None and missing and (data is not None or observed.follow(model, missing)):
+        feed = (
+            feeds.counted(session, data, known, settings.seed) if data else feeds.tried(session, known, settings.seed)
+        )
+        read = observed.shapes if data else observed.alike
+        known |= read(model, folder, machine, feed, missing) if feed else {}
+    context = context_of(
+        model,
+        known,
+        shapes.declared(model, folder),
+        folder,
+        freeze_initializer_inputs=settings.freeze_initializer_inputs,
+        dequantize=settings.dequantize,
+    )
+    found = find(model, context, refactorize=settings.refactorize)
+    if data is not None and session is not None:
+        data = feeds.batched(session, samples, data, feeds.value_bytes(model, known, sample))
+    ran = feeds.runnable(session, data, known, settings.seed, found)
+    view = View.of(model, context)
+    reference = Reference(session, ran.feeds) if session is not None and ran is not None else None
+    judges = reference
+    if reference is not None and ran is not None and ran.kind == "data":
+        judges = judged.judged(reference, view, found, ran.feeds, machine, folder)
+    remembered = Memory(Path(settings.cache) if settings.cache else None)
+    job = Job(
+        settings=settings,
+        original=original,
+        model=model,
+        folder=folder,
+        data_files=data_files,
+        content=content,
+        size=size(source, data_files),
+        session=session,
+        context=context,
+        found=found,
+        inputs=ran,
+        reference=reference,
+        judged=judges,
+        wanted=Held(WANTED_BYTES),
+        chains=Held(CHAIN_BYTES),
+        timed_feed=feeds.timed(session, ran, known, settings.seed),
+        memory=remembered,
+        stopwatch=Stopwatch(machine, remembered),
+        progress=progress,
+    )
+    if session is None or ran is None or ran.kind != "data":
+        return job
+    most, ends = job.samples_for(DERIVED_MACS), judges.names if judges is not None else ()
+    return replace(
+        job, influences=Influences(view, found, ends, ran.fit, session, machine, folder, settings.seed, most, progress)
+    )
+
+
+def load(source: onnx.ModelProto | Path) -> io.Loaded:
+    """A model that may be in memory already, and where its external data is.
+
+    Raises:
+        ModelError: it cannot be read, or the one in memory lacks values or is too large.
+    """
+    if isinstance(source, Path):
+        return io.load(source)
+    missing = io.external_tensors(source)
+    if missing:
+        raise ModelError(f"The values of {missing[0].name!r} are in a file; load the model with its external data.")
+    if weight_bytes(source) > LIMIT:
+        raise ModelError("The model has more than 2 GB of weights; save it with external data and give its path.")
+    return io.Loaded(source, Path(), frozenset())
+
+
+def size(source: onnx.ModelProto | Path, data_files: Iterable[Path]) -> int:
+    """Bytes of a model with its external data."""
+    own = source.stat().st_size if isinstance(source, Path) else source.ByteSize()
+    return own + sum(path.stat().st_size for path in data_files)
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.inliner.inline_local_functions(model, convert_version=True)
+    except CHECK_FAILURES as error:
+        raise ModelError(f"The functions of the model cannot be inlined: {first_line(error)}") from error
+
+
+def careful(machine: Machine, model: onnx.ModelProto) -> Machine:
+    """How sessions on a model run, so that onnxruntime survives them."""
+    return replace(machine, merging=merges(model))
+
+
+def _session(
+    model: onnx.ModelProto, content: bytes, folder: Path, machine: Machine, wanted: bool
+) -> ort.InferenceSession | None:
+    """A session on the whole model; None where onnxruntime cannot run it, or is better not asked to.
+
+    A model of more than 2 GB is run only if it is `wanted`: all its weights are in memory then, at least once.
+    """
+    large = weight_bytes(model) > LIMIT and not wanted
+    reason = "it has more than 2 GB of weights; give --data or --eval to have all of them in memory and run it"
+    fault = fatal(model)
+    if fault:
+        raise ModelError(fault)
+    try:
+        if not large:
+            return machine.session(content, folder)
+    except FAILURES as error:
+        reason = first_line(error)
+    fault = broken(model, folder, operators())
+    if fault:
+        raise ModelError(f"The model is not valid: {fault}")
+    what = "The model is not run as a whole" if large else "onnxruntime cannot run the model"
+    logger.warning("%s, so its outputs are not compared: %s", what, reason)
+    return None
