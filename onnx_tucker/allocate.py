@@ -21,7 +21,7 @@ import numpy as np
 from onnx_tucker import trust
 from onnx_tucker.aim import Aimed, aim
 from onnx_tucker.curve import Curve, Point
-from onnx_tucker.curves import curves, whole
+from onnx_tucker.curves import cost_as_is, curves
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
@@ -317,7 +317,7 @@ class Allocator:
         for curve, point in allocation:
             if point.method and point.ranks:
                 stages = METHODS[point.method].stages(curve.group[0].site.stage, point.ranks)
-                candidate = Candidate(point.method, point.ranks, stages, 0.0)
+                candidate = Candidate(point.method, point.ranks, stages)
                 if alike(curve.group):
                     candidate = quick(self._job.context, curve.group[0], candidate)
                 candidates |= dict.fromkeys((one.place.label for one in curve.group), candidate)
@@ -340,7 +340,7 @@ def rules_of(allocation: Allocation) -> Rules:
 
 
 def _total(job: Job, quantity: str) -> float:
-    return float(job.size) if quantity == "bytes" else sum(whole(job, quantity, [found]) for found in job.found)
+    return float(job.size) if quantity == "bytes" else sum(cost_as_is(job, quantity, [found]) for found in job.found)
 
 
 def _chosen(curves_: Sequence[Curve], limits: Mapping[str, float]) -> Allocation | None:

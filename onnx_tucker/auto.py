@@ -46,10 +46,11 @@ STEPS = 32
 NEAR, FURTHER = 4, (1, 2, 4)
 """How far off in these allocations are alike, and which are tried besides, beyond the first that broke a promise."""
 
-Outcome = tuple[Made, Verdict | None]
+Best = tuple[Made, Verdict | None]
+"""A model, and what it is found to be."""
 
 
-def search(job: Job, promises: Promises) -> Outcome:
+def search(job: Job, promises: Promises) -> Best:
     """The model, and what it is found to be; with `--dry-run` only the plan for it.
 
     Raises:
@@ -72,7 +73,7 @@ def search(job: Job, promises: Promises) -> Outcome:
     return _within(job, promises, budgets)
 
 
-def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: Allocator | None = None) -> Outcome:
+def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: Allocator | None = None) -> Best:
     """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
     allocator = Allocator(job, [budget.of for budget in budgets], before)
     allocation = allocator.allocation(budgets)
@@ -211,7 +212,7 @@ def _exceeded(job: Job, made: Made, budgets: Sequence[Budget]) -> dict[str, floa
     return {b.of: shares[b.of] for b in budgets if b.of not in FIRM and shares.get(b.of, 0.0) > b.share}
 
 
-def _fastest(job: Job, promises: Promises) -> Outcome:
+def _fastest(job: Job, promises: Promises) -> Best:
     """The fastest model that holds what was promised, or where nothing is timed, the one with the fewest FLOPs."""
     allocator = Allocator(job, [job.cost])
     ways = allocator.path(job.cost, STEPS)

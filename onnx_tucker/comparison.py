@@ -10,7 +10,7 @@ from onnx_tucker.errors import DataError, ModelError
 from onnx_tucker.graph.ends import class_axis
 from onnx_tucker.graph.view import View
 from onnx_tucker.job import Progress, silent
-from onnx_tucker.prepare import Source, prepare, source_of
+from onnx_tucker.prepare import Model, prepare, source_of
 from onnx_tucker.promises import too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
 from onnx_tucker.report.schema import Change, Fidelity
@@ -84,7 +84,7 @@ class Compared:
 
 
 def compare(
-    original: Source, other: Source, *, seconds: float = 10.0, progress: Progress = silent, **options: Any
+    original: Model, other: Model, *, seconds: float = 10.0, progress: Progress = silent, **options: Any
 ) -> Compared:
     """Runs two models on the same inputs.
 
@@ -135,6 +135,6 @@ def compare(
         outputs,
         sizes,
         timings,
-        environment(job.stopwatch.machine),
+        environment(job.machine),
         broken,
     )

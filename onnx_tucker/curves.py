@@ -100,7 +100,7 @@ def _seen(
         yield group, goals, probe
 
 
-def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
+def cost_as_is(job: Job, quantity: str, group: Sequence[Found]) -> float:
     """What nodes cost as they are; of those that share a weight, its parameters once."""
     if quantity == "flops":
         convention = FLOPS[job.settings.flops]
@@ -117,7 +117,7 @@ def whole(job: Job, quantity: str, group: Sequence[Found]) -> float:
 
 def _curve(job: Job, quantities: Sequence[str], group: list[Found], goals: Goals | None, probe: Probe | None) -> Curve:
     found = group[0]
-    site, kept = found.site, Point({quantity: whole(job, quantity, group) for quantity in quantities}, 0.0)
+    site, kept = found.site, Point({quantity: cost_as_is(job, quantity, group) for quantity in quantities}, 0.0)
     if excluded(job.settings, group):
         return Curve(group, [kept])
     weight = site.read()

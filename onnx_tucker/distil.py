@@ -27,7 +27,7 @@ from onnx_tucker.graph.ends import maker
 from onnx_tucker.graph.segment import between, model_of, probe
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
-from onnx_tucker.later import Choice, Later
+from onnx_tucker.later import Extent, Later
 from onnx_tucker.parts import Part, blocks
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.fidelity import relative_l2
@@ -80,7 +80,7 @@ def require_known(job: Job, course: Course) -> None:
         model = _up_to(model, job.inputs.check.feeds[0], job.judged.names)
     network = importlib.import_module("onnx_tucker.extras.network").Network(model, (), folder=job.folder)
     if job.inputs is not None:
-        network.run(job.inputs.check.feeds[0], _numbers(model))
+        network.run(job.inputs.check.feeds[0], _without_text(model))
 
 
 def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None = None) -> onnx.ModelProto:
@@ -171,7 +171,7 @@ def _trained(
     assert job.inputs is not None
     training: Any = importlib.import_module("onnx_tucker.extras.training")
     fit, check = job.inputs.fit, job.inputs.check
-    before = job.stopwatch.machine.session(probe(model, part.takes), job.folder) if part.takes else None
+    before = job.open(probe(model, part.takes)) if part.takes else None
 
     def lead(feed: Feed) -> Feed:
         return {**feed, **run_named(before, feed)} if before is not None else feed
@@ -216,7 +216,7 @@ def _up_to(model: onnx.ModelProto, known: Feed, names: Sequence[str]) -> onnx.Mo
 def _teacher(job: Job, names: Sequence[str]) -> Callable[[Feed], dict[str, Any]]:
     """Gives values of the original."""
     assert job.inputs is not None
-    session = job.stopwatch.machine.session(Walk(job, job.inputs.fit.feeds).model(names), job.folder)
+    session = job.open(Walk(job, job.inputs.fit.feeds).model(names))
     asked = {value.name for value in session.get_inputs()}
     return lambda feed: run_named(session, {name: feed[name] for name in asked})
 
@@ -229,7 +229,7 @@ def _shortened(
     later = Later(job, model, task, weights, partial(_teacher, job))
     chosen = None if key is None else str(joblib.hash((key, job.settings.threads, cpu_name())))  # times differ
     known = job.memory.recall(chosen)
-    choice = later.choice(course) if known is None else Choice(*known.value)
+    choice = later.choice(course) if known is None else Extent(*known.value)
     if known is None:
         job.memory.remember(chosen, choice)
     shortened = later.task(choice)
@@ -262,7 +262,7 @@ def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     assert job.inputs is not None
     known = {name for node in model.graph.node for name in node.output}
     names = [name for name in names if name in known]
-    session, feed = partial(job.stopwatch.machine.session, folder=job.folder), job.inputs.check.feeds[0]
+    session, feed = job.open, job.inputs.check.feeds[0]
     try:
         wanted, made = (
             (run_named(session(probe(one, names)), feed) for one in (job.model, model)) if names else ({}, {})
@@ -285,7 +285,7 @@ def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> No
     Raises:
         ModelError: it does not; the text names the first node that differs.
     """
-    differing = _differing(job, model, network, feed, _numbers(model))
+    differing = _differing(job, model, network, feed, _without_text(model))
     if differing is None:
         return
     inner = [name for node in model.graph.node for name in node.output if name]
@@ -297,7 +297,7 @@ def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> No
     )
 
 
-def _numbers(model: onnx.ModelProto) -> list[str]:
+def _without_text(model: onnx.ModelProto) -> list[str]:
     """The outputs of a model that are no text."""
     text = onnx.TensorProto.STRING
     return [value.name for value in model.graph.output if value.type.tensor_type.elem_type != text]
@@ -306,7 +306,7 @@ def _numbers(model: onnx.ModelProto) -> list[str]:
 def _differing(job: Job, model: onnx.ModelProto, network: Network, feed: Feed, names: Sequence[str]) -> str | None:
     """The first value, of those named, that torch computes otherwise."""
     try:
-        session = job.stopwatch.machine.session(probe(model, names), job.folder)
+        session = job.open(probe(model, names))
         expected = session.run(list(names), dict(feed))
     except FAILURES as error:
         raise ModelError(f"onnxruntime cannot run the factorised model: {first_line(error)}.") from error

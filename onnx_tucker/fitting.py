@@ -111,11 +111,11 @@ class Fitting:
             yield found, together.get(found.place.label, chain)
 
     def target(self, found: Found) -> str:
-        """See `rows.Source`."""
+        """See `rows.Flows`."""
         return self._sum(found.output)[0]
 
     def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
-        """See `rows.Source`."""
+        """See `rows.Flows`."""
         x = found.input
         total, other = self._sum(found.output)
         names, given = [x, other] if other else [x], [] if known else [total]

@@ -71,7 +71,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         quantity=job.cost,
         original_score=promises.original_score,
         points=list(best.values()),
-        environment=environment(job.stopwatch.machine),
+        environment=environment(job.machine),
         settings=job.settings.as_dict(),
     )
 

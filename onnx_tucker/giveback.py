@@ -7,32 +7,28 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import onnx
-
 from onnx_tucker import trust
-from onnx_tucker.errors import PlanError, PromiseError, TuckerError
+from onnx_tucker.errors import PromiseError, TuckerError
 from onnx_tucker.factorise import Factorised, factorise
-from onnx_tucker.graph import provenance
 from onnx_tucker.graph.io import file_bytes
-from onnx_tucker.graph.nodes import graphs
 from onnx_tucker.groups import members
 from onnx_tucker.job import Job
 from onnx_tucker.measure import Outcome, in_situ, report
 from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises, Verdict
-from onnx_tucker.replay import give_back, planned_candidate, replay
+from onnx_tucker.replay import planned_candidate
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.rough import Rough
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.timed import MODEL_TIGHT
-from onnx_tucker.types import Basis, Candidate, Closeness, Plan, Site
+from onnx_tucker.types import Basis, Candidate, Closeness, Plan
 
 logger = logging.getLogger(__name__)
 
 SLOWER = "given back, the whole model measured"
 """How the reason begins why a chain was given back for the time of the whole model."""
-MODEL_SECONDS = 3.0
+COMPARED_SECONDS = 3.0
 """Time spent at most on comparing the whole model before and after."""
 
 
@@ -73,7 +69,7 @@ def paying(job: Job, decision: Decision) -> Made:
         job: the run.
         decision: what nodes become.
     """
-    made = _timed(job, Made(decision, factorise(job, candidates_of(job, decision), "weights")))
+    made = timed(job, Made(decision, factorise(job, candidates_of(job, decision), "weights")))
     if made.result.weights and made.timings and not (job.settings.insists or job.settings.plan is not None):
         made = _without_slow(job, made)
     return _not_slower(job, made)
@@ -107,45 +103,7 @@ def outlined(job: Job, made: Made, closeness: Sequence[Closeness] | None = None)
 def planned_only(job: Job, decision: Decision) -> Made:
     """A decision that is not carried out, and the time of the model as it is."""
     untouched = Factorised(job.model, {}, {}, {})
-    return Made(decision, untouched, time(job, untouched))
-
-
-def restored(job: Job, model: onnx.ModelProto) -> Made:
-    """A model that an earlier run has made of the original, by what it says of itself.
-
-    Raises:
-        PlanError: it was made of another one, or does not say of which.
-    """
-    noted = provenance.recipes(model)
-    if not noted:
-        if model.graph.node == job.original.graph.node:
-            raise PlanError(
-                "The factorised model is the original: nothing of it was factorised, so nothing can be tuned."
-            )
-        raise PlanError(
-            "The factorised model does not say what was made of the original: give ORIGINAL and then FACTORISED, which "
-            "this version has made of it."
-        )
-    sites = {found.place.label for found in job.found if isinstance(found.reading.found, Site)}
-    strange = sorted(noted.keys() - sites)
-    if strange:
-        raise PlanError(
-            f"The factorised model has a chain for {strange[0]!r}, which the original has not to be factorised: give "
-            "that, and --dequantize, --inline-functions and the like as when it was made."
-        )
-    choices = []
-    for found in job.found:
-        recipe = noted.get(found.place.label)
-        candidate = Candidate(recipe.method, recipe.ranks, (), 0.0, recipe.form) if recipe else None
-        choices.append(choice_of(found, candidate, "" if recipe else "not factorised by the earlier run"))
-    decision = replay(job, Plan(tuple(choices)))
-    candidates = candidates_of(job, decision)
-    tensors = {tensor.name: tensor for graph in graphs(model) for tensor in graph.initializer}
-    lost = sorted(name for label in candidates for name in noted[label].weights if name not in tensors)
-    if lost:
-        raise PlanError(f"The factorised model has no weight {lost[0]!r}: something else has changed it since.")
-    weights = {label: [tensors[name] for name in noted[label].weights] for label in candidates}
-    return Made(decision, Factorised(model, candidates, weights, {}))
+    return timed(job, Made(decision, untouched))
 
 
 def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
@@ -174,7 +132,7 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
         less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."
         raise PromiseError(f"{last.broken}{less if order and last.closeness else ''}")
     verdict = last
-    held = _timed(job, held)
+    held = timed(job, held)
     final = _not_slower(job, held)
     if final is not held:
         verdict = promises.verify(final.result)
@@ -243,7 +201,7 @@ def _not_slower(job: Job, made: Made) -> Made:
         weak = ordered[: -(-len(ordered) // 2)]
         reason = f"{SLOWER} x{made.timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
-        made = _timed(job, _with_less(job, made, dict.fromkeys(weak, reason)))
+        made = timed(job, _with_less(job, made, dict.fromkeys(weak, reason)))
     return made
 
 
@@ -260,11 +218,11 @@ def _without_slow(job: Job, made: Made) -> Made:
     if not other.result.weights:
         return made
     models = [one.result.model.SerializeToString(deterministic=True) for one in (made, other)]
-    [_, with_less] = job.stopwatch.compare(models, job.timed_feed or {}, MODEL_SECONDS, job.folder, MODEL_TIGHT)
+    [_, with_less] = job.stopwatch.compare(models, job.timed_feed or {}, COMPARED_SECONDS, job.folder, MODEL_TIGHT)
     if with_less.speedup_ci[0] <= 1:
         return made
     logger.info("%s: slower within the model", ", ".join(sorted(slow)))
-    return _timed(job, other)
+    return timed(job, other)
 
 
 def _with_less(job: Job, made: Made, reasons: Mapping[str, str], trusts: trust.Trusts | None = None) -> Made:
@@ -276,10 +234,22 @@ def _with_less(job: Job, made: Made, reasons: Mapping[str, str], trusts: trust.T
         reasons: why chains are given back, by the label of their node.
         trusts: how far the data of nodes is trusted, if that is not found out anew.
     """
-    decision = give_back(job, made.decision, reasons)
+    decision = _given_back(job, made.decision, reasons)
     if made.result.basis != "weights":
         return Made(decision, factorise(job, candidates_of(job, decision), made.result.basis, trusts=trusts))
     return Made(decision, made.result.only(job, candidates_of(job, decision)))
+
+
+def _given_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:
+    """The decision with some nodes, and those that share their weights, kept after all, for these reasons."""
+    groups = {f.group: reasons[f.place.label] for f in job.found if f.place.label in reasons}
+    choices = tuple(
+        choice_of(f, None, groups[f.group]) if f.group in groups else c
+        for f, c in zip(job.found, decision.plan.choices, strict=True)
+    )
+    kept = {f.place.label for f in job.found if f.group in groups}
+    prices = {name: replace(price, after=None) if name in kept else price for name, price in decision.prices.items()}
+    return Decision(Plan(choices), prices)
 
 
 def candidates_of(job: Job, decision: Decision) -> dict[str, Candidate]:
@@ -288,12 +258,12 @@ def candidates_of(job: Job, decision: Decision) -> dict[str, Candidate]:
     return {f.place.label: planned_candidate(job.context, f, choice) for f, choice in pairs if choice.form}
 
 
-def _timed(job: Job, made: Made) -> Made:
-    return replace(made, timings=time(job, made.result))
+def timed(job: Job, made: Made) -> Made:
+    """A model with the times of the whole of it and of the original, if it is timed."""
+    return replace(made, timings=_times(job, made.result))
 
 
-def time(job: Job, made: Factorised) -> list[Timing] | None:
-    """Times of the whole model before and after; None where it is not timed."""
+def _times(job: Job, made: Factorised) -> list[Timing] | None:
     feed = job.timed_feed
     if not job.settings.benchmark or feed is None:
         return None
@@ -302,7 +272,7 @@ def time(job: Job, made: Factorised) -> list[Timing] | None:
     if made.weights:
         contents.append(made.model.SerializeToString(deterministic=True))
     try:
-        timings = job.stopwatch.compare(contents, feed, MODEL_SECONDS, job.folder, MODEL_TIGHT)
+        timings = job.stopwatch.compare(contents, feed, COMPARED_SECONDS, job.folder, MODEL_TIGHT)
     except FAILURES as error:
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
     warn_if_noisy(timings)

@@ -24,7 +24,7 @@ from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.memory import PASSING, Memory
 from onnx_tucker.runtime.reference import Reference
-from onnx_tucker.runtime.session import FAILURES, Feed, first_line
+from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Site
@@ -102,6 +102,15 @@ class Job:
     progress: Progress
     influences: Influences | None = None
     warned: set[str] = field(default_factory=set)
+
+    @property
+    def machine(self) -> Machine:
+        """How onnxruntime is run."""
+        return self.stopwatch.machine
+
+    def open(self, content: bytes, *, arena: bool = True) -> ort.InferenceSession:
+        """A session on a model that has the original's data files; see `Machine.session`."""
+        return self.machine.session(content, self.folder, arena=arena)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
-from onnx_tucker.parts import numbers, taken
+from onnx_tucker.parts import single_precision, taken
 from onnx_tucker.runtime.batches import Batches, Cut, some
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line, run_named
 from onnx_tucker.settings import Course
@@ -52,7 +52,7 @@ CLOSE = 1e-4
 """How far off values of a sample may be that are computed with those of others, relative to the largest."""
 
 
-class Choice(NamedTuple):
+class Extent(NamedTuple):
     """What is trained, and on what.
 
     Attributes:
@@ -85,7 +85,7 @@ class Later:
     ) -> None:
         self._job, self._model, self._whole, self._weights, self._teacher_of = job, model, whole, weights, teacher_of
 
-    def choice(self, course: Course) -> Choice:
+    def choice(self, course: Course) -> Extent:
         """As many of the last weights as there is time to train; all where none can be trained alone.
 
         It tries steps of some of the ways on a few samples, which takes a part of the time.
@@ -98,11 +98,11 @@ class Later:
         at = _largest(fit)
         largest = Batches(fit.batch(fit.feeds[at]), fit.feeds[at : at + 1], fit.labels[at : at + 1], fit.along)
         if not fit.alike or (self._whole.fixed and largest.samples > 1):
-            return Choice()
+            return Extent()
         size = min(LOOK, largest.samples, course.batch)
         few = largest.few(size)
         if min(FEW, course.epochs) * fit.samples * _step(self._whole, few) <= ends - time.perf_counter():
-            return Choice()
+            return Extent()
         student = self._session(self._whole.outputs)
         both = _timed(lambda: (self._teacher(few.feeds[0]), run_named(student, few.feeds[0]))) / size
         samples = fit.samples + (check.samples if check is not fit else 0)
@@ -117,9 +117,9 @@ class Later:
             return held <= HELD and epochs <= (1 - RUNNING) * (ends - time.perf_counter())
 
         still = _first(affordable, 1, len(self._weights))
-        return Choice() if still is None else Choice(still, share)
+        return Extent() if still is None else Extent(still, share)
 
-    def task(self, choice: Choice) -> Task:
+    def task(self, choice: Extent) -> Task:
         """What is chosen, with all values that it takes; the training of all weights where that cannot be done."""
         if not choice.still:
             return self._whole
@@ -134,7 +134,7 @@ class Later:
         whole, weights = self._whole, self._weights[still:]
         given = {value.name for value in self._model.graph.input}
         wanted = [*(whole.outputs if whole.distilled else ()), *([whole.criterion.output] if whole.criterion else ())]
-        takes = taken(self._model, weights, wanted, self._numbers, given - fit.along)
+        takes = taken(self._model, weights, wanted, self._single, given - fit.along)
         made = [name for name in takes if name not in given]
         if not made:
             return None
@@ -172,11 +172,11 @@ class Later:
         return self._teacher_of(self._whole.outputs)
 
     @cached_property
-    def _numbers(self) -> set[str]:
-        return numbers(self._model)
+    def _single(self) -> set[str]:
+        return single_precision(self._model)
 
     def _session(self, names: Sequence[str]) -> ort.InferenceSession:
-        return self._job.stopwatch.machine.session(probe(self._model, names), self._job.folder)
+        return self._job.open(probe(self._model, names))
 
     def _kept(self, batches: Batches, values: Callable[[Feed], Feed]) -> Batches | None:
         """Values of all samples in place of the inputs: of each, as many rows as it has; None where that varies."""

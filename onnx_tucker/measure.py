@@ -86,7 +86,7 @@ def report(job: Job, outcome: Outcome) -> Report:
         nodes=nodes,
         totals=totals,
         fidelity=_fidelity(job, outcome.closeness),
-        environment={**environment(job.stopwatch.machine), "remembered_times": _remembered(outcome)},
+        environment={**environment(job.machine), "remembered_times": _remembered(outcome)},
         settings=job.settings.as_dict(),
     )
 
@@ -208,7 +208,7 @@ def _output_errors(
     for group in _groups(job, planned):
         wanted = sorted({name for f in group for name in _ends(f)} - feed.keys())
         try:
-            session = job.stopwatch.machine.session(probe(job.model, wanted), job.folder)
+            session = job.open(probe(job.model, wanted))
             values = dict(feed) | dict(zip(wanted, session.run(wanted, dict(feed)), strict=True))
         except FAILURES as error:
             logger.warning("Errors of single nodes are not measured: %s", error)
@@ -218,7 +218,7 @@ def _output_errors(
             chain = layer.real_chain(job.model, found, job.context, planned[label], weights[label])
             source, target = _ends(found)
             try:
-                [computed] = job.stopwatch.machine.session(chain).run(None, {layer.INPUT: values[source]})
+                [computed] = job.machine.session(chain).run(None, {layer.INPUT: values[source]})
             except FAILURES as error:
                 logger.info("%s: its error is not measured: %s", label, error)
                 continue

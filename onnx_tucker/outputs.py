@@ -15,13 +15,12 @@ from onnx_tucker.errors import ModelError, OutputError, UsageError
 from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging, check_target, free_data_path, same
 from onnx_tucker.job import Job
+from onnx_tucker.prepare import Source
 from onnx_tucker.report import FORMATS, render, writer
 from onnx_tucker.report.schema import Report
 from onnx_tucker.runtime import data_files
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Plan
-
-Source = onnx.ModelProto | Path
 
 
 def claimed(models: Sequence[Source], target: Path | None, settings: Settings) -> list[Path]:

@@ -80,7 +80,7 @@ def taken(
     return sorted(used & still) if used & changing else []
 
 
-def numbers(model: onnx.ModelProto) -> set[str]:
+def single_precision(model: onnx.ModelProto) -> set[str]:
     """Names of the values of the main graph that are known to be in single precision; all weights are in the model."""
     try:
         graph = onnx.shape_inference.infer_shapes(skeleton(model, Path())).graph

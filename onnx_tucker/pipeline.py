@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,19 +11,19 @@ from typing import Any
 
 import onnx
 
-from onnx_tucker import outputs, statistics, trust
+from onnx_tucker import outputs, rank, statistics, trust
 from onnx_tucker.auto import search
 from onnx_tucker.distil import require_known, require_torch
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
-from onnx_tucker.giveback import Made, hold, make, planned_only, restored, time
+from onnx_tucker.giveback import Made, hold, make, planned_only, timed
 from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging
 from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.obstacles import unread
-from onnx_tucker.prepare import Source, prepare, source_of
-from onnx_tucker.pricing import decide, rules_of
+from onnx_tucker.prepare import Model, prepare, source_of
+from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict, require_budgets
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.fixed import Full
@@ -36,7 +36,7 @@ from onnx_tucker.runtime.fidelity import called
 from onnx_tucker.runtime.inputs import HELD_OUT
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import Course, Settings
-from onnx_tucker.tune import course_of, loss_of, student, trained
+from onnx_tucker.tune import course_of, loss_of, restored, student, trained
 from onnx_tucker.types import Plan
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Result:
 
 @limited
 def compress(
-    model: Source,
+    model: Model,
     output: str | Path | None = None,
     *,
     progress: Progress = silent,
@@ -85,14 +85,14 @@ def compress(
     """
     settings = Settings.of(options)
     given = settings.ranks != "auto" and settings.plan is None
-    return _compressed(model, output, settings, rules_of(settings) if given else None, progress)
+    return _compressed(model, output, settings, _given_rules(settings) if given else None, progress)
 
 
 def _compressed(
-    model: Source, output: str | Path | None, settings: Settings, rules: Rules | None, progress: Progress
+    model: Model, output: str | Path | None, settings: Settings, rules: Rules | None, progress: Progress
 ) -> Result:
     """See `compress`; by rules, or where there are none by a plan or by search."""
-    if not isinstance(model, Source):
+    if not isinstance(model, Model):
         raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     source = source_of(model)
     target = Path(output) if output is not None else None
@@ -124,7 +124,7 @@ def _compressed(
 
 @limited
 def sweep(
-    model: Source,
+    model: Model,
     *,
     points: int = 12,
     plans: str | Path | None = None,
@@ -180,8 +180,8 @@ def _plan_path(folder: str | Path, number: int) -> Path:
 
 @limited
 def finetune(
-    original: Source,
-    factorised: Source,
+    original: Model,
+    factorised: Model,
     output: str | Path | None = None,
     *,
     epochs: int = Course.epochs,
@@ -240,8 +240,7 @@ def finetune(
     made, verdict = trained(job, restored(job, loaded.model), course, promises)
     if verdict.broken:
         raise PromiseError(verdict.broken)
-    made = replace(made, timings=time(job, made.result))
-    outcome = _outcome(job, made, verdict, promises)
+    outcome = _outcome(job, timed(job, made), verdict, promises)
     with Staging(settings.overwrite) as staging:
         if target is not None:
             _, size = outputs.stage_model(job, other, made.result.model, target, staging)
@@ -255,7 +254,7 @@ def finetune(
 
 
 @limited
-def inspect(model: Source, *, progress: Progress = silent, **options: Any) -> Report:
+def inspect(model: Model, *, progress: Progress = silent, **options: Any) -> Report:
     """Counts and times a model's linear layers as they are.
 
     Args:
@@ -293,6 +292,13 @@ def _made(
     if course is None or not made.result.weights or job.settings.dry_run:
         return made, verdict
     return trained(job, made, course, promises)
+
+
+def _given_rules(settings: Settings) -> Rules:
+    """The rules that `--ranks` stands for."""
+    if isinstance(settings.ranks, Mapping):
+        return rank.parse_table(settings.ranks)
+    return rank.parse_ranks(settings.ranks_text)
 
 
 def _given_function(settings: Settings) -> Evaluate | None:

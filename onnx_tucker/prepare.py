@@ -30,18 +30,20 @@ from onnx_tucker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Source = onnx.ModelProto | str | Path
-"""A model, or the path of one."""
+Model = onnx.ModelProto | str | Path
+"""What users give: a model, or the path of one."""
+Source = onnx.ModelProto | Path
+"""The same as the steps take it."""
 DERIVED_MACS = 5e10
 """Multiplications of running the model for derivatives of its outputs."""
 
 
-def source_of(model: Source) -> onnx.ModelProto | Path:
+def source_of(model: Model) -> Source:
     """A model, or its path as one."""
     return model if isinstance(model, onnx.ModelProto) else Path(model)
 
 
-def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progress) -> Job:
+def prepare(source: Source, settings: Settings, progress: Progress) -> Job:
     """Reads the model and the data, and looks the graph over.
 
     Raises:
@@ -118,7 +120,7 @@ def prepare(source: onnx.ModelProto | Path, settings: Settings, progress: Progre
     )
 
 
-def load(source: onnx.ModelProto | Path) -> io.Loaded:
+def load(source: Source) -> io.Loaded:
     """A model that may be in memory already, and where its external data is.
 
     Raises:
@@ -134,7 +136,7 @@ def load(source: onnx.ModelProto | Path) -> io.Loaded:
     return io.Loaded(source, Path(), frozenset())
 
 
-def size(source: onnx.ModelProto | Path, data_files: Iterable[Path]) -> int:
+def size(source: Source, data_files: Iterable[Path]) -> int:
     """Bytes of a model with its external data."""
     own = source.stat().st_size if isinstance(source, Path) else source.ByteSize()
     return own + sum(path.stat().st_size for path in data_files)

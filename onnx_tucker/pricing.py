@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnx_tucker import rank
 from onnx_tucker.arrange import arrange, becoming
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.layer import Borders
@@ -18,7 +17,6 @@ from onnx_tucker.job import Job
 from onnx_tucker.menu import Menu, menus
 from onnx_tucker.rank import Rules
 from onnx_tucker.runtime.timing import Timing
-from onnx_tucker.settings import Settings
 from onnx_tucker.tuning import Option, Tuner
 from onnx_tucker.types import Candidate, Choice, Plan, Skip, Status, recipe
 
@@ -135,10 +133,3 @@ def choice_of(found: Found, candidate: Candidate | None, reason: str) -> Choice:
     return replace(
         kept, status=status, reason=known, method=candidate.method, form=candidate.form, ranks=candidate.ranks
     )
-
-
-def rules_of(settings: Settings) -> Rules:
-    """The rules that `--ranks` stands for."""
-    if isinstance(settings.ranks, Mapping):
-        return rank.parse_table(settings.ranks)
-    return rank.parse_ranks(settings.ranks_text)

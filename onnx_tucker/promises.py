@@ -101,7 +101,7 @@ class Promises:
     def score(self, model: onnx.ModelProto) -> float:
         """The user's score of a model, which is there to be asked."""
         assert self._evaluate is not None
-        return score(self._evaluate, self._job.stopwatch.machine.session(model.SerializeToString(), self._job.folder))
+        return score(self._evaluate, self._job.open(model.SerializeToString()))
 
     def lucky(self, verdicts: Sequence[Verdict]) -> bool:
         """Whether the score of the last of similar results held by chance only.
@@ -156,7 +156,7 @@ def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession |
     if job.session is None:
         return None
     try:
-        return job.stopwatch.machine.session(model.SerializeToString(deterministic=True), job.folder)
+        return job.open(model.SerializeToString(deterministic=True))
     except FAILURES as error:
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
 
@@ -168,7 +168,7 @@ def _compare(
         return None
     comparison, names = fidelity.Comparison(ends.axes), job.reference.names
     parts = dict.fromkeys(name for inner in job.judged.parts.values() for name in inner)
-    within = job.stopwatch.machine.session(probe(model, parts), job.folder) if parts else None
+    within = job.open(probe(model, parts)) if parts else None
     inner = fidelity.Comparison()
     for i, feed in enumerate(job.inputs.check.feeds):
         job.progress("comparing outputs", i, len(job.inputs.check.feeds))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 from onnx_tucker.errors import PlanError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.forms import FORMS
@@ -12,7 +9,7 @@ from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found
 from onnx_tucker.groups import sharing
 from onnx_tucker.job import Job
-from onnx_tucker.pricing import Decision, choice_of, price
+from onnx_tucker.pricing import Decision, price
 from onnx_tucker.rank import search
 from onnx_tucker.tuning import Tuner
 from onnx_tucker.types import Candidate, Choice, Plan, Skip
@@ -61,19 +58,7 @@ def planned_candidate(context: Context, found: Found, choice: Choice) -> Candida
         if not method.applies(reading.stage, by_name=True):
             raise PlanError(f"The plan asks for {choice.method} at {choice.name!r}, which does not apply to its shape.")
         search.check_ranks(reading, method, choice.ranks)
-    candidate = found.own(Candidate(choice.method, choice.ranks, (), 0.0, choice.form))
+    candidate = found.own(Candidate(choice.method, choice.ranks, (), form=choice.form))
     if FORMS[choice.form] not in forms_of(context, found, candidate.stages):
         raise PlanError(f"The plan asks for {choice.form} at {choice.name!r}, which does not fit it.")
     return candidate
-
-
-def give_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:
-    """The decision with some nodes, and those that share their weights, kept after all, for these reasons."""
-    groups = {f.group: reasons[f.place.label] for f in job.found if f.place.label in reasons}
-    choices = tuple(
-        choice_of(f, None, groups[f.group]) if f.group in groups else c
-        for f, c in zip(job.found, decision.plan.choices, strict=True)
-    )
-    kept = {f.place.label for f in job.found if f.group in groups}
-    prices = {name: replace(price, after=None) if name in kept else price for name, price in decision.prices.items()}
-    return Decision(Plan(choices), prices)

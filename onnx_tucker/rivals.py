@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.job import Job, Progress, silent
-from onnx_tucker.prepare import Source, careful, load, prepare, size, source_of
+from onnx_tucker.prepare import Model, careful, load, prepare, size, source_of
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.settings import Settings
@@ -60,7 +60,7 @@ class Bench:
         return json.dumps(document, indent=1) + "\n"
 
 
-def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress = silent, **options: Any) -> Bench:
+def bench(models: Sequence[Model], *, seconds: float = 10.0, progress: Progress = silent, **options: Any) -> Bench:
     """Times models that take the same inputs.
 
     Args:
@@ -74,7 +74,7 @@ def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress
     """
     settings = Settings.of(options)
     check_seconds(seconds)
-    if isinstance(models, Source):
+    if isinstance(models, Model):
         models = [models]
     if not models:
         raise UsageError("There is no model to time.")
@@ -87,7 +87,7 @@ def bench(models: Sequence[Source], *, seconds: float = 10.0, progress: Progress
     timings = job.stopwatch.race([job.session, *others], job.timed_feed, seconds)
     progress("timing", 1, 1)
     warn_if_noisy(timings)
-    return Bench(names, tuple(timings), environment(job.stopwatch.machine))
+    return Bench(names, tuple(timings), environment(job.machine))
 
 
 def check_seconds(seconds: float) -> None:
@@ -100,12 +100,12 @@ def check_seconds(seconds: float) -> None:
         raise UsageError("--seconds is a number above 0.")
 
 
-def named(models: Sequence[Source]) -> tuple[str, ...]:
+def named(models: Sequence[Model]) -> tuple[str, ...]:
     """What models are called: by their paths, those in memory by their places."""
     return tuple(f"model {i + 1}" if isinstance(m, onnx.ModelProto) else str(m) for i, m in enumerate(models))
 
 
-def rivals(job: Job, models: Sequence[Source], feed: Feed) -> list[Rival]:
+def rivals(job: Job, models: Sequence[Model], feed: Feed) -> list[Rival]:
     """Models that run on an input of the first, but for that one.
 
     Args:
@@ -122,7 +122,7 @@ def rivals(job: Job, models: Sequence[Source], feed: Feed) -> list[Rival]:
         loaded = load(source)
         content = loaded.model.SerializeToString(deterministic=True)
         try:
-            session = careful(job.stopwatch.machine, loaded.model).session(content, loaded.folder)
+            session = careful(job.machine, loaded.model).session(content, loaded.folder)
             missing = {value.name for value in session.get_inputs()} - feed.keys()
             if missing:
                 raise UsageError(f"{name} has an input {sorted(missing)[0]!r}, which {first} has not.")

@@ -83,7 +83,7 @@ class Drawn(NamedTuple):
     added: Array | None
 
 
-class Source(Protocol):
+class Flows(Protocol):
     """Where the inputs of nodes come from, and what they are to give."""
 
     def target(self, found: Found) -> str:
@@ -143,7 +143,7 @@ class Rows:
             yield slice(start * each, stop * each), by_group[:, start:stop]
 
 
-def known_rows(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics] | str:
+def known_rows(job: Job, found: Found, source: Flows, most: int) -> tuple[Statistics, Statistics] | str:
     """What is known of a node's rows on two halves of the samples, or why there is nothing.
 
     Args:
@@ -175,7 +175,7 @@ def _joined(one: Statistics, other: Statistics) -> Statistics:
     return one + other
 
 
-def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], most: int) -> Rows | None:
+def seen_rows(job: Job, found: Found, source: Flows, window: tuple[int, ...], most: int) -> Rows | None:
     """Finite rows of a node, in whole windows; None where there are none.
 
     Args:
@@ -206,7 +206,7 @@ def seen_rows(job: Job, found: Found, source: Source, window: tuple[int, ...], m
     return Rows(layer, math.prod(window), parts, y.swapaxes(0, 1), added.swapaxes(0, 1), np.concatenate(halves))
 
 
-def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statistics, Statistics]:
+def _halves(job: Job, found: Found, source: Flows, most: int) -> tuple[Statistics, Statistics]:
     halves, left_out, own = list[Statistics](), 0, own_bias(found)
     for drawn in _drawn(job, found, source, most):
         stage, rows = drawn.stage, drawn.positions.ravel()
@@ -224,7 +224,7 @@ def _halves(job: Job, found: Found, source: Source, most: int) -> tuple[Statisti
     return halves[0], halves[1]
 
 
-def _drawn(job: Job, found: Found, source: Source, most: int, window: tuple[int, ...] = ()) -> Iterator[Drawn]:
+def _drawn(job: Job, found: Found, source: Flows, most: int, window: tuple[int, ...] = ()) -> Iterator[Drawn]:
     """What is drawn from one feed after another; what is wanted there is remembered, as far as it can be held.
 
     Args:

@@ -85,10 +85,10 @@ def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], o
     method, ranks, stage = METHODS[point.method or ""], point.ranks or (), found.site.stage
     chain = fit(method, stage, ranks, goals.whole, 1)
     lost = goals.missed(reconstruct(chain))
-    candidate = Candidate(method.name, ranks, chain.stages, 0.0)
+    candidate = Candidate(method.name, ranks, chain.stages)
     try:
         content = _alone(job, found, candidate, chain, on)
-        session = job.stopwatch.machine.session(content, job.folder, arena=False)
+        session = job.open(content, arena=False)
         other = session.run(None, dict(on.feed))
     except FAILURES as error:
         logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))

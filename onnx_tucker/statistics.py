@@ -53,11 +53,11 @@ class Original:
         self._walk = Walk(job, job.inputs.fit.feeds)
 
     def target(self, found: Found) -> str:
-        """See `rows.Source`."""
+        """See `rows.Flows`."""
         return found.output
 
     def rows(self, found: Found, *, known: bool) -> Iterator[Flow]:
-        """See `rows.Source`."""
+        """See `rows.Flows`."""
         x, y = found.input, self.target(found)
         return (Flow(values[x], values.get(y)) for values in self._walk.read([x] if known else [x, y]))
 

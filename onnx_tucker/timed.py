@@ -43,7 +43,7 @@ def timed(job: Job, tuner: Tuner, curve: Curve, quantities: Sequence[str]) -> Cu
     kept, *chains = curve.filled(BLOCKS[0]).points
     chains = _thinned(chains, TIMED // 2 if tuner.hurried else TIMED)
     stage = curve.group[0].site.stage
-    made = [Candidate(p.method, p.ranks, METHODS[p.method or ""].stages(stage, p.ranks or ()), 0.0) for p in chains]
+    made = [Candidate(p.method, p.ranks, METHODS[p.method or ""].stages(stage, p.ranks or ())) for p in chains]
     lower = job.settings.lower and not excluded(job.settings, curve.group)
     options = tuner.survey(curve.group, made, lower=lower)
     least: dict[object, float] = {}

@@ -44,7 +44,7 @@ def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float
     usual = min(SAMPLES, max(LEAST, job.samples_for(HEAVY_MACS)))
     tried, most = 0, samples or max(usual, job.samples_for(trust.LIGHT_MACS))
     try:
-        session = job.stopwatch.machine.session(probe(model, names), job.folder, arena=False)
+        session = job.open(probe(model, names), arena=False)
         for i, feed in enumerate(job.inputs.feeds):
             comparison.add(names, job.judged.outputs(i), session.run(names, dict(feed)))
             tried += job.inputs.check.batch(feed)

@@ -10,15 +10,20 @@ from pathlib import Path
 import onnx
 
 from onnx_tucker.distil import require_torch, tuned
-from onnx_tucker.errors import ModelError
-from onnx_tucker.giveback import Made
-from onnx_tucker.graph import io
+from onnx_tucker.errors import ModelError, PlanError
+from onnx_tucker.factorise import Factorised
+from onnx_tucker.giveback import Made, candidates_of
+from onnx_tucker.graph import io, provenance
 from onnx_tucker.graph.check import LIMIT, weight_bytes
 from onnx_tucker.graph.nodes import graphs
 from onnx_tucker.job import Job
+from onnx_tucker.prepare import Source
+from onnx_tucker.pricing import choice_of
 from onnx_tucker.promises import Promises, Verdict
+from onnx_tucker.replay import replay
 from onnx_tucker.runtime.fidelity import mean_error
 from onnx_tucker.settings import Course, Settings
+from onnx_tucker.types import Candidate, Plan, Site
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ def loss_of(settings: Settings) -> str:
     return "distill" if settings.labels is None else "both"
 
 
-def student(job: Job, source: onnx.ModelProto | Path) -> io.Loaded:
+def student(job: Job, source: Source) -> io.Loaded:
     """A copy of the factorised model, with all its weights in it, if it can stand in for the original.
 
     Raises:
@@ -72,6 +77,44 @@ def _ends(model: onnx.ModelProto, kind: str) -> list[str]:
     """Names of a model's inputs or outputs; before version 4 of the format, weights are among the inputs."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value.name for value in getattr(model.graph, kind) if kind == "output" or value.name not in weights]
+
+
+def restored(job: Job, model: onnx.ModelProto) -> Made:
+    """A model that an earlier run has made of the original, by what it says of itself.
+
+    Raises:
+        PlanError: it was made of another one, or does not say of which.
+    """
+    noted = provenance.recipes(model)
+    if not noted:
+        if model.graph.node == job.original.graph.node:
+            raise PlanError(
+                "The factorised model is the original: nothing of it was factorised, so nothing can be tuned."
+            )
+        raise PlanError(
+            "The factorised model does not say what was made of the original: give ORIGINAL and then FACTORISED, which "
+            "this version has made of it."
+        )
+    sites = {found.place.label for found in job.found if isinstance(found.reading.found, Site)}
+    strange = sorted(noted.keys() - sites)
+    if strange:
+        raise PlanError(
+            f"The factorised model has a chain for {strange[0]!r}, which the original has not to be factorised: give "
+            "that, and --dequantize, --inline-functions and the like as when it was made."
+        )
+    choices = []
+    for found in job.found:
+        recipe = noted.get(found.place.label)
+        candidate = Candidate(recipe.method, recipe.ranks, (), form=recipe.form) if recipe else None
+        choices.append(choice_of(found, candidate, "" if recipe else "not factorised by the earlier run"))
+    decision = replay(job, Plan(tuple(choices)))
+    candidates = candidates_of(job, decision)
+    tensors = {tensor.name: tensor for graph in graphs(model) for tensor in graph.initializer}
+    lost = sorted(name for label in candidates for name in noted[label].weights if name not in tensors)
+    if lost:
+        raise PlanError(f"The factorised model has no weight {lost[0]!r}: something else has changed it since.")
+    weights = {label: [tensors[name] for name in noted[label].weights] for label in candidates}
+    return Made(decision, Factorised(model, candidates, weights, {}))
 
 
 def trained(job: Job, before: Made, course: Course, promises: Promises) -> tuple[Made, Verdict]:

@@ -193,14 +193,14 @@ class Candidate:
         method: name in `factor.METHODS`; None leaves the weight as it is.
         ranks: one rank for each of the method's modes; None without a method.
         stages: the layers that it would become.
-        predicted_error: upper bound on the relative Frobenius error of the weight.
+        predicted_error: upper bound on the relative Frobenius error of the weight; 0 where nobody compares it.
         form: name in `forms.FORMS`.
     """
 
     method: str | None
     ranks: Ranks | None
     stages: tuple[Stage, ...]
-    predicted_error: float
+    predicted_error: float = 0.0
     form: str = "direct"
 
     @property

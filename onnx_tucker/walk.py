@@ -32,7 +32,7 @@ HELD = 2**30
 """Bytes of values that are held for later nodes; on feeds that have no room there, those start from further ahead."""
 
 
-class Front(NamedTuple):
+class Reached(NamedTuple):
     """How far the model was run on a feed.
 
     Attributes:
@@ -85,7 +85,7 @@ class Walk:
         for found in job.found:
             if isinstance(found.reading.found, Site) and quick(job.context, found, untouched(found)).changes:
                 self.replace(found, untouched(found), Chain((found.site.stage,), (found.site.read(),)))
-        self._fronts = [Front(frozenset(feed), {}) for feed in feeds]
+        self._fronts = [Reached(frozenset(feed), {}) for feed in feeds]
 
     def replace(self, found: Found, candidate: Candidate, chain: Chain) -> None:
         """Puts a chain in the place of a node of the main graph; in bodies and functions nothing is changed.
@@ -141,13 +141,13 @@ class Walk:
                 taken = {v.name: values[v.name] if v.name in values else feed[v.name] for v in way.session.get_inputs()}
                 values |= self._run(way.session, taken, way.wanted, way.fresh if holding else [])
             if all(name in values for name in way.kept):
-                further = Front(way.made, {name: values[name] for name in way.kept})
+                further = Reached(way.made, {name: values[name] for name in way.kept})
                 size = further.size
                 if total - front.size + size <= HELD:
                     self._fronts[i], total = further, total - front.size + size
             yield {name: values[name] if name in values else feed[name] for name in names}
 
-    def _way(self, front: Front, names: Sequence[str]) -> Way:
+    def _way(self, front: Reached, names: Sequence[str]) -> Way:
         """What leads from a front to some values, or from the feed, if something that they need was let go."""
         start = self._feeds[0].keys()
         known = {*start, *front.held}
@@ -165,7 +165,7 @@ class Walk:
         if nodes:
             given = dict(self._feeds[0]) if again else {**front.held, **self._feeds[0]}
             content = model_of(self._job.model, nodes, self._tensors, given, dict.fromkeys((*wanted, *fresh)))
-            session = self._job.stopwatch.machine.session(content, self._job.folder, arena=False)
+            session = self._job.open(content, arena=False)
         return Way(session, wanted, fresh, made, kept, again)
 
     @staticmethod

@@ -20,7 +20,7 @@ RESHAPES = 7
 
 def untouched(found: Found) -> Candidate:
     """A node as it is."""
-    return Candidate(None, None, (found.site.stage,), 0.0)
+    return Candidate(None, None, (found.site.stage,))
 
 
 def alike(group: Sequence[Found]) -> bool:

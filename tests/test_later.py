@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from onnx_tucker import compress, later
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import silent
-from onnx_tucker.later import Choice, Later
+from onnx_tucker.later import Extent, Later
 from onnx_tucker.pipeline import finetune
 from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.batches import some
@@ -73,7 +73,7 @@ def test_later_weights_are_trained_and_the_first_stay(
     made, factorised, x = pair
     names = trainable(factorised)
     still = next(i for i, name in enumerate(names) if name.startswith("fc"))
-    monkeypatch.setattr(Later, "choice", lambda *_: Choice(still, 1.0))
+    monkeypatch.setattr(Later, "choice", lambda *_: Extent(still, 1.0))
     seen: list[str] = []
     tuned = finetune(made, factorised, data={"x": x}, progress=lambda what, *_: seen.append(what), **QUICK).model
     before, after = ({t.name: numpy_helper.to_array(t) for t in one.graph.initializer} for one in (factorised, tuned))
@@ -91,17 +91,17 @@ def test_what_is_chosen_follows_from_the_time(
     later_step, fit = 0.001, whole.fit.samples
     monkeypatch.setattr(later, "_step", lambda task, _: 1.0 if task.varied else later_step)
     monkeypatch.setattr(later, "_timed", lambda _: later.LOOK * 100.0)  # to run both models
-    assert chooser.choice(Course(minutes=(later.FEW * fit + 5) / 60)) == Choice()
+    assert chooser.choice(Course(minutes=(later.FEW * fit + 5) / 60)) == Extent()
     short = Course(minutes=0.9 * later.FEW * fit / 60)
     choice = chooser.choice(short)
     assert choice.still == 1
     assert choice.share == pytest.approx(later.RUNNING * 60 * short.minutes / (100 * len(x)), rel=0.05)
-    assert chooser.choice(replace(short, epochs=4)) == Choice()  # for which there is time
+    assert chooser.choice(replace(short, epochs=4)) == Extent()  # for which there is time
     monkeypatch.setattr(later, "HELD", 2e3)  # which the values that the second layer takes are within
     assert trainable(factorised)[chooser.choice(short).still].startswith("fc")
     later_step = 100.0
-    assert chooser.choice(short) == Choice()
-    assert chooser.choice(Course(minutes=0)) == Choice()
+    assert chooser.choice(short) == Extent()
+    assert chooser.choice(Course(minutes=0)) == Extent()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_no_time_at_all_is_enough_for_an_epoch(pair: tuple[onnx.ModelProto, onnx
 def test_rows_of_samples_stay_together() -> None:
     x = RNG.standard_normal((40, 3, 8)).astype(np.float32)
     chooser, whole = subject(on_frames(), x)
-    task = chooser.task(Choice(1, 1.0))
+    task = chooser.task(Extent(1, 1.0))
     assert task is not whole
     [first, *_] = task.fit.feeds
     assert {name: array.shape[1:] for name, array in first.items()} == {"h": (3, 8), later.TOLD + "y": (1, 3, 8)}
@@ -130,7 +130,7 @@ def test_rows_of_samples_stay_together() -> None:
 def test_values_of_all_samples_in_another_order_are_left_alone() -> None:
     x = RNG.standard_normal((40, 3, 8)).astype(np.float32)
     chooser, whole = subject(on_frames(channels_first=True), x)
-    assert chooser.task(Choice(1, 1.0)) is whole
+    assert chooser.task(Extent(1, 1.0)) is whole
 
 
 def test_feeds_of_one_sample_tell_nothing_of_the_others() -> None:
@@ -139,7 +139,7 @@ def test_feeds_of_one_sample_tell_nothing_of_the_others() -> None:
     feed = whole.fit.feeds[0]
     cut = [some(feed, whole.fit.along, which) for which in (slice(1), slice(1, None))]
     chooser._whole = replace(whole, fit=replace(whole.fit, feeds=cut))
-    assert chooser.task(Choice(1, 1.0)) is chooser._whole
+    assert chooser.task(Extent(1, 1.0)) is chooser._whole
 
 
 def test_samples_that_have_different_numbers_of_rows_are_left_alone() -> None:
@@ -161,7 +161,7 @@ def test_samples_that_have_different_numbers_of_rows_are_left_alone() -> None:
     for i, sample in enumerate(x):
         sample[: 1 + i % 3] *= -1
     chooser, whole = subject(made, x, fixed=True)
-    assert chooser.task(Choice(1, 1.0)) is whole
+    assert chooser.task(Extent(1, 1.0)) is whole
 
 
 def test_masks_of_samples_are_taken() -> None:
@@ -175,7 +175,7 @@ def test_masks_of_samples_are_taken() -> None:
     made.graph.input.append(helper.make_tensor_value_info("mask", onnx.TensorProto.BOOL, ["n", 8]))
     x = RNG.standard_normal((40, 8)).astype(np.float32)
     chooser, _ = subject(made, {"x": x, "mask": x > 0})
-    task = chooser.task(Choice(1, 1.0))
+    task = chooser.task(Extent(1, 1.0))
     first = task.fit.feeds[0]
     assert sorted(first) == ["h", "mask", later.TOLD + "y"]
     assert task.network.run(task.lead(first), ["y"])[0].detach().numpy() == pytest.approx(
@@ -191,7 +191,7 @@ def test_weights_that_stay_are_not_trained_where_later_nodes_take_them_too() -> 
     ]
     made = model(nodes, {n: RNG.standard_normal((8, 8)).astype(np.float32) for n in "wv"}, {"x": ["n", 8]}, {"y": 2})
     chooser, whole = subject(made, RNG.standard_normal((40, 8)).astype(np.float32))
-    task = chooser.task(Choice(1, 1.0))
+    task = chooser.task(Extent(1, 1.0))
     assert list(task.network.weights) == ["v"]
     assert list(whole.network.weights) == ["w", "v"]
 
@@ -205,12 +205,12 @@ def test_weights_of_which_the_loss_knows_nothing_are_not_trained_alone() -> None
     made = model(nodes, {n: RNG.standard_normal((8, 8)).astype(np.float32) for n in "wv"}, {"x": ["n", 8]}, {"y": 2})
     made.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.INT64, [None, 8]))
     chooser, whole = subject(made, RNG.standard_normal((40, 8)).astype(np.float32))
-    assert chooser.task(Choice(1, 1.0)) is whole
+    assert chooser.task(Extent(1, 1.0)) is whole
 
 
 def test_a_share_of_the_samples_is_enough() -> None:
     chooser, whole = subject(on_frames(), RNG.standard_normal((400, 3, 8)).astype(np.float32))
-    task = chooser.task(Choice(1, 0.1))
+    task = chooser.task(Extent(1, 0.1))
     assert (whole.fit.samples, whole.check.samples) == (320, 80)
     assert (task.fit.samples, task.check.samples) == (32, 8)
     assert sum(map(task.fit.batch, task.fit.feeds)) == 32
@@ -224,9 +224,9 @@ def test_the_same_is_chosen_again(
 ) -> None:
     made, factorised, x = pair
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(Later, "choice", lambda *_: Choice(3, 1.0))
+    monkeypatch.setattr(Later, "choice", lambda *_: Extent(3, 1.0))
     first = finetune(made, factorised, data={"x": x}, cache=tmp_path, **QUICK).model
-    monkeypatch.setattr(Later, "choice", lambda *_: Choice())
+    monkeypatch.setattr(Later, "choice", lambda *_: Extent())
     caplog.clear()
     assert finetune(made, factorised, data={"x": x}, cache=tmp_path, **QUICK).model == first
     assert "3 of" in caplog.text

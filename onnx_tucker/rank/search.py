@@ -42,7 +42,7 @@ def candidates(site: Site, rule: Rule) -> list[Candidate] | str:
             reasons.append("full rank, nothing to truncate")
             continue
         if given:
-            found.append(Candidate(method.name, ranks, method.stages(site.stage, ranks), 0.0))
+            found.append(Candidate(method.name, ranks, method.stages(site.stage, ranks)))
             continue
         near = [r for block in BLOCKS for r in rule.policy.aligned(site.stage, method, ranks, block)]
         worst = ALIKE * method.error_bound(spectra, ranks)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnx_tucker.report.numbers import UNKNOWN, count, factor, milliseconds, share, small
-from onnx_tucker.report.schema import Change, NodeReport, Report
+from onnx_tucker.report.schema import Change, Fidelity, NodeReport, Report
+from onnx_tucker.types import Closeness
 
 HEADERS = (
     "node",
@@ -77,24 +78,15 @@ def _row(node: NodeReport) -> tuple[str, ...]:
 def _totals(report: Report) -> tuple[str, ...]:
     totals = report.totals
     factorised, lowered = (sum(n.status == s for n in report.nodes) for s in ("factorized", "lowered"))
-    return (
-        "total",
-        "",
-        "",
-        f"{factorised} of {len(report.nodes)} factorized" + (f", {lowered} lowered" if lowered else ""),
-        "",
-        "",
-        "",
-        _change(totals.params, count),
-        _change(totals.flops, count),
-        _change(totals.time_ms, milliseconds),
-        "",
-        factor(totals.speedup),
-        "",
-        "",
-        "",
-        "",
-    )
+    cells = {
+        "node": "total",
+        "status": f"{factorised} of {len(report.nodes)} factorized" + (f", {lowered} lowered" if lowered else ""),
+        "params": _change(totals.params, count),
+        "FLOPs": _change(totals.flops, count),
+        "time ms": _change(totals.time_ms, milliseconds),
+        "speed-up": factor(totals.speedup),
+    }
+    return tuple(cells.get(header, "") for header in HEADERS)
 
 
 def _notes(report: Report) -> list[str]:
@@ -112,7 +104,7 @@ def _notes(report: Report) -> list[str]:
             line += f", measured time {factor(totals.speedup)} (95 % interval {low:.2f} to {high:.2f})"
         notes.append(line + ".")
     if report.fidelity is not None:
-        notes += [_fidelity(report, i) for i in range(len(report.fidelity.outputs))]
+        notes += [_fidelity(report.fidelity, output) for output in report.fidelity.outputs]
     if totals.score.before is not None and totals.score.after is not None:
         notes.append(f"Score {totals.score.before:.6g} → {totals.score.after:.6g}.")
     last = machine(report.environment)
@@ -131,10 +123,7 @@ def machine(env: Mapping[str, Any]) -> str:
     )
 
 
-def _fidelity(report: Report, index: int) -> str:
-    fidelity = report.fidelity
-    assert fidelity is not None
-    output = fidelity.outputs[index]
+def _fidelity(fidelity: Fidelity, output: Closeness) -> str:
     agree = (
         "" if output.argmax_agreement is None else f", largest value in the same place {output.argmax_agreement:.1%}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -25,31 +25,28 @@ _RIGHT = {"params", "FLOPs", "time ms", "in situ ms", "speed-up", "share", "weig
 def show(report: Report, console: Console) -> None:
     """Prints the table and its notes."""
     content = table(report)
-    columns = [Column(h, justify="right" if h in _RIGHT else "left", overflow="fold") for h in content.headers]
-    grid = RichTable(*columns, pad_edge=False, box=None)
+    grid = _grid(content.headers, left=set(content.headers) - _RIGHT)
     for node, row in zip(report.nodes, content.rows, strict=True):
         grid.add_row(*map(Text, row), style=_STYLES.get(node.status, ""))
     grid.add_section()
     grid.add_row(*map(Text, content.totals), style="bold")
     console.print(grid)
-    for note in content.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    _say(console, *content.notes)
 
 
 def show_front(found: Front, console: Console) -> None:
     """Prints the models of a sweep."""
-    grid = RichTable(*(Column(header, justify="right") for header in HEADERS), pad_edge=False, box=None)
+    grid = _grid(HEADERS)
     for row in found.rows():
         grid.add_row(*map(Text, row))
     console.print(grid)
     original = "" if found.original_score is None else f"The original's score is {found.original_score:.4g}. "
-    console.print(original + machine(found.environment), markup=False, highlight=False, soft_wrap=True)
+    _say(console, original + machine(found.environment))
 
 
 def show_compared(outputs: Iterable[Closeness], notes: Iterable[str], console: Console) -> None:
     """Prints how close outputs of two models are."""
-    columns = [Column(h, justify="left" if h == "output" else "right", overflow="fold") for h in COMPARE_HEADERS]
-    grid = RichTable(*columns, pad_edge=False, box=None)
+    grid = _grid(COMPARE_HEADERS, left={"output"})
     for output in outputs:
         numbers = (output.relative_l2, output.max_abs)
         cosine = UNKNOWN if output.cosine is None else f"{output.cosine:.6f}"
@@ -57,8 +54,7 @@ def show_compared(outputs: Iterable[Closeness], notes: Iterable[str], console: C
         cells = (output.name, *map(small, numbers), cosine, decibels, share(output.argmax_agreement))
         grid.add_row(*map(Text, cells))
     console.print(grid)
-    for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    _say(console, *notes)
 
 
 def show_bench(
@@ -73,10 +69,19 @@ def show_bench(
         environment: what the times depend on.
         console: where to.
     """
-    columns = [Column(h, justify="left" if h == "model" else "right", overflow="fold") for h in BENCH_HEADERS]
-    grid = RichTable(*columns, pad_edge=False, box=None)
+    grid = _grid(BENCH_HEADERS, left={"model"})
     for model, ms, spread, speedup, (low, high) in rows:
         cells = (model, milliseconds(ms), milliseconds(spread), factor(speedup), f"{low:.2f} to {high:.2f}")
         grid.add_row(*map(Text, cells))
     console.print(grid)
-    console.print(machine(environment), markup=False, highlight=False, soft_wrap=True)
+    _say(console, machine(environment))
+
+
+def _grid(headers: Iterable[str], left: Collection[str] = ()) -> RichTable:
+    columns = [Column(h, justify="left" if h in left else "right", overflow="fold") for h in headers]
+    return RichTable(*columns, pad_edge=False, box=None)
+
+
+def _say(console: Console, *notes: str) -> None:
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
