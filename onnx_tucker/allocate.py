@@ -20,7 +20,8 @@ import numpy as np
 
 from onnx_tucker import trust
 from onnx_tucker.aim import Aimed, aim
-from onnx_tucker.curve import Curve, Point
+from onnx_tucker.allocation import SLOW, Allocation, reach, within
+from onnx_tucker.curve import Curve
 from onnx_tucker.curves import cost_as_is, curves
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
@@ -28,11 +29,7 @@ from onnx_tucker.factorise import Factorised
 from onnx_tucker.groups import sharing
 from onnx_tucker.job import Job
 from onnx_tucker.law import CHANGES, CLEARLY, Law, best
-from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
-from onnx_tucker.rank.fixed import Full
-from onnx_tucker.rank.given import Given
-from onnx_tucker.rank.lagrange import choose
 from onnx_tucker.rough import Rough
 from onnx_tucker.timed import arranged, raced, timed
 from onnx_tucker.tuning import Tuner
@@ -51,18 +48,6 @@ lose about four times as much.
 
 HOPED = 0.2
 """The share of the time that ranks which fill blocks of channels may save."""
-
-Allocation = Sequence[tuple[Curve, Point]]
-"""A point of the curve of each group of nodes."""
-
-WHOLE = "as it is, it is worth more than what chains of it would save"
-"""Why a node is kept that could be factorised."""
-
-NOTHING = "no chain of it is known to save anything that counts"
-"""The same where nothing of it can be saved, or its shapes are not known."""
-
-SLOW = "as it is, chains of it take more time than they are worth"
-"""The same where chains were left out for their time."""
 
 UNTIMED = "A budget of time cannot be held, because the model cannot be timed; see above."
 """What is said where it cannot."""
@@ -125,11 +110,11 @@ class Allocator:
         Raises:
             PromiseError: they cannot be reached.
         """
-        shares = {budget.of: budget.share for budget in budgets}
+        shares = _shares(budgets)
         if self._lawful is None:
             limits = self._limits(shares)
             if self._tuner is not None:  # what the layers may take is known from then on
-                limits["time"] = _used(self._within(Law().of(self._found), shares))
+                limits["time"] = self._within(Law().of(self._found), shares).used
             self._lawful = self._best(limits)
         try:
             return self._within(self._lawful, shares)
@@ -149,14 +134,14 @@ class Allocator:
         Returns:
             It, or the given one where there is no such chain; later allocations leave the nodes out too, if they can.
         """
-        limits, curves_ = self._limits({budget.of: budget.share for budget in budgets}), self._lawful or self._found
+        limits, curves_ = self._limits(_shares(budgets)), self._lawful or self._found
         for label, share in slow.items():
             fewer = [
                 replace(curve, points=curve.points[:1], kept=SLOW) if label == curve.group[0].place.label else curve
                 for curve in curves_
             ]
-            other = _chosen(fewer, limits)
-            if other is not None and _worth(_lost(other), _lost(allocation), share):
+            other = within(fewer, limits)
+            if other is not None and _worth(other.lost, allocation.lost, share):
                 self._narrow(other)
                 allocation, curves_ = other, fewer
         return allocation
@@ -169,11 +154,11 @@ class Allocator:
             allocation: by `allocation`.
             budgets: of what is counted.
         """
-        limits = self._limits({budget.of: budget.share for budget in budgets})
-        other = _chosen([curve.filled(block) for curve in self._lawful or self._found], limits)
-        if other is None or _recipes(other) == _recipes(allocation):
+        limits = self._limits(_shares(budgets))
+        other = within([curve.filled(block) for curve in self._lawful or self._found], limits)
+        if other is None or other.recipes == allocation.recipes:
             return None
-        return other if _worth(_lost(other), _lost(allocation), HOPED) else None
+        return other if _worth(other.lost, allocation.lost, HOPED) else None
 
     def prefers(self, other: Allocation, allocation: Allocation, saved: float) -> bool:
         """Whether another allocation is worth what it loses more; if so, later ones are among its points, if they can.
@@ -183,7 +168,7 @@ class Allocator:
             allocation: the one that loses least.
             saved: the share of the model's time that the other takes less.
         """
-        least, lost = (_lost(one) for one in (allocation, other))
+        least, lost = (one.lost for one in (allocation, other))
         if trust.usable(self._job) and not trust.few(self._job):  # what nodes lose does not quite add up
             least, lost = (self.rough.error(self._candidates(one)) ** 2 for one in (allocation, other))
         worth = _worth(lost, least, saved)
@@ -203,20 +188,20 @@ class Allocator:
             quantity: what they cost.
             number: how many, about evenly by the logarithms of what they cost; fewer where there are no more.
         """
-        least, most = _reach(self._found, quantity)
+        least, most = reach(self._found, quantity)
         if self._lawful is None and most > 0:
             self._lawful = self._best({quantity: math.sqrt(most * max(least, most * LEAST))})
         curves_ = self._lawful or self._found  # the former may have been timed by themselves
-        least, most = _reach(curves_, quantity)
+        least, most = reach(curves_, quantity)
         least = max(least, most * LEAST)
-        kept = [(curve, curve.points[0]) for curve in curves_]
-        found: list[Allocation] = [kept]
+        kept = Allocation((curve, curve.points[0]) for curve in curves_)
+        found = [kept]
         for finer in FINER if most > 0 else ():  # several limits may lead to the same allocation
-            ways: dict[object, Allocation] = {_recipes(kept): kept}
+            ways = {kept.recipes: kept}
             for limit in np.geomspace(most * (1 + 1e-9), least * (1 + 1e-9), finer * number):
-                allocation = _chosen(curves_, {quantity: float(limit)})
+                allocation = within(curves_, {quantity: float(limit)})
                 if allocation is not None:
-                    ways.setdefault(_recipes(allocation), allocation)
+                    ways.setdefault(allocation.recipes, allocation)
             found = list(ways.values())
             if len(found) >= number:
                 break
@@ -230,7 +215,7 @@ class Allocator:
         """The allocation by a law that holds all budgets, that of time by measurement."""
         if self._tuner is not None:
             return self._within_time(law, shares)
-        chosen = _chosen(law, self._limits(shares))
+        chosen = within(law, self._limits(shares))
         if chosen is None:
             raise self._unreached(shares)
         return chosen
@@ -240,10 +225,10 @@ class Allocator:
         limits, share = self._limits(shares), shares["time"]
 
         def at(limit: float) -> Aimed[Allocation] | None:
-            chosen = _chosen(law, {**limits, "time": limit * (1 + 1e-9)})
-            return None if chosen is None else Aimed(chosen, _used(chosen), self._share_of_time(chosen))
+            chosen = within(law, {**limits, "time": limit * (1 + 1e-9)})
+            return None if chosen is None else Aimed(chosen, chosen.used, self._share_of_time(chosen))
 
-        aimed = aim(at, _reach(law, "time"), share)
+        aimed = aim(at, reach(law, "time"), share)
         if not aimed:
             raise self._unreached({q: s for q, s in shares.items() if q != "time"})
         found = max((one for one in aimed if one.taken <= share), key=lambda one: one.used, default=None)
@@ -265,18 +250,18 @@ class Allocator:
             PromiseError: the model cannot be timed.
         """
         assert self._tuner is not None
-        recipes = _recipes(allocation)
+        recipes = allocation.recipes
         if recipes not in self._timed:
             timings = raced(self._job, [arranged(self._job, self._tuner, allocation)])
             if not timings:
                 raise PromiseError(UNTIMED)
             self._timed[recipes] = 1 / timings[1].speedup
-            logger.info("layers of %.3g ms alone: share of time %.3g", _used(allocation), self._timed[recipes])
+            logger.info("layers of %.3g ms alone: share of time %.3g", allocation.used, self._timed[recipes])
         return self._timed[recipes]
 
     def _unreached(self, shares: Mapping[str, float]) -> PromiseError:
         for quantity, share in shares.items():
-            least = (self._rest[quantity] + _reach(self._found, quantity)[0]) / (self._total[quantity] or 1.0)
+            least = (self._rest[quantity] + reach(self._found, quantity)[0]) / (self._total[quantity] or 1.0)
             if least > share:
                 budget = Budget(quantity, share)
                 return PromiseError(
@@ -291,10 +276,10 @@ class Allocator:
         trials = 1 + sum(len(values) for _, values in CHANGES) + (self._blind is not None)
 
         def missed(curves_: Sequence[Curve]) -> float:
-            allocation = _chosen(curves_, limits)
+            allocation = within(curves_, limits)
             if allocation is None:
                 return math.inf
-            recipes = _recipes(allocation)
+            recipes = allocation.recipes
             if recipes not in errors:
                 self._job.progress("trying allocations", len(errors), trials)
                 errors[recipes] = self.rough.error(self._candidates(allocation))
@@ -329,42 +314,8 @@ def evenly(count: int, number: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(number, count)).round()]
 
 
-def rules_of(allocation: Allocation) -> Rules:
-    """The rules that an allocation stands for."""
-    rules: dict[str, Rule] = {}
-    for curve, point in allocation:
-        kept = curve.kept or (WHOLE if any(other.ranks for other in curve.points) else NOTHING)
-        rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full(kept))
-        rules |= {one.place.label: rule for one in curve.group}
-    return Rules(rules)
-
-
 def _total(job: Job, quantity: str) -> float:
     return float(job.size) if quantity == "bytes" else sum(cost_as_is(job, quantity, [found]) for found in job.found)
-
-
-def _chosen(curves_: Sequence[Curve], limits: Mapping[str, float]) -> Allocation | None:
-    """The allocation of least weighted error within limits of cost, up to the gaps of the curves."""
-    errors = [np.array([curve.weight * point.error for point in curve.points]) for curve in curves_]
-    costs = [np.array([[point.costs[q] for q in limits] for point in curve.points]) for curve in curves_]
-    picks = choose(errors, costs, np.array(list(limits.values())))
-    return None if picks is None else [(curve, curve.points[i]) for curve, i in zip(curves_, picks, strict=True)]
-
-
-def _reach(curves_: Sequence[Curve], quantity: str) -> tuple[float, float]:
-    """What all curves cost together at least, and with all nodes as they are."""
-    least = sum(min(point.costs[quantity] for point in curve.points) for curve in curves_)
-    return least, sum(curve.points[0].costs[quantity] for curve in curves_)
-
-
-def _recipes(allocation: Allocation) -> object:
-    """What tells allocations apart."""
-    return tuple((point.method, point.ranks) for _, point in allocation)
-
-
-def _lost(allocation: Allocation) -> float:
-    """What nodes lose in sum, weighted."""
-    return sum(curve.weight * point.error for curve, point in allocation)
 
 
 def _worth(lost: float, least: float, saved: float) -> bool:
@@ -372,6 +323,5 @@ def _worth(lost: float, least: float, saved: float) -> bool:
     return lost <= (1 + WORTH * saved) * least
 
 
-def _used(allocation: Allocation) -> float:
-    """Milliseconds that the layers take alone, in sum."""
-    return sum(point.costs["time"] for _, point in allocation)
+def _shares(budgets: Sequence[Budget]) -> dict[str, float]:
+    return {budget.of: budget.share for budget in budgets}

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnx_tucker.allocate import UNTIMED, Allocation, Allocator, rules_of
+from onnx_tucker.allocate import UNTIMED, Allocator
+from onnx_tucker.allocation import Allocation
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, candidates_of, fitted, hold, make, outlined, paying, planned_only
 from onnx_tucker.groups import eligible
@@ -77,7 +78,7 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
     """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
     allocator = Allocator(job, [budget.of for budget in budgets], before)
     allocation = allocator.allocation(budgets)
-    decision, untimed = decide(job, rules_of(allocation)), all(budget.of != "time" for budget in budgets)
+    decision, untimed = decide(job, allocation.rules), all(budget.of != "time" for budget in budgets)
     if untimed and not job.settings.keep_slower:
         decision = _quicker(job, allocator, budgets, allocation, decision)
     if job.settings.dry_run:
@@ -113,7 +114,7 @@ def _quicker(
         filled = allocator.filled(block, allocation, budgets)
         if filled is None:
             continue
-        other = decide(job, rules_of(filled))
+        other = decide(job, filled.rules)
         timings = raced(job, [candidates_of(job, decision), candidates_of(job, other)])
         saved = (timings[1].ms - timings[2].ms) / timings[0].ms if timings else 0.0
         logger.info("ranks that fill blocks of %d channels save the share %.3g of the time", block, saved)
@@ -126,7 +127,7 @@ def _quicker(
         if fewer is allocation:
             break
         logger.info("slower than their nodes: the chains of %s", ", ".join(slow))
-        allocation, decision = fewer, decide(job, rules_of(fewer))
+        allocation, decision = fewer, decide(job, fewer.rules)
     return decision
 
 
@@ -178,7 +179,7 @@ def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[
             for a, b in zip(aims, budgets, strict=True)
         )
         try:
-            made = paying(job, decide(job, rules_of(allocator.allocation(aims))))
+            made = paying(job, decide(job, allocator.allocation(aims).rules))
         except PromiseError as error:  # what was asked for could be reached, but for a little
             logger.info("%s", error)
             break
@@ -241,14 +242,14 @@ def _fastest(job: Job, promises: Promises) -> Best:
             low = number if firm(number) else low
     above = low + 1
     if above < len(ways) and not job.settings.dry_run:  # chains that are fitted in full are closer
-        made = make(job, decide(job, rules_of(ways[above])), rough=allocator.rough)
+        made = make(job, decide(job, ways[above].rules), rough=allocator.rough)
         verdict = promises.verify(made.result)
         if not verdict.broken and not lucky(above, verdict):
             return made, verdict
     while low > 0 and not firm(low):
         low -= 1
     job.progress("holding promises", 1, 1)
-    decision = decide(job, rules_of(ways[low]))
+    decision = decide(job, ways[low].rules)
     if job.settings.dry_run:
         return planned_only(job, decision), None
     return hold(job, make(job, decision, rough=allocator.rough), promises)

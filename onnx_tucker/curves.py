@@ -69,7 +69,7 @@ def curves(
         yield fresh
 
 
-def _recalled(job: Job, key: str | None, quantities: Sequence[str], group: list[Found]) -> Curve | None:
+def _recalled(job: Job, key: str, quantities: Sequence[str], group: list[Found]) -> Curve | None:
     """A curve that is remembered."""
     recalled = job.memory.recall(key)
     if recalled is None:

@@ -83,7 +83,7 @@ def require_known(job: Job, course: Course) -> None:
         network.run(job.inputs.check.feeds[0], _without_text(model))
 
 
-def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None = None) -> onnx.ModelProto:
+def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None) -> onnx.ModelProto:
     """A copy of a model with weights that are trained to give what the original gives, or what labels say.
 
     Args:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 
-from onnx_tucker.allocate import Allocator, evenly, rules_of
+from onnx_tucker.allocate import Allocator, evenly
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import Made, make, outlined
 from onnx_tucker.job import Job
@@ -53,7 +53,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
         way = left.pop(0)
         if way < useless:
             job.progress("making models", len(made), max(len(first), len(made) + 1))
-            one = make(job, decide(job, rules_of(ways[way])), basis, allocator.rough)
+            one = make(job, decide(job, ways[way].rules), basis, allocator.rough)
             basis = basis or one.plan(job).basis  # what is best for the one in the middle does for all
             made[way] = spot = _spot(job, promises, one)
             logger.info("error %.4g at %s", spot.error, spot.shares)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_tucker.errors import PlanError
 from onnx_tucker.graph.find import Found, macs
 from onnx_tucker.groups import excluded, matches, sharing
 from onnx_tucker.job import Job
-from onnx_tucker.rank import Rule, Rules, search
+from onnx_tucker.rank import Rules, search
 from onnx_tucker.settings import Settings
 from onnx_tucker.tuning import Option, Tuner
 from onnx_tucker.types import Candidate, Skip
@@ -111,26 +110,13 @@ def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
     first = group[0].reading.found
     if isinstance(first, Skip):
         return Menu(group, first.reason, [], [])
-    left_out = excluded(job.settings, group) or _kept(group, rules)
-    chains = left_out or _chains(group, rules)
+    rule = next(filter(None, (rules.rule(found.place.label) for found in group)), None)
+    asked = "kept as asked" if rule and rule.policy is None else ""
+    left_out = excluded(job.settings, group) or asked
+    chains = left_out or ("the ranks do not name it" if rule is None else search.candidates(group[0].site, rule))
     reason, candidates = (chains, []) if isinstance(chains, str) else ("", chains)
     options = tuner.options(group, candidates, lower=job.settings.lower and not left_out)
     return Menu(group, reason, candidates, options)
-
-
-def _kept(group: Sequence[Found], rules: Rules) -> str:
-    rule = _rule(group, rules)
-    return "kept as asked" if rule and rule.policy is None else ""
-
-
-def _chains(group: Sequence[Found], rules: Rules) -> list[Candidate] | str:
-    """The candidates of nodes that share a weight, or why there are none."""
-    rule = _rule(group, rules)
-    return "the ranks do not name it" if rule is None else search.candidates(group[0].site, rule)
-
-
-def _rule(group: Sequence[Found], rules: Rules) -> Rule | None:
-    return next(filter(None, (rules.rule(found.place.label) for found in group)), None)
 
 
 def _check_globs(job: Job) -> None:

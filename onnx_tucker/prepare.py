@@ -63,7 +63,7 @@ def prepare(source: Source, settings: Settings, progress: Progress) -> Job:
     data = None
     if session is not None and samples.parts:
         data = inputs.from_data(samples.parts, session, labels=samples.labels, any_rank=samples.any_rank)
-    sample = inputs.sample_shapes(data, session) if data is not None and session is not None else {}
+    sample = inputs.sample_shapes(data) if data is not None else {}
     given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
     known = shapes.infer(model, folder, given, settings.dim, sample)
     missing = observed.unknown(model, known) if session is not None else []

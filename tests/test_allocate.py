@@ -10,7 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_tucker import compress, sensitivity, trust
-from onnx_tucker.allocate import NOTHING, WHOLE, Allocator
+from onnx_tucker.allocate import Allocator
+from onnx_tucker.allocation import NOTHING, WHOLE
 from onnx_tucker.errors import PromiseError, UsageError
 from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 
 from onnx_tucker import Result, allocate, auto, compress, rough, sweep
-from onnx_tucker.allocate import WHOLE
+from onnx_tucker.allocation import SLOW, WHOLE
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.giveback import SLOWER, Made, paying
@@ -187,7 +187,7 @@ def test_chains_that_cost_more_time_than_they_are_worth_are_left_out(
     slower = compress(made, keep_slower=True, **options)
     assert slower.report.nodes[0].status == "factorized"
     result = compress(made, **options)  # a tenth of the time for a twelfth of the squared error
-    assert (result.report.nodes[0].status, result.report.nodes[0].reason) == ("kept", allocate.SLOW)
+    assert (result.report.nodes[0].status, result.report.nodes[0].reason) == ("kept", SLOW)
     assert result.report.totals.flops.after <= 0.5 * result.report.totals.flops.before
     before, after = (relative(run(made, **feed)[1], run(one.model, **feed)[1]) for one in (slower, result))
     assert after < 1.1 * before

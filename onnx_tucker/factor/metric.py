@@ -53,20 +53,12 @@ class Metric(Protocol):
         """`weights @ C` for any number of rows of weights, (rows, in * volume)."""
         ...
 
-    def channels(self, inp: int) -> Array:
-        """The second moment of the `inp` input channels, mean over the kernel elements."""
-        ...
-
     def roots(self, inp: int) -> tuple[Root, Root]:
         """Symmetric square root of the second moment of the input channels, and its inverse."""
         ...
 
-    def through(self, product: Product) -> Array:
-        """The second moment of what patches become."""
-        ...
-
     def solve(self, product: Product, right: Array) -> Array:
-        """The solution of `through(product) @ x = right`."""
+        """The solution of `moment @ x = right` for the second moment of what patches become."""
         ...
 
     def pull(self, terms: Sequence[str], factors: Sequence[Array], number: int, whole: str) -> Array:
@@ -124,7 +116,7 @@ class Dense:
         return np.asarray(weights @ self.moment)
 
     def channels(self, inp: int) -> Array:
-        """See `Metric`."""
+        """The second moment of the `inp` input channels, mean over the kernel elements."""
         moment = self.moment.reshape(inp, -1, inp, len(self.moment) // inp)
         return np.asarray(np.einsum("ikjk->ij", moment) / moment.shape[1])
 
@@ -133,7 +125,7 @@ class Dense:
         return roots(self.channels(inp))
 
     def through(self, product: Product) -> Array:
-        """See `Metric`."""
+        """The second moment of what patches become."""
         terms, factors, result, patch = product
         letters, again = "".join(patch), [term.upper() for term in terms]
         equation = f"{','.join((*terms, *again))},{letters}{letters.upper()}->{result}{result.upper()}"
@@ -174,7 +166,7 @@ class Sampled:
         return np.asarray(seen.T @ self.rows * (self.share / len(self.rows)) + self.ridge * weights)
 
     def channels(self, inp: int) -> Array:
-        """See `Metric`."""
+        """See `Dense`."""
         count, volume = len(self.rows), self.rows.shape[1] // inp
         rows = self.rows.reshape(count, inp, volume).swapaxes(0, 1).reshape(inp, -1)
         moment = rows @ rows.T / count
@@ -195,7 +187,7 @@ class Sampled:
         return Root(vectors.T, kept - scale, scale), Root(vectors.T, 1 / kept - 1 / scale, 1 / scale)
 
     def through(self, product: Product) -> Array:
-        """See `Metric`."""
+        """See `Dense`."""
         terms, factors, result, patch = product
         seen = self._seen(product)
         # The identity: axes that are left alone meet themselves only, the others are summed over.

@@ -117,7 +117,7 @@ def read_in(model: onnx.ModelProto, folder: Path) -> None:
         tensor.raw_data = content
 
 
-def file_bytes(model: onnx.ModelProto, *, apart: bool = False) -> int:
+def file_bytes(model: onnx.ModelProto, *, apart: bool) -> int:
     """Bytes of all files of a model, with its weights in it or beside it; at most, if they are still to be moved out.
 
     Args:

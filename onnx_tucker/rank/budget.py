@@ -23,17 +23,17 @@ class Budget:
     share: float
 
     @classmethod
-    def parse(cls, text: str, whole: str = "") -> Budget:
+    def parse(cls, text: str, whole: str) -> Budget:
         """Reads one budget of a `--budget` setting.
 
         Args:
             text: the budget.
-            whole: what it is a part of, if it is.
+            whole: what it is a part of, or all of.
 
         Raises:
             UsageError: it is none.
         """
-        given = f"{text} in {whole}, at whose commas budgets end" if whole not in ("", text) else text
+        given = f"{text} in {whole}, at whose commas budgets end" if whole != text else text
         of, _, rest = text.partition(":")
         if of not in QUANTITIES:
             known = f"{', '.join(f'{q}:S' for q in QUANTITIES[:-1])} or {QUANTITIES[-1]}:S"

@@ -25,11 +25,14 @@ TIE = 1.1
 def candidates(site: Site, rule: Rule) -> list[Candidate] | str:
     """The methods that apply and save something at the rule's ranks, or why there are none.
 
+    Args:
+        site: the site.
+        rule: one that has a policy.
+
     Raises:
         PlanError: the rule asks this very node for a rank above its size, or for a method that cannot factorise it.
     """
-    if rule.policy is None:
-        return "kept as asked"
+    assert rule.policy is not None
     given = isinstance(rule.policy, Given)  # whoever chose them knows what they cost, and nothing is to choose
     spectra = Spectra(site.read(), site.stage.groups)
     found, reasons = [], []

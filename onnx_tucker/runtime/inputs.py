@@ -182,13 +182,10 @@ def split(data: Inputs, session: ort.InferenceSession, most: int) -> Inputs:
     return Inputs(data.kind, fit, cut(data.check) if data.held_out else fit)
 
 
-def sample_shapes(data: Inputs, session: ort.InferenceSession) -> dict[str, tuple[int, ...]]:
+def sample_shapes(data: Inputs) -> dict[str, tuple[int, ...]]:
     """Shapes of a single sample of the data; of inputs that samples do not lie along, as they are."""
-    shapes = {}
-    for value in session.get_inputs():
-        array = data.fit.feeds[0][value.name]
-        shapes[value.name] = (1, *array.shape[1:]) if value.name in data.fit.along else array.shape
-    return shapes
+    along = data.fit.along
+    return {name: (1, *a.shape[1:]) if name in along else a.shape for name, a in data.fit.feeds[0].items()}
 
 
 def _fit(array: NDArray[Any], value: Any, *, any_rank: bool) -> NDArray[Any]:

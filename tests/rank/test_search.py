@@ -50,7 +50,6 @@ def test_fewer_weights_but_more_multiplications_are_no_candidate() -> None:
 
 
 def test_reasons() -> None:
-    assert candidates(site(8, 8), Rule(None)) == "kept as asked"
     assert candidates(site(8, 8), Rule(Fixed(8, 8))) == "full rank, nothing to truncate"
 
 

@@ -67,11 +67,11 @@ def test_what_is_the_same_for_all_samples() -> None:
     parts = inputs.split(data, scaled, 3)
     assert [len(feed["x"]) for feed in parts.fit.feeds] == [3, 3, 2]
     assert all(feed["s"] == 2 for feed in parts.fit.feeds)
-    assert inputs.sample_shapes(data, scaled) == {"x": (1, 4), "s": ()}
+    assert inputs.sample_shapes(data) == {"x": (1, 4), "s": ()}
     started = session(model([node], {}, {"x": ["n", 4], "s": [2, 1]}, {"y": 2}))
     data = inputs.from_data([{"s": np.ones((2, 1)), "x": x}], started, apart=False)
     assert [feed["x"].shape for feed in data.fit.feeds] == [(1, 4)] * 10
-    assert inputs.sample_shapes(data, started) == {"x": (1, 4), "s": (2, 1)}
+    assert inputs.sample_shapes(data) == {"x": (1, 4), "s": (2, 1)}
     pairs = [{"s": np.ones((2, 1)), "x": x[i : i + 1]} for i in range(10)]
     assert inputs.from_data(pairs, started).check.samples == 2
     halves = inputs.from_data([{"s": np.array(2.0), "x": part} for part in np.split(x, 2)], scaled)
@@ -195,8 +195,8 @@ def test_inputs_without_a_common_batch_are_one_sample() -> None:
 
 def test_shapes_of_one_sample() -> None:
     conv = session(CONV)
-    assert inputs.sample_shapes(inputs.from_data([{"x": X}], conv), conv) == {"x": (1, 3, 8)}
-    assert inputs.sample_shapes(inputs.from_data([{"x": X[:1]}], conv), conv) == {"x": (1, 3, 8)}
+    assert inputs.sample_shapes(inputs.from_data([{"x": X}], conv)) == {"x": (1, 3, 8)}
+    assert inputs.sample_shapes(inputs.from_data([{"x": X[:1]}], conv)) == {"x": (1, 3, 8)}
 
 
 def test_labels_stay_with_their_samples() -> None:

@@ -72,7 +72,7 @@ def stored(stage: Stage, weight: Array, form: Form, size: tuple[int, ...]) -> Ar
     return np.asarray(used.transpose(order).reshape(shape))
 
 
-def convolve(writer: Writer, x: Frames, stage: Stage, form: Form, weight: str, bias: str, output: str = "") -> Frames:
+def convolve(writer: Writer, x: Frames, stage: Stage, form: Form, weight: str, bias: str, output: str) -> Frames:
     """One stage on frames.
 
     Args:

@@ -219,7 +219,7 @@ def settle(
     *,
     bias: bool = False,
     scalings: int = 0,
-    objection: str = "",
+    objection: str,
 ) -> Reading:
     """The reading of a node whose geometry is known: a site, unless something speaks against it.
 
