@@ -38,7 +38,7 @@ from onnx_tucker.graph.splice import splice
 from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.session import Machine, environment
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Array, Candidate, Chain, Choice, Plan, Skip
+from onnx_tucker.types import Array, Candidate, Chain, Choice, Plan
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 sys.path.insert(0, str(MODELS))
@@ -200,20 +200,20 @@ def _whitened(subject: Subject, plan: Plan, options: Mapping[str, Any]) -> onnx.
     """The same ranks, each weight truncated as inputs with whitened channels feel it; as whole weights again."""
     job = prepare(subject.path, Settings(data=subject.data, **options), lambda *_: None)
     choices = {choice.name: choice for choice in plan.choices if choice.method}
-    found = [f for f in job.found if not isinstance(f.reading.found, Skip) and f.place.label in choices]
+    found = [f for f in job.found if f.is_site and f.label in choices]
     planned, weights, names = {}, {}, Names(job.model)
     for one, goals in zip(found, calibrate.goals(job, found), strict=True):
         stage, weight = one.site.stage, one.site.read().astype(np.float64)
-        choice = choices[one.place.label]
+        choice = choices[one.label]
         parts = []
         for part, goal in zip(np.split(weight, stage.groups), goals.whole if goals else [], strict=True):
             wide = stage.inp >= WIDE
             half, inverse = (None, None) if wide else goal.metric.roots(stage.inp)
             chain = METHODS[choice.method or ""].chain(_turned(part, half), stage, choice.ranks or ())
             parts.append(_turned(reconstruct(chain), inverse))
-        planned[one.place.label] = Candidate(None, None, (stage,), 0.0)
+        planned[one.label] = Candidate(None, None, (stage,), 0.0)
         chain = Chain((stage,), (np.concatenate(parts),))
-        weights[one.place.label] = store(one, planned[one.place.label], chain, names)
+        weights[one.label] = store(one, planned[one.label], chain, names)
     return splice(job.model, planned, weights, job.found, job.context)
 
 

@@ -33,7 +33,7 @@ from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rough import Rough
 from onnx_tucker.timed import arranged, raced, timed
 from onnx_tucker.tuning import Tuner
-from onnx_tucker.types import Candidate, Skip
+from onnx_tucker.types import Candidate
 from onnx_tucker.ways import alike, quick
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Allocator:
         self._job = job
         self._counted = [quantity for quantity in quantities if quantity != "time"]
         self._tuner = Tuner(job) if "time" in quantities else None
-        groups = [group for group in sharing(job).values() if not isinstance(group[0].reading.found, Skip)]
+        groups = [group for group in sharing(job).values() if group[0].is_site]
         self._groups = groups
         self._found = list(self._curves(blind=False))
         self.rough: Rough = before.rough if before else Rough(job)
@@ -137,7 +137,7 @@ class Allocator:
         limits, curves_ = self._limits(_shares(budgets)), self._lawful or self._found
         for label, share in slow.items():
             fewer = [
-                replace(curve, points=curve.points[:1], kept=SLOW) if label == curve.group[0].place.label else curve
+                replace(curve, points=curve.points[:1], kept=SLOW) if label == curve.group[0].label else curve
                 for curve in curves_
             ]
             other = within(fewer, limits)
@@ -305,7 +305,7 @@ class Allocator:
                 candidate = Candidate(point.method, point.ranks, stages)
                 if alike(curve.group):
                     candidate = quick(self._job.context, curve.group[0], candidate)
-                candidates |= dict.fromkeys((one.place.label for one in curve.group), candidate)
+                candidates |= dict.fromkeys((one.label for one in curve.group), candidate)
         return candidates
 
 

@@ -49,7 +49,7 @@ class Allocation(tuple[tuple[Curve, Point], ...]):
         for curve, point in self:
             kept = curve.kept or (WHOLE if any(other.ranks for other in curve.points) else NOTHING)
             rule = Rule(Given(point.ranks), point.method) if point.ranks else Rule(Full(kept))
-            rules |= {one.place.label: rule for one in curve.group}
+            rules |= {one.label: rule for one in curve.group}
         return Rules(rules)
 
 

@@ -49,7 +49,7 @@ def _on_frames(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> set[str]:
     frames = {m.label: m.pick(job.settings, on_frames=True) for m in menus}
     movable = [label for label, pick in frames.items() if pick]
     conversions = _Conversions(job, tuner)
-    members = {m.label: {f.place.label for f in m.group} for m in menus}
+    members = {m.label: {f.label for f in m.group} for m in menus}
 
     def cost(on: set[str]) -> float:
         labels = set[str]().union(*(members[label] for label in on))
@@ -127,9 +127,7 @@ def _fastest(job: Job, menus: Sequence[Menu], trials: Sequence[Picks], feed: Fee
 def becoming(menus: Sequence[Menu], picks: Picks) -> dict[str, Candidate]:
     """What nodes become by the options that their groups take, by label, as far as they change."""
     taken = ((menu, picks.get(menu.label)) for menu in menus)
-    return {
-        f.place.label: pick.candidate for menu, pick in taken if pick and pick.candidate.changes for f in menu.group
-    }
+    return {f.label: pick.candidate for menu, pick in taken if pick and pick.candidate.changes for f in menu.group}
 
 
 def with_noise(job: Job, planned: Mapping[str, Candidate]) -> bytes:
@@ -141,7 +139,7 @@ def with_noise(job: Job, planned: Mapping[str, Candidate]) -> bytes:
     """
     names, weights = Names(job.model), dict[str, list[onnx.TensorProto]]()
     for found in job.found:
-        if found.place.label in planned:
+        if found.label in planned:
             leader = weights.get(found.group)
-            weights[found.place.label] = leader or layer.noise_weights(found, planned[found.place.label], names)
+            weights[found.label] = leader or layer.noise_weights(found, planned[found.label], names)
     return splice(job.model, planned, weights, job.found, job.context).SerializeToString(deterministic=True)

@@ -143,7 +143,7 @@ def _slow_chains(job: Job, decision: Decision) -> dict[str, float]:
     """
     whole, more = 0.0, defaultdict[str, float](float)
     for found, choice in zip(job.found, decision.plan.choices, strict=True):
-        price = decision.prices.get(found.place.label)
+        price = decision.prices.get(found.label)
         whole += price.before.ms if price else 0.0
         if price and price.after and choice.method:
             more[found.group] += price.after.ms - price.before.ms
@@ -190,13 +190,13 @@ def _require_known(job: Job) -> None:
     """Makes sure that a budget of FLOPs is of all nodes that could be factorised."""
     if all(budget.of != "flops" for budget in job.settings.budgets):
         return
-    unknown = [f.place.label for f in eligible(job) if f.reading.layer is None]
+    unknown = [f.label for f in eligible(job) if f.reading.layer is None]
     if unknown:
         raise PromiseError(
             f"A budget of FLOPs cannot be held, because those of {_named(unknown)} are not known; fix the shapes of "
             "the inputs with --input-shape or --dim, or leave the nodes out with --exclude."
         )
-    others = [f.place.label for f in job.found if f.reading.layer is None]
+    others = [f.label for f in job.found if f.reading.layer is None]
     if others:
         logger.warning("The budget of FLOPs is without those of %s, which are not known.", _named(others))
 

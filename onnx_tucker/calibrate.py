@@ -29,8 +29,8 @@ def refits(job: Job, planned: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """The nodes that stay, whose weights may make up for what the chains of others lose; those left out never do."""
     if not trust.usable(job) or not any(candidate.method for candidate in planned.values()):
         return {}
-    kept = [f for f in eligible(job) if f.place.label not in planned and not obstacle(job, f)]
-    return {f.place.label: untouched(f) for f in kept}
+    kept = [f for f in eligible(job) if f.label not in planned and not obstacle(job, f)]
+    return {f.label: untouched(f) for f in kept}
 
 
 def decomposed(weight: Array, stage: Stage, candidate: Candidate) -> Chain:
@@ -125,7 +125,7 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
         planned: what nodes become, by label.
     """
     for found, known in zip(leaders, statistics.of_model(job, leaders), strict=True):
-        candidate = planned[found.place.label]
+        candidate = planned[found.label]
         if known is None or candidate.method is None:
             yield decomposed(found.site.read(), found.site.stage, candidate)
             continue
@@ -138,7 +138,7 @@ def alone(job: Job, leaders: Sequence[Found], planned: Mapping[str, Candidate]) 
 
 def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
     """What the chains of nodes can be made from."""
-    chains = [f for f in job.found if f.place.label in planned and planned[f.place.label].method]
+    chains = [f for f in job.found if f.label in planned and planned[f.label].method]
     if not chains or not trust.usable(job):
         return ["weights"]
     chains = [f for f in chains if not shared(job, f)]  # nothing behind others is looked at

@@ -55,7 +55,7 @@ def curves(
         groups: nodes that share a weight.
         blind: leaves the data out of it.
     """
-    keys = [job.key("curve", quantities, blind, [found.place.label for found in group]) for group in groups]
+    keys = [job.key("curve", quantities, blind, [found.label for found in group]) for group in groups]
     known = [_recalled(job, key, quantities, group) for key, group in zip(keys, groups, strict=True)]
     missing = [group for group, curve in zip(groups, known, strict=True) if curve is None]
     run = Parallel(n_jobs=job.settings.jobs, require="sharedmem", return_as="generator", pre_dispatch="n_jobs")
@@ -106,7 +106,7 @@ def cost_as_is(job: Job, quantity: str, group: Sequence[Found]) -> float:
         convention = FLOPS[job.settings.flops]
         return sum(convention(f.reading.layer) for f in group if f.reading.layer)
     reading = group[0].reading
-    if group[0].group != group[0].place.label:
+    if group[0].group != group[0].label:
         return 0.0
     if quantity == "bytes":  # of all that goes with them, as it is stored, which may be as integers
         constants = job.context.constants

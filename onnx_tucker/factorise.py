@@ -73,7 +73,7 @@ def factorise(
         alone: whether chains from weights are each fitted to what the original gives their node, as by statistics.
     """
     planned = {**planned, **(calibrate.refits(job, planned) if basis != "weights" else {})}
-    leaders = [f for f in job.found if f.place.label in planned and f.group == f.place.label]
+    leaders = [f for f in job.found if f.label in planned and f.group == f.label]
     names, weights, errors = Names(job.model), dict[str, list[onnx.TensorProto]](), dict[str, float]()
     made: Iterable[tuple[Found, tuple[Chain, float] | None]]
     if basis == "weights":
@@ -86,10 +86,10 @@ def factorise(
         if not rough:
             job.progress("factorising", i, len(leaders))
         if rounded is None:
-            del planned[leader.place.label]
+            del planned[leader.label]
             continue
         chain, error = rounded
-        group, stored = members(job, leader), store(leader, planned[leader.place.label], chain, names)
+        group, stored = members(job, leader), store(leader, planned[leader.label], chain, names)
         weights |= dict.fromkeys(group, stored)
         errors |= dict.fromkeys(group, error)
     if not rough:
@@ -104,7 +104,7 @@ def _separate(
     if fitted:
         chains = calibrate.alone(job, leaders, planned)
         return (_rounded(found.site.read(), chain) for found, chain in zip(leaders, chains, strict=True))
-    work = (delayed(_decomposed)(f.site.read(), f.site.stage, planned[f.place.label]) for f in leaders)
+    work = (delayed(_decomposed)(f.site.read(), f.site.stage, planned[f.label]) for f in leaders)
     # Where one job is asked for, `joblib.parallel_config` says where it is done: on a cluster, if its backend is one.
     jobs = job.settings.jobs if job.settings.jobs > 1 else None
     run = Parallel(n_jobs=jobs, prefer="threads", return_as="generator", pre_dispatch="n_jobs")

@@ -84,8 +84,8 @@ class Fitting:
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
         self._view = View.of(job.model, job.context)
         self._sums = self._view.sums()
-        self._ahead = {f.place.node.output[0] for f in job.found if f.place.label in planned}
-        products = [f for f in job.found if f.place.label in planned and self._is_product(f)]
+        self._ahead = {f.place.node.output[0] for f in job.found if f.label in planned}
+        products = [f for f in job.found if f.label in planned and self._is_product(f)]
         self._path = hashlib.sha256(repr((basis, rough, trusts, sorted(planned))).encode())
         self._head = Head(self._view, [] if self._few else products)
 
@@ -108,7 +108,7 @@ class Fitting:
                 yield found, chain
         together = self._head.fitted(self._rows)
         for found, chain in last.items():
-            yield found, together.get(found.place.label, chain)
+            yield found, together.get(found.label, chain)
 
     def target(self, found: Found) -> str:
         """See `rows.Flows`."""
@@ -144,9 +144,9 @@ class Fitting:
 
     def _fitted(self, found: Found) -> Chain | None:
         """The chain of the next node; None where it stays as it is."""
-        candidate = self._planned[found.place.label]
+        candidate = self._planned[found.label]
         group = holders(self._job, found)
-        self._path.update(repr((found.place.label, candidate.method, candidate.ranks)).encode())
+        self._path.update(repr((found.label, candidate.method, candidate.ranks)).encode())
         chain = self._known(self._path.hexdigest(), found, candidate)
         self._ahead -= {one.place.node.output[0] for one in group}
         if found in self._head:

@@ -175,8 +175,8 @@ def _fewest(
 def _costliest(job: Job, made: Factorised, promises: Promises, saved: Callable[[str], float]) -> list[str]:
     """The first of the nodes of each chain, those first that cost most of the outputs for what they save."""
     chains = [label for label in made.changed if made.planned[label].method]
-    leaders = [f for f in job.found if f.place.label in chains and f.group == f.place.label]
-    groups = {found.place.label: members(job, found) for found in leaders}
+    leaders = [f for f in job.found if f.label in chains and f.group == f.label]
+    groups = {found.label: members(job, found) for found in leaders}
     lost = {label: promises.error(made.only(job, group)) for label, group in groups.items()}
     return sorted(groups, key=lambda label: -lost[label] / max(sum(map(saved, groups[label])), 1e-9))
 
@@ -187,7 +187,7 @@ def _saved(job: Job, made: Made) -> dict[str, float]:
     times = {label: price.before.ms - price.after.ms for label, price in prices.items() if price and price.after}
     if len(times) == len(prices):
         return times
-    readings = {found.place.label: found.reading for found in job.found}
+    readings = {found.label: found.reading for found in job.found}
     return {n: float(r.layer.macs if (r := readings[n]).layer else r.params or 0) for n in made.result.changed}
 
 
@@ -242,12 +242,12 @@ def _with_less(job: Job, made: Made, reasons: Mapping[str, str], trusts: trust.T
 
 def _given_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:
     """The decision with some nodes, and those that share their weights, kept after all, for these reasons."""
-    groups = {f.group: reasons[f.place.label] for f in job.found if f.place.label in reasons}
+    groups = {f.group: reasons[f.label] for f in job.found if f.label in reasons}
     choices = tuple(
         choice_of(f, None, groups[f.group]) if f.group in groups else c
         for f, c in zip(job.found, decision.plan.choices, strict=True)
     )
-    kept = {f.place.label for f in job.found if f.group in groups}
+    kept = {f.label for f in job.found if f.group in groups}
     prices = {name: replace(price, after=None) if name in kept else price for name, price in decision.prices.items()}
     return Decision(Plan(choices), prices)
 
@@ -255,7 +255,7 @@ def _given_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Dec
 def candidates_of(job: Job, decision: Decision) -> dict[str, Candidate]:
     """The candidates of a decision, by node."""
     pairs = zip(job.found, decision.plan.choices, strict=True)
-    return {f.place.label: planned_candidate(job.context, f, choice) for f, choice in pairs if choice.form}
+    return {f.label: planned_candidate(job.context, f, choice) for f, choice in pairs if choice.form}
 
 
 def timed(job: Job, made: Made) -> Made:

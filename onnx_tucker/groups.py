@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Site
 
 
 def sharing(job: Job) -> dict[str, list[Found]]:
@@ -31,12 +30,12 @@ def shared(job: Job, found: Found) -> bool:
 
 def members(job: Job, found: Found) -> list[str]:
     """Their labels."""
-    return [one.place.label for one in holders(job, found)]
+    return [one.label for one in holders(job, found)]
 
 
 def eligible(job: Job) -> list[Found]:
     """The nodes that could be factorised, and that the options do not leave out."""
-    return [f for f in job.found if isinstance(f.reading.found, Site) and not excluded(job.settings, [f])]
+    return [f for f in job.found if f.is_site and not excluded(job.settings, [f])]
 
 
 def excluded(settings: Settings, group: Sequence[Found]) -> str:
@@ -44,12 +43,12 @@ def excluded(settings: Settings, group: Sequence[Found]) -> str:
     for found in group:
         reason = _excluded(found, settings)
         if reason:
-            return f"its weight is also that of {found.place.label}, {reason}" if len(group) > 1 else reason
+            return f"its weight is also that of {found.label}, {reason}" if len(group) > 1 else reason
     return ""
 
 
 def _excluded(found: Found, settings: Settings) -> str:
-    label = found.place.label
+    label = found.label
     if settings.op_types and found.place.node.op_type not in settings.op_types:
         return "left out by --op-types"
     if settings.include and not any(matches(label, pattern) for pattern in settings.include):

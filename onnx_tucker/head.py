@@ -87,7 +87,7 @@ class Head:
         if scores is not None and layers[-1].free and chain.bias is not None:
             parts = outputs(layers[:-1], x).reshape(rows.parts.shape).astype(rows.parts.dtype)
             layers[-1] = layers[-1]._replace(chain=classes.corrected(chain, replace(rows, parts=parts), scores))
-        return {f.place.label: one.chain for f, one in zip(self._nodes, layers, strict=True) if one.free}
+        return {f.label: one.chain for f, one in zip(self._nodes, layers, strict=True) if one.free}
 
     def _same(self, rows: Rows, x: Array) -> bool:
         """Whether the layers make of what the first one takes what the last node gives."""

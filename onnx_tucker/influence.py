@@ -26,7 +26,7 @@ from onnx_tucker.graph.view import View
 from onnx_tucker.runtime.batches import Batches, some
 from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
-from onnx_tucker.types import Array, Site
+from onnx_tucker.types import Array
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Influences:
         self._machine, self._folder, self._seed, self._progress = machine, folder, seed, progress
         self._draws = max(LEAST, min(DRAWS, most))
         main = [one for one in found if one.place.scope.graph is view.model.graph]
-        self._nodes = [o for o in main if isinstance(o.reading.found, Site) and o.site.stage.out <= WIDEST]
+        self._nodes = [o for o in main if o.is_site and o.site.stage.out <= WIDEST]
 
     def of_samples(self, batches: Batches, parts: int) -> Influences:
         """The same by other samples, which are one of some parts that share the time for it."""

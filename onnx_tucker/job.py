@@ -27,7 +27,7 @@ from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.runtime.timing import Stopwatch
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Candidate, Site
+from onnx_tucker.types import Candidate
 from onnx_tucker.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Job:
         samples = self.inputs.fit.samples if self.inputs is not None else 0
         total = samples * self.sample_macs
         for found in self.found:
-            if isinstance(found.reading.found, Site):
+            if found.is_site:
                 stage = found.site.stage
                 width, rows = stage.inp * stage.window.volume, min(ROUGH_ROWS, samples * self.positions([found]))
                 total += stage.groups * rows * width * min(rows, width)

@@ -17,7 +17,6 @@ from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.view import View
 from onnx_tucker.runtime.reference import Reference
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line, run_named
-from onnx_tucker.types import Site
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def judged(
     Returns:
         The reference itself where outputs judge; else what they follow from.
     """
-    sites = [one for one in found if isinstance(one.reading.found, Site)]
+    sites = [one for one in found if one.is_site]
     main = all(one.place.scope.graph is view.model.graph for one in sites)
     layers = [one.output for one in sites] if main else []  # what bodies make is not followed
     parts = _parts(view, layers, folder, machine, feeds)

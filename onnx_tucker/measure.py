@@ -107,8 +107,8 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         FLOPS[convention](layer_) if layer_ else None,
     )
     after = before
-    if choice.method and choice.ranks and isinstance(reading.found, Site):
-        site = reading.found
+    if choice.method and choice.ranks and isinstance(reading.result, Site):
+        site = reading.result
         after = chain_cost(site, METHODS[choice.method].stages(site.stage, choice.ranks), convention)
         if not before.params:  # its weight is counted with another node
             after = replace(after, params=0)
@@ -169,7 +169,7 @@ def in_situ(job: Job, model: onnx.ModelProto) -> dict[str, float] | None:
     """Milliseconds of each weight-bearing node of the main graph, or of its chain, within a model; None if not run."""
     if not job.settings.benchmark or job.timed_feed is None:
         return None
-    labels = {found.place.label for found in job.found if found.place.scope.outer is None}
+    labels = {found.label for found in job.found if found.place.scope.outer is None}
     try:
         steps = job.stopwatch.profile(owners.tagged(model), job.timed_feed, job.folder)
     except FAILURES as error:
@@ -214,7 +214,7 @@ def _output_errors(
             logger.warning("Errors of single nodes are not measured: %s", error)
             return {}
         for found in group:
-            label = found.place.label
+            label = found.label
             chain = layer.real_chain(job.model, found, job.context, planned[label], weights[label])
             source, target = _ends(found)
             try:
@@ -236,7 +236,7 @@ def _groups(job: Job, planned: Mapping[str, Candidate]) -> Iterator[list[Found]]
     group: list[Found] = []
     size = 0
     for found in job.found:
-        alone = found.place.label in planned and layer.stands_alone(found, job.context)
+        alone = found.label in planned and layer.stands_alone(found, job.context)
         if not alone or found.place.scope.outer is not None:
             continue
         sizes = (math.prod(job.context.shapes.get(name, ())) for name in _ends(found))

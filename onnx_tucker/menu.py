@@ -42,7 +42,7 @@ class Menu:
     @property
     def label(self) -> str:
         """Label of the first node."""
-        return self.group[0].place.label
+        return self.group[0].label
 
     def pick(self, settings: Settings, *, on_frames: bool) -> Option | None:
         """The best with, or without, frames: a chain if it is worth its error, else what takes the least time."""
@@ -93,7 +93,7 @@ def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
     Raises:
         PlanError: the rules name a node that is not there, or ranks that do not fit it.
     """
-    unused = rules.unused({f.place.label for f in job.found})
+    unused = rules.unused({f.label for f in job.found})
     if unused:
         raise PlanError(f"The ranks name {unused[0]!r}, but the model has no such linear node.")
     _check_globs(job)
@@ -107,10 +107,10 @@ def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
 
 
 def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
-    first = group[0].reading.found
+    first = group[0].reading.result
     if isinstance(first, Skip):
         return Menu(group, first.reason, [], [])
-    rule = next(filter(None, (rules.rule(found.place.label) for found in group)), None)
+    rule = next(filter(None, (rules.rule(found.label) for found in group)), None)
     asked = "kept as asked" if rule and rule.policy is None else ""
     left_out = excluded(job.settings, group) or asked
     chains = left_out or ("the ranks do not name it" if rule is None else search.candidates(group[0].site, rule))
@@ -121,6 +121,6 @@ def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
 
 def _check_globs(job: Job) -> None:
     for pattern in (*job.settings.include, *job.settings.exclude):
-        if pattern not in job.warned and not any(matches(found.place.label, pattern) for found in job.found):
+        if pattern not in job.warned and not any(matches(found.label, pattern) for found in job.found):
             job.warned.add(pattern)
             logger.warning("No node matches %r of --include or --exclude.", pattern)

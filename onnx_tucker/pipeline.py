@@ -322,7 +322,7 @@ def _given_plan(settings: Settings) -> Plan | None:
 
 def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
     """Says so where factors are made without data, all of them or some."""
-    found = {f.place.label: f for plan in plans for f, c in zip(job.found, plan.choices, strict=True) if c.method}
+    found = {f.label: f for plan in plans for f, c in zip(job.found, plan.choices, strict=True) if c.method}
     if not trust.usable(job):
         known = "each node's statistics" if job.settings.statistics else "the weights"
         if found:

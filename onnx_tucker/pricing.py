@@ -71,10 +71,10 @@ def _verdict(job: Job, tuner: Tuner, offered: Sequence[Menu], picks: Mapping[str
     choices = {}
     for menu in offered:
         for found in menu.group:
-            label = found.place.label
+            label = found.label
             last = "" if label in changed else reasons.get(label, "")
             choices[label] = choice_of(found, changed.get(label), last or menu.reason or menu.beaten)
-    return Decision(Plan(tuple(choices[f.place.label] for f in job.found)), prices)
+    return Decision(Plan(tuple(choices[f.label] for f in job.found)), prices)
 
 
 def _slow(
@@ -85,7 +85,7 @@ def _slow(
     if job.settings.insists:
         return slow
     for menu in offered:
-        labels = [f.place.label for f in menu.group if f.place.label in changed]
+        labels = [f.label for f in menu.group if f.label in changed]
         timed = [prices[label] for label in labels if label in prices]
         if not labels or len(timed) < len(labels):
             continue
@@ -101,8 +101,8 @@ def price(job: Job, tuner: Tuner, changed: Mapping[str, Candidate]) -> dict[str,
     layout = layout_of(job.context, changed, Names(onnx.ModelProto()))
     prices = {}
     for found in job.found:
-        label = found.place.label
-        if isinstance(found.reading.found, Skip):
+        label = found.label
+        if not found.is_site:
             continue
         entry = layout.entered.get(found.input)
         borders = Borders(bool(entry and entry.first == label), found.place.node.output[0] in layout.left)
@@ -122,7 +122,7 @@ def together(prices: Sequence[Price]) -> float:
 
 def choice_of(found: Found, candidate: Candidate | None, reason: str) -> Choice:
     """The choice that makes a node what a candidate is, or keeps it for a reason."""
-    reading, node = found.reading.found, found.place.node
+    reading, node = found.reading.result, found.place.node
     if isinstance(reading, Skip):
         return Choice(reading.name, reading.op, None, "skipped", reading.reason)
     kept = Choice(reading.name, node.op_type, reading.stage.shape, "kept", reason)

@@ -22,16 +22,16 @@ def replay(job: Job, plan: Plan) -> Decision:
     Raises:
         PlanError: the plan was made for a model with other nodes.
     """
-    known = {f.place.label: f for f in job.found}
+    known = {f.label: f for f in job.found}
     planned = {c.name: c for c in plan.choices}
     for name in sorted(known.keys() ^ planned.keys()):
         where = "the plan has" if name in planned else "the model has"
         raise PlanError(f"The plan is for another model: only {where} a node {name!r}.")
     for group in sharing(job).values():
-        recipes = {(c.method, c.ranks, c.form) for c in (planned[f.place.label] for f in group)}
+        recipes = {(c.method, c.ranks, c.form) for c in (planned[f.label] for f in group)}
         framed = any(form in FORMS and FORMS[form].on_frames for _, _, form in recipes if form)
         if len(recipes) > 1 or (framed and not alike(group)):
-            names = " and ".join(repr(f.place.label) for f in group[:2])
+            names = " and ".join(repr(f.label) for f in group[:2])
             raise PlanError(f"The plan treats {names} differently, but they share a weight.")
     candidates = {name: planned_candidate(job.context, known[name], c) for name, c in planned.items() if c.form}
     return Decision(Plan(tuple(planned[name] for name in known), plan.basis), price(job, Tuner(job), candidates))
@@ -43,7 +43,7 @@ def planned_candidate(context: Context, found: Found, choice: Choice) -> Candida
     Raises:
         PlanError: the node is not the one that the plan was made for.
     """
-    reading = found.reading.found
+    reading = found.reading.result
     if isinstance(reading, Skip):
         raise PlanError(f"The plan changes {choice.name!r}, but it cannot be: {reading.reason}.")
     if choice.shape != reading.stage.shape or choice.op != reading.op:

@@ -218,9 +218,9 @@ def _halves(job: Job, found: Found, source: Flows, most: int) -> tuple[Statistic
         for half, known in enumerate(halves):
             for part in _chunks(stage, order[drawn.half[order] == half]):
                 left_out += known.add(patches(stage, drawn.x, rows[part]), y[part])
-    if left_out and found.place.label not in job.warned:
-        job.warned.add(found.place.label)
-        logger.warning("%s: %d positions of the data are not finite and are left out.", found.place.label, left_out)
+    if left_out and found.label not in job.warned:
+        job.warned.add(found.label)
+        logger.warning("%s: %d positions of the data are not finite and are left out.", found.label, left_out)
     return halves[0], halves[1]
 
 
@@ -239,7 +239,7 @@ def _drawn(job: Job, found: Found, source: Flows, most: int, window: tuple[int, 
     half_of = turns(data.samples, 2, np.random.default_rng(job.settings.seed)) % 2
     kind: type[Moments] | type[Samples] = Samples
     limit = 0
-    key = (found.place.label, source.target(found), most, window, data.samples)
+    key = (found.label, source.target(found), most, window, data.samples)
     known, made, size = job.wanted.get(key) or [], list[Wanted](), 0
     for i, (feed, flow) in enumerate(zip(data.feeds, source.rows(found, known=bool(known)), strict=False)):
         x, y = found.seat.inputs(flow.x), None if flow.y is None else found.seat.outputs(flow.y)

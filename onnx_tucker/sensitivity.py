@@ -23,7 +23,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.types import Candidate, Chain, Site
+from onnx_tucker.types import Candidate, Chain
 from onnx_tucker.ways import quick, untouched
 
 logger = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ def probe_of(job: Job) -> Probe | None:
     names = Names(job.model)
     planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
     for found in job.found:
-        if isinstance(found.reading.found, Site) and len(members(job, found)) == 1:
+        if found.is_site and len(members(job, found)) == 1:
             candidate = quick(job.context, found, untouched(found))
             if candidate.changes:
-                label, chain = found.place.label, Chain(candidate.stages, (found.site.read(),))
+                label, chain = found.label, Chain(candidate.stages, (found.site.read(),))
                 planned[label], weights[label] = candidate, store(found, candidate, chain, names)
     return Probe(part, outputs, planned, weights, names)
 
@@ -91,7 +91,7 @@ def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], o
         session = job.open(content, arena=False)
         other = session.run(None, dict(on.feed))
     except FAILURES as error:
-        logger.info("%s: its effect on the outputs is not measured: %s", found.place.label, first_line(error))
+        logger.info("%s: its effect on the outputs is not measured: %s", found.label, first_line(error))
         return 1.0
     pairs = zip(on.outputs, other, strict=True)
     errors = [relative_l2(a, b) for a, b in pairs if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
@@ -99,7 +99,7 @@ def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], o
     if not known:  # outputs may be of other shapes each time
         return 1.0
     arrived = float(np.mean(known))
-    logger.info("%s: an error of %.3g becomes %.3g", found.place.label, lost**0.5, arrived**0.5)
+    logger.info("%s: an error of %.3g becomes %.3g", found.label, lost**0.5, arrived**0.5)
     return arrived / lost if lost > 0 else 1.0
 
 

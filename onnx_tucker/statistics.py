@@ -24,7 +24,7 @@ from onnx_tucker.groups import sharing
 from onnx_tucker.job import ROUGH_ROWS, Job
 from onnx_tucker.rows import Flow, known_rows
 from onnx_tucker.trust import lighter
-from onnx_tucker.types import Array, Site, Stage
+from onnx_tucker.types import Array, Stage
 from onnx_tucker.walk import Walk
 
 ROWS = 40_000
@@ -102,7 +102,7 @@ def save(job: Job, file: IO[bytes]) -> None:
         job: the run, with data.
         file: where to.
     """
-    nodes = [group[0] for group in sharing(job).values() if isinstance(group[0].reading.found, Site)]
+    nodes = [group[0] for group in sharing(job).values() if group[0].is_site]
     with zipfile.ZipFile(file, "w") as archive:
         _write(archive, MODEL, np.array(job.fingerprint))
         kept: list[str] = []
@@ -111,7 +111,7 @@ def save(job: Job, file: IO[bytes]) -> None:
             if known is not None:
                 for name, array in known.whole.arrays().items():
                     _write(archive, f"{len(kept)}/{name}", array)
-                kept.append(found.place.label)
+                kept.append(found.label)
         _write(archive, NODES, np.array(kept, dtype=np.str_))
         job.progress("collecting statistics", len(nodes), len(nodes))
 
@@ -162,7 +162,7 @@ class _Stored:
 
     def of(self, found: Found) -> Statistics | None:
         """What is known of a node."""
-        number = self._numbers.get(found.place.label)
+        number = self._numbers.get(found.label)
         if number is None:
             return None
         names = [name for name in self._content.files if name.startswith(f"{number}/")]

@@ -94,7 +94,7 @@ class Trusts:
 
     def of(self, job: Job, found: Found, candidate: Candidate, find: Callable[[], Trust], *, rough: bool) -> Trust:
         """How far the data of a node is trusted, by what is remembered or else by `find`, in rough passes or others."""
-        key = job.planned_key("trust", self._first, found.place.label, candidate.method is None, rough)
+        key = job.planned_key("trust", self._first, found.label, candidate.method is None, rough)
         known = Trust.restored(job.memory.recall(key))
         if known is None:
             known = find()

@@ -23,7 +23,7 @@ from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import replay
 from onnx_tucker.runtime.fidelity import mean_error
 from onnx_tucker.settings import Course, Settings
-from onnx_tucker.types import Candidate, Plan, Site
+from onnx_tucker.types import Candidate, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
             "The factorised model does not say what was made of the original: give ORIGINAL and then FACTORISED, which "
             "this version has made of it."
         )
-    sites = {found.place.label for found in job.found if isinstance(found.reading.found, Site)}
+    sites = {found.label for found in job.found if found.is_site}
     strange = sorted(noted.keys() - sites)
     if strange:
         raise PlanError(
@@ -104,7 +104,7 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
         )
     choices = []
     for found in job.found:
-        recipe = noted.get(found.place.label)
+        recipe = noted.get(found.label)
         candidate = Candidate(recipe.method, recipe.ranks, (), form=recipe.form) if recipe else None
         choices.append(choice_of(found, candidate, "" if recipe else "not factorised by the earlier run"))
     decision = replay(job, Plan(tuple(choices)))

@@ -136,13 +136,13 @@ class Tuner:
         """Times of candidates in the place of a node, which are kept for those that need no conversions."""
         timings = self._timed(found, candidates, layer.FRAMES_ONLY, seconds)
         for candidate, timing in zip(candidates, timings, strict=bool(timings)):
-            self._compared[found.place.label, candidate] = timing
+            self._compared[found.label, candidate] = timing
         return timings
 
     def compare(self, found: Found, candidate: Candidate | None, borders: Borders) -> list[Timing]:
         """Times of a node as it is, and of what it becomes, with the conversions at its borders; empty if not timed."""
         wanted = [c for c in (untouched(found), candidate) if c]
-        known = [self._compared.get((found.place.label, c)) for c in wanted if not FORMS[c.form].on_frames]
+        known = [self._compared.get((found.label, c)) for c in wanted if not FORMS[c.form].on_frames]
         if len(known) == len(wanted) and all(known):
             return [timing for timing in known if timing]
         return self._timed(found, wanted, borders, LAYER_SECONDS)
@@ -155,7 +155,7 @@ class Tuner:
         try:
             return self._job.stopwatch.compare(models, feed, seconds)
         except FAILURES as error:
-            logger.warning("%s is not timed: %s", found.place.label, first_line(error))
+            logger.warning("%s is not timed: %s", found.label, first_line(error))
             return []
 
     def conversion(self, shape: tuple[int, ...], frames: Frames) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.segment import between, model_of, uses
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line
-from onnx_tucker.types import Candidate, Chain, Site
+from onnx_tucker.types import Candidate, Chain
 from onnx_tucker.ways import quick, untouched
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Walk:
         self._pieces: dict[str, list[onnx.NodeProto]] = {}
         self._tensors = {tensor.name: tensor for tensor in job.model.graph.initializer}
         for found in job.found:
-            if isinstance(found.reading.found, Site) and quick(job.context, found, untouched(found)).changes:
+            if found.is_site and quick(job.context, found, untouched(found)).changes:
                 self.replace(found, untouched(found), Chain((found.site.stage,), (found.site.read(),)))
         self._fronts = [Reached(frozenset(feed), {}) for feed in feeds]
 

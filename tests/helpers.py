@@ -21,7 +21,7 @@ from onnx_tucker.graph.shapes import declared, infer
 from onnx_tucker.graph.splice import splice
 from onnx_tucker.graph.view import View
 from onnx_tucker.job import Job
-from onnx_tucker.types import Candidate, Chain, Skip
+from onnx_tucker.types import Candidate, Chain
 
 ROOT = Path(__file__).resolve().parent.parent
 STROKES = ROOT / "models" / "strokes.onnx"
@@ -115,7 +115,7 @@ def view_of(job: Job) -> View:
 def reasons(made: onnx.ModelProto, **options: bool) -> dict[str, str]:
     """Why each weight-bearing node is skipped; empty for sites."""
     found = look(made, **options)[1]
-    return {f.place.label: f.reading.found.reason if isinstance(f.reading.found, Skip) else "" for f in found}
+    return {f.label: f.reading.result.reason if not f.is_site else "" for f in found}
 
 
 def candidate(one: Found, method: str | None, ranks: tuple[int, ...] | None = None, form: str = "direct") -> Candidate:
@@ -144,10 +144,10 @@ def factorised(
     """The model with a chain in the place of each node in `methods`: method, ranks (None: full) and perhaps form."""
     context, found = look(made, folder, **options)
     names = Names(made)
-    planned = {f.place.label: candidate(f, *methods[f.place.label]) for f in found if f.place.label in methods}
+    planned = {f.label: candidate(f, *methods[f.label]) for f in found if f.label in methods}
     weights: dict[str, list[onnx.TensorProto]] = {}
-    for one in (f for f in found if f.place.label in planned):
-        label = one.place.label
+    for one in (f for f in found if f.label in planned):
+        label = one.label
         weights[label] = weights[one.group] if one.group in weights else stored(one, planned[label], names)
     return splice(made, planned, weights, found, context)
 

@@ -19,7 +19,7 @@ from onnx_tucker.factor import METHODS
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.ops import OPS
 from onnx_tucker.runtime.session import FAILURES
-from onnx_tucker.types import Plan, Site
+from onnx_tucker.types import Plan
 from tests.helpers import look, session
 
 FACTORISED = {"node": 20, "simple": 0, "pytorch-converted": 20, "pytorch-operator": 1}
@@ -101,8 +101,8 @@ def close(a: Any, b: Any, case: Case) -> bool:
 def full_rank(plan: Plan, model: ModelProto, turn: int) -> Plan:
     """The plan with every site factorised at full rank, by a method that goes round with `turn`."""
     found = look(model)[1]
-    stages = {f.place.label: f.site.stage for f in found if isinstance(f.reading.found, Site)}
-    groups = {f.place.label: f.group for f in found}
+    stages = {f.label: f.site.stage for f in found if f.is_site}
+    groups = {f.label: f.group for f in found}
     choices = []
     for choice in plan.choices:
         if choice.name in stages:

@@ -420,12 +420,10 @@ def test_a_constant_that_is_no_bias_stays() -> None:
 def test_passes_that_begin_alike_share_their_first_chains(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[str] = []
     read = fitting.known_rows
-    monkeypatch.setattr(
-        fitting, "known_rows", lambda job, f, *rest: fitted.append(f.place.label) or read(job, f, *rest)
-    )
+    monkeypatch.setattr(fitting, "known_rows", lambda job, f, *rest: fitted.append(f.label) or read(job, f, *rest))
 
     def planned_(job: Job, ranks: dict[str, int]) -> dict[str, Candidate]:
-        sites = {found.place.label: found.site.stage for found in job.found}
+        sites = {found.label: found.site.stage for found in job.found}
         stages = {label: METHODS["svd"].stages(sites[label], (rank,)) for label, rank in ranks.items()}
         return {label: Candidate("svd", (rank,), stages[label], 0.0) for label, rank in ranks.items()}
 
@@ -540,10 +538,10 @@ def test_nodes_behind_a_repeated_weight_see_what_its_chain_gives() -> None:
     x = correlated(100, 16)
     job = prepare(made, Settings(data={"x": x}, benchmark=False), silent)
     stage = job.found[0].site.stage
-    planned = {f.place.label: Candidate("svd", (6,), METHODS["svd"].stages(stage, (6,)), 0.0) for f in job.found}
-    leaders = [f for f in job.found if f.group == f.place.label]
+    planned = {f.label: Candidate("svd", (6,), METHODS["svd"].stages(stage, (6,)), 0.0) for f in job.found}
+    leaders = [f for f in job.found if f.group == f.label]
     one = fitting.Fitting(job, planned, "outputs", rough=False)
-    chains = {found.place.label: chain for found, chain in one.chains(leaders)}
+    chains = {found.label: chain for found, chain in one.chains(leaders)}
     assert chains.keys() == {"first", "last"}
     repeated = factorise(job, {n: planned[n] for n in ("first", "second")}, "outputs").model
     repeated.graph.output.append(helper.make_tensor_value_info("s", 1, None))

@@ -60,7 +60,7 @@ def perceptron(*, twice: bool = False, last: str = "Softmax") -> onnx.ModelProto
 )
 def test_which_they_are(options: dict[str, Any], labels: list[str]) -> None:
     job = prepare(perceptron(**options), Settings(benchmark=False), silent)
-    assert [one.place.label for one in head.nodes(view_of(job), job.found)] == labels
+    assert [one.label for one in head.nodes(view_of(job), job.found)] == labels
 
 
 def test_outputs_come_closer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_normalised_values_are_seen_as_such(caplog: pytest.LogCaptureFixture) ->
     tensors = {"a": noise(24, 32) / 6, "b": noise(6, 24), **{name: noise(24) for name in "stm"}, "v": noise(24) ** 2}
     made = model(nodes, {n: array.astype(np.float32) for n, array in tensors.items()}, {"x": ["n", 32]}, {"y": 2})
     job = prepare(made, Settings(benchmark=False, data={"x": noise(300, 32).astype(np.float32)}), silent)
-    candidates = {f.place.label: f.own(Candidate("svd", (2,), (), 0.0)) for f in job.found}
+    candidates = {f.label: f.own(Candidate("svd", (2,), (), 0.0)) for f in job.found}
     fitting = Fitting(job, candidates, "outputs", rough=False)
     assert [found for found, _ in fitting.chains(job.found)] == job.found
     assert "the last 2 layers together" in caplog.text

@@ -38,7 +38,7 @@ def linear(first: Array, second: Array) -> onnx.ModelProto:
 
 def known(job: Job) -> dict[str, Array | None]:
     assert job.influences is not None
-    return {found.place.label: job.influences.of(found) for found in job.found}
+    return {found.label: job.influences.of(found) for found in job.found}
 
 
 def test_of_a_linear_network_it_is_what_the_later_weight_makes_of_errors() -> None:
@@ -235,6 +235,6 @@ def test_what_several_nodes_give_together_is_known_to_those_of_its_groups() -> N
     made, x = model(nodes, tensors, {"x": ["n", 16, 9]}, {"y": 3}), noise(80, 16, 9)
     job = job_of(made, x)
     assert job.influences is not None
-    shapes = {f.place.label: np.shape(job.influences.of_seen(f, "r")) for f in job.found[:2]}
+    shapes = {f.label: np.shape(job.influences.of_seen(f, "r")) for f in job.found[:2]}
     assert sorted(shapes.values()) == [(), (2, 8, 8)]
     compress(made, ranks="3", data={"x": x}, exclude=["halves"], benchmark=False)

@@ -117,8 +117,8 @@ def test_errors_of_nodes_are_remembered_by_content(source: Path, tmp_path: Path)
 
 def test_errors_of_other_nodes_of_the_same_model_are_not_remembered(source: Path, tmp_path: Path) -> None:
     job = prepare(source, Settings(data={"x": X}, cache=tmp_path / "cache"), silent)
-    planned = {f.place.label: candidate(f, None) for f in job.found}
-    weights = {f.place.label: stored(f, planned[f.place.label], Names(job.model)) for f in job.found}
+    planned = {f.label: candidate(f, None) for f in job.found}
+    weights = {f.label: stored(f, planned[f.label], Names(job.model)) for f in job.found}
     for labels in (["fc"], ["conv"], ["fc"]):
         some = {label: planned[label] for label in labels}
         assert list(output_errors(job, job.model, some, weights)) == labels

@@ -30,7 +30,7 @@ from tests.test_trial import planned as tucker
 
 def planned(job: Job, rank: int) -> dict[str, Candidate]:
     method = METHODS["svd"]
-    return {f.place.label: Candidate("svd", (rank,), method.stages(f.site.stage, (rank,)), 0.0) for f in job.found}
+    return {f.label: Candidate("svd", (rank,), method.stages(f.site.stage, (rank,)), 0.0) for f in job.found}
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_how_far_data_is_trusted_the_first_rough_pass_says(monkeypatch: pytest.M
     trusted = trust.trusted
 
     def counting(found: Found, *about: Any, **further: Any) -> trust.Trust:
-        looked.append(found.place.label)
+        looked.append(found.label)
         return trusted(found, *about, **further)
 
     monkeypatch.setattr(trust, "trusted", counting)

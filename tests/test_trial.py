@@ -16,7 +16,7 @@ from onnx_tucker.job import Job, silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.trial import error
-from onnx_tucker.types import Candidate, Site
+from onnx_tucker.types import Candidate
 from tests.helpers import Array, model
 
 RNG = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def job_of(made: onnx.ModelProto, samples: int) -> Job:
 
 def planned(job: Job) -> dict[str, Candidate]:
     found = job.found[0]
-    assert isinstance(found.reading.found, Site)
+    assert found.is_site
     stages = METHODS["tucker2"].stages(found.site.stage, (4, 4))
     return {"conv": Candidate("tucker2", (4, 4), stages, 0.0)}
 

@@ -118,7 +118,7 @@ def test_what_both_halves_say_is_trusted_and_noise_is_not() -> None:
 def test_weights_in_other_files_are_no_reason_to_find_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, found = np.random.default_rng(0), list[str]()
     trusted = trust.trusted
-    monkeypatch.setattr(trust, "trusted", lambda f, *a, **o: found.append(f.place.label) or trusted(f, *a, **o))
+    monkeypatch.setattr(trust, "trusted", lambda f, *a, **o: found.append(f.label) or trusted(f, *a, **o))
     x, counts = rng.standard_normal((80, 24, 16, 16)).astype(np.float32), []
     for apart in (False, True):
         path = tmp_path / f"{apart}.onnx"

@@ -193,7 +193,7 @@ def test_what_nodes_are_to_give_is_read_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(beginning, "CHAIN_BYTES", 0)  # or nothing would be fitted twice
     made = prepare_(branched())
     stages = METHODS["svd"].stages(made.found[0].site.stage, (2,))
-    planned = {found.place.label: Candidate("svd", (2,), stages, 0.0) for found in made.found}
+    planned = {found.label: Candidate("svd", (2,), stages, 0.0) for found in made.found}
     first = factorise(made, planned, "outputs")
     assert len(counted) == 2 * len(planned)
     second = factorise(made, planned, "outputs")

@@ -45,17 +45,27 @@ class Found:
     group: str
 
     @property
+    def label(self) -> str:
+        """The node's name in plans and reports; see `nodes.Place`."""
+        return self.place.label
+
+    @property
+    def is_site(self) -> bool:
+        """Whether it can be factorised."""
+        return isinstance(self.reading.result, Site)
+
+    @property
     def site(self) -> Site:
         """The site; only for nodes that were not skipped."""
-        if isinstance(self.reading.found, Skip):
-            raise TypeError(f"{self.place.label} is skipped: {self.reading.found.reason}")
-        return self.reading.found
+        if isinstance(self.reading.result, Skip):
+            raise TypeError(f"{self.label} is skipped: {self.reading.result.reason}")
+        return self.reading.result
 
     @property
     def seat(self) -> Seat:
         """How the node holds its weight; only for nodes that were not skipped."""
         if self.reading.seat is None:
-            raise TypeError(f"{self.place.label} has no weight that was read")
+            raise TypeError(f"{self.label} has no weight that was read")
         return self.reading.seat
 
     @property
@@ -143,7 +153,7 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
     found = []
     for place, reading, key in known:
         if key and key not in alike:
-            reading = replace(reading, found=Skip(place.label, place.node.op_type, SHARED))
+            reading = replace(reading, result=Skip(place.label, place.node.op_type, SHARED))
             key = None
         if (key and key in leaders) or (reading.origins and counted.issuperset(reading.origins)):
             reading = replace(reading, params=0)  # what is shared is counted where it comes first
@@ -156,7 +166,7 @@ def find(model: onnx.ModelProto, context: Context, *, refactorize: bool = False)
 
 def _key(reading: Reading) -> Hashable:
     """What nodes with the same weight, which can be factorised alike, have in common; None for skipped ones."""
-    if reading.seat is None or isinstance(reading.found, Skip):
+    if reading.seat is None or isinstance(reading.result, Skip):
         return None
     return reading.seat.weight.recipe, reading.seat.layout
 
@@ -168,7 +178,7 @@ def _varies(place: Place, context: Context) -> bool:
 
 def _still(place: Place, reading: Reading) -> Reading:
     """The reading of a node that is computed once."""
-    return replace(reading, found=Skip(place.label, place.node.op_type, ALWAYS), layer=NONE)
+    return replace(reading, result=Skip(place.label, place.node.op_type, ALWAYS), layer=NONE)
 
 
 def _sharable(seats: Sequence[Seat], context: Context) -> bool:
@@ -199,8 +209,8 @@ def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | No
         held = _stored(place, context)
         if held:
             reading = replace(reading, params=math.prod(held.tensor.dims), origins=frozenset([held.origin]))
-    if own.hold(place) and (isinstance(reading.found, Site) or own.transforms(place)):
-        return replace(reading, found=Skip(place.label, place.node.op_type, why))
+    if own.hold(place) and (isinstance(reading.result, Site) or own.transforms(place)):
+        return replace(reading, result=Skip(place.label, place.node.op_type, why))
     return reading
 
 

@@ -135,7 +135,7 @@ def _adding(found: Found, bias: Sequence[onnx.TensorProto]) -> onnx.NodeProto | 
 
 
 def _prefix(found: Found, candidate: Candidate) -> str:
-    return f"{found.place.label}/{candidate.method or (candidate.form if candidate.changes else 'refitted')}"
+    return f"{found.label}/{candidate.method or (candidate.form if candidate.changes else 'refitted')}"
 
 
 def _direct(

@@ -41,9 +41,9 @@ def splice(
     for tensors in weights.values():
         names.take(tensor.name for tensor in tensors)
     layout = layout_of(context, planned, names)
-    replaced, pieces = [f for f in found if f.place.label in planned], dict[str, Piece]()
+    replaced, pieces = [f for f in found if f.label in planned], dict[str, Piece]()
     for one in replaced:
-        label, node = one.place.label, one.place.node
+        label, node = one.label, one.place.node
         framed = FORMS[planned[label].form].on_frames
         ends = Ends(layout.frames(node.input[0]), layout.made[node.output[0]].name) if framed else None
         pieces[label] = build(one, planned[label], weights[label], context, names, ends)
@@ -59,7 +59,7 @@ def splice(
         here |= {node.output[0]: [node] for of, node in adding if of is scope}
         _replace(twins[scope].graph, here)
     _add_weights(result, Scope(result.graph), constants)
-    rebiased = [f for f in replaced if len(weights[f.place.label]) > len(planned[f.place.label].stages)]
+    rebiased = [f for f in replaced if len(weights[f.label]) > len(planned[f.label].stages)]
     biases = [f.reading.added.constant.value for f in rebiased if f.reading.added]
     dead = context.constants.freed([*(f.seat.weight.value for f in replaced), *biases])
     for scope in dict.fromkeys(value.scope for value in dead):
@@ -67,8 +67,8 @@ def splice(
     gone = layout.made.keys() - layout.left
     _forget(result.graph, gone)
     for one in replaced:
-        piece, scope = pieces[one.place.label], twins[one.seat.weight.origin.scope]
-        if one.group == one.place.label:
+        piece, scope = pieces[one.label], twins[one.seat.weight.origin.scope]
+        if one.group == one.label:
             _add_weights(result, scope, piece.weights)
         _add_weights(result, scope, list(piece.constants))
     recipes = {

@@ -250,7 +250,7 @@ def dead(made: ModelProto) -> set[str]:
 @pytest.mark.parametrize("name", WHEREABOUTS)
 def test_full_rank_equals_the_original_wherever_the_weight_lives(name: str) -> None:
     made = WHEREABOUTS[name]()
-    labels = [f.place.label for f in look(made)[1]]
+    labels = [f.label for f in look(made)[1]]
     assert set(reasons(made).values()) == {""}
     result = factorised(made, dict.fromkeys(labels, ("svd", None)))
     onnx.checker.check_model(result, full_check=True)
@@ -378,7 +378,7 @@ def test_a_mask_of_several_weights_is_none_of_them() -> None:
     nodes.append(helper.make_node("Gemm", ["x", "am"], ["h"], "one", transB=1))
     nodes.append(helper.make_node("Gemm", ["x", "bm"], ["y"], "two", transB=1))
     made = made_of(nodes, a=WEIGHT, b=2 * WEIGHT, mask=np.tril(np.ones_like(WEIGHT)))
-    assert [(f.reading.params, reasons(made)[f.place.label]) for f in look(made)[1]] == [(24, ""), (24, "")]
+    assert [(f.reading.params, reasons(made)[f.label]) for f in look(made)[1]] == [(24, ""), (24, "")]
 
 
 def test_parts_of_a_weight_count_each() -> None:

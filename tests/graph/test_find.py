@@ -13,7 +13,7 @@ from onnx_tucker.graph.nodes import Names
 from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
-from onnx_tucker.types import Basis, Candidate, Skip
+from onnx_tucker.types import Basis, Candidate
 from tests.helpers import conv_model, look, model, reasons, relative, run, two_layers
 
 RNG = np.random.default_rng(0)
@@ -60,8 +60,8 @@ def test_a_weight_that_follows_from_inputs(
     [constant] = look(model([node], tensors, given, {"y": len(weight)}))[1]
     del tensors["w"]
     [found] = look(model([node], tensors, {**given, "w": weight}, {"y": len(weight)}))[1]
-    assert isinstance(found.reading.found, Skip)
-    assert "computed" in found.reading.found.reason
+    assert not found.is_site
+    assert "computed" in found.reading.result.reason
     assert found.reading.layer == constant.reading.layer is not None
     assert found.reading.params == 0
     [unknown] = look(model([node], tensors, {**given, "w": ["n"] * len(weight)}, {"y": len(weight)}))[1]
@@ -80,7 +80,7 @@ def twice(second: str = "Conv") -> onnx.ModelProto:
 
 def test_a_shared_weight() -> None:
     found = look(twice())[1]
-    assert [(f.place.label, f.group, f.reading.params) for f in found] == [("conv", "conv", 72), ("again", "conv", 0)]
+    assert [(f.label, f.group, f.reading.params) for f in found] == [("conv", "conv", 72), ("again", "conv", 0)]
     assert reasons(twice()) == {"conv": "", "again": ""}
     assert "not everywhere" in reasons(twice("Neg"))["conv"]
 
@@ -116,7 +116,7 @@ def test_operators_that_are_not_covered_are_listed_and_counted() -> None:
         "lr": rng.standard_normal((1, 12, 3)).astype(np.float32),
     }
     made = model(nodes, tensors, {"x": [5, 8], "x3": [2, 1, 7], "a2": [6, 2]}, {"c": 3, "d": 4, "e": 2})
-    found = {f.place.label: f.reading for f in look(made)[1]}
+    found = {f.label: f.reading for f in look(made)[1]}
     assert list(found) == ["matmul", "up", "lstm", "product"]
     assert found["matmul"].layer is not None
     assert found["matmul"].layer.macs == 5 * 48
@@ -180,7 +180,7 @@ def test_what_is_the_same_on_every_run_is_left_alone(node: onnx.NodeProto, given
     why = reasons(made)
     assert why["varying"] == ""
     assert why["fixed"] == "" if varies else "same on every run" in why["fixed"]
-    fixed = next(found.reading for found in look(made)[1] if found.place.label == "fixed")
+    fixed = next(found.reading for found in look(made)[1] if found.label == "fixed")
     assert varies or (fixed.layer is not None and fixed.layer.macs == 0)
     if given:
         assert "same on every run" in reasons(made, freeze_initializer_inputs=True)["fixed"]

@@ -5,7 +5,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.graph.fold import fold
-from onnx_tucker.types import Site
 from tests.helpers import look, model
 
 
@@ -100,6 +99,6 @@ def test_the_standard_domain_may_go_by_its_other_name(imported: str, domain: str
     for node in made.graph.node:
         node.domain = domain
     _, [found] = look(made)
-    assert isinstance(found.reading.found, Site)
+    assert found.is_site
     assert found.reading.layer is not None
     assert {node.domain for node in made.graph.node} == {domain}

@@ -9,7 +9,7 @@ from tests.helpers import candidate, look, relative, run, session, stored, two_l
 
 MADE = two_layers()
 CONTEXT, _FOUND = look(MADE)
-FOUND = {f.place.label: f for f in _FOUND}
+FOUND = {f.label: f for f in _FOUND}
 
 
 def test_noise_layers_run_and_equal_layers_have_equal_bytes() -> None:

@@ -66,7 +66,7 @@ class Reading:
     """What a node was found to be: a site or a skip, and its counts where they are known.
 
     Attributes:
-        found: the site, or why there is none.
+        result: the site, or why there is none.
         params: number of weights, without the bias.
         bias_params: number of constant bias values.
         layer: what the counting conventions see.
@@ -76,7 +76,7 @@ class Reading:
         added: the constant that is added to the output; that of an Add behind the node is not counted as its bias.
     """
 
-    found: Site | Skip
+    result: Site | Skip
     params: int | None = None
     bias_params: int = 0
     layer: Layer | None = None

@@ -52,7 +52,7 @@ def transposes(made: onnx.ModelProto) -> int:
 def lowered(made: onnx.ModelProto) -> onnx.ModelProto:
     context, found = look(made)
     sites = [f for f in found if FORMS["frames_in"] in forms_of(context, f, [f.site.stage])]
-    result = factorised(made, {f.place.label: FRAMED for f in sites})
+    result = factorised(made, {f.label: FRAMED for f in sites})
     onnx.checker.check_model(result, full_check=True)
     x = noise(2, 3, *SIZE)
     for before, after in zip(run(made, x=x), run(result, x=x), strict=True):

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from onnx_tucker.types import Site, Stage
+from onnx_tucker.types import Stage
 from tests.helpers import conv_model, factorised, look, reasons, relative, run
 
 
@@ -14,7 +14,7 @@ def test_reading_a_conv() -> None:
     weight = np.random.default_rng(0).standard_normal((6, 4, 3, 2)).astype(np.float32)
     made = conv_model(weight, size=[9, 8], strides=[2, 1], pads=[1, 0, 1, 0])
     [found] = look(made)[1]
-    assert isinstance(found.reading.found, Site)
+    assert found.is_site
     assert found.site.stage.window.strides == (2, 1)
     assert found.site.stage.window.dilations == (1, 1)
     assert found.site.input_shape == (1, 4, 9, 8)
@@ -100,6 +100,6 @@ def test_empty_lists_of_attributes_are_left_out() -> None:
 def test_a_free_size_that_is_too_small_leaves_only_the_counts_unknown() -> None:
     made = conv_model(np.random.default_rng(0).standard_normal((6, 4, 9)).astype(np.float32), size=[3])
     [found] = look(made)[1]
-    assert isinstance(found.reading.found, Site)
+    assert found.is_site
     assert found.site.input_shape is None
     assert found.reading.layer is None
