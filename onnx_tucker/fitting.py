@@ -22,6 +22,7 @@ from onnx_tucker.factor import reconstruct
 from onnx_tucker.factor.fit import ROUNDS
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES, agreement
+from onnx_tucker.factor.samples import joined
 from onnx_tucker.graph import behind
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between
@@ -178,7 +179,7 @@ class Fitting:
         if isinstance(halves, str):
             logger.info("%s is not fitted: %s", site.name, halves)
             return decomposed(site.read(), site.stage, candidate) if candidate.method else None
-        known = halves[0] + halves[1]
+        known = joined(*halves)
         trusted = self._trusted(found, candidate, halves)
         scores = self._scores(found) if trusted.means and not self._few else None
         if candidate.method is None and trusted.ridge == RIDGES[0] and scores is None:

@@ -131,8 +131,7 @@ class Rough:
         key = _recipes(unfitted.planned), basis
         if key not in self._errors:
             made, trusts = unfitted, self._begin(unfitted.planned)
-            # Trusted as far as each way says, as it is in full.
-            others = held_out(self._job, unfitted, [basis]) if trust.few(self._job) else {}
+            others = held_out(self._job, unfitted, [basis], trusts) if trust.few(self._job) else {}
             found = others.get(basis, math.inf)
             if not math.isfinite(found):
                 if basis != "weights":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.patches import count, cut, draw, outputs, patches, spread
 from onnx_tucker.factor.regression import Statistics
-from onnx_tucker.factor.samples import Samples
+from onnx_tucker.factor.samples import Samples, joined
 from onnx_tucker.graph.find import Found
 from onnx_tucker.groups import holders
 from onnx_tucker.job import Job
@@ -30,7 +30,7 @@ VALUES, SEEN_VALUES = 5e7, 5e8
 WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
 """The most rows, and their values, where they are fewer than the values that one of them sees."""
 FEWER = 1.5
-"""Rows for each of the values of one up to which they are kept: halves of them are then solved for sooner."""
+"""Rows for each of the values of one up to which they are kept: half of them is fewer, and solved for sooner."""
 CHUNK = 2**20
 """Values of the input that are held or multiplied at the same time; few enough for a cache."""
 
@@ -161,18 +161,8 @@ def known_rows(job: Job, found: Found, source: Flows, most: int) -> tuple[Statis
     except FAILURES as error:
         return first_line(error)
     for other in others:
-        first = _joined(first[0], other[0]), _joined(first[1], other[1])
+        first = joined(first[0], other[0]), joined(first[1], other[1])
     return first
-
-
-def _joined(one: Statistics, other: Statistics) -> Statistics:
-    """What is known of the rows of both, of which one may have few and keep them themselves."""
-    if isinstance(one, Samples) and isinstance(other, Moments):
-        one, other = other, one
-    if isinstance(one, Moments) and isinstance(other, Samples):
-        one.add(other.patches.swapaxes(0, 1), other.outputs.swapaxes(0, 1))
-        return one
-    return one + other
 
 
 def seen_rows(job: Job, found: Found, source: Flows, window: tuple[int, ...], most: int) -> Rows | None:

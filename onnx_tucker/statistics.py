@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx_tucker.errors import DataError
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.regression import Statistics
-from onnx_tucker.factor.samples import Samples
+from onnx_tucker.factor.samples import Samples, joined
 from onnx_tucker.graph.find import Found
 from onnx_tucker.groups import sharing
 from onnx_tucker.job import ROUGH_ROWS, Job
@@ -81,7 +81,7 @@ def of_model(job: Job, nodes: Sequence[Found], *, rough: bool = False) -> Iterat
     for found in nodes:
         read, most = (lighter(job, found), ROUGH_ROWS) if rough else (job, ROWS)
         halves = known_rows(read, found, source, most)
-        known = None if isinstance(halves, str) else Known(halves[0] + halves[1], halves)
+        known = None if isinstance(halves, str) else Known(joined(*halves), halves)
         yield known if known is not None and known.whole.rows else None
 
 

@@ -152,7 +152,7 @@ def trusted(
     """
     site, stage, rows = found.site, found.site.stage, [half.rows for half in halves]
     enough, means = min(rows) >= FEW // 2, means and min(rows) >= SPREAD
-    strength = ridge(*halves, site.read(), bias=means, among=ridges) if enough else RIDGES[0]
+    strength = ridge(*halves, site.read(), bias=means, groups=stage.groups, among=ridges) if enough else RIDGES[0]
     unsure |= sum(rows) < 4 * stage.inp * stage.window.volume
     if not unsure or candidate.method is None:
         return Trust(strength, None, means)

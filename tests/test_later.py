@@ -111,9 +111,13 @@ def test_where_some_cannot_be_told_others_are_looked_at(told: str, first: int | 
     assert later._first(lambda at: {"F": False, "T": True, "N": None}[told[at]], 0, len(told)) == first
 
 
-def test_no_time_at_all_is_enough_for_an_epoch(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:
+def test_no_time_at_all_is_enough_for_an_epoch(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], caplog: pytest.LogCaptureFixture
+) -> None:
     made, factorised, x = pair
-    finetune(made, factorised, data={"x": x}, minutes=0, **QUICK)
+    with caplog.at_level("INFO"):
+        finetune(made, factorised, data={"x": x}, minutes=0, **QUICK)
+    assert "after 1 epochs" in caplog.text
 
 
 def test_rows_of_samples_stay_together() -> None:

@@ -15,7 +15,7 @@ from onnx_tucker import walk
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import factorise
 from onnx_tucker.graph.segment import probe
-from onnx_tucker.job import Job
+from onnx_tucker.job import Job, silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate
@@ -65,7 +65,7 @@ def job() -> Job:
 
 
 def prepare_(made: onnx.ModelProto) -> Job:
-    return prepare(made, Settings(data={"x": X}), lambda *_: None)
+    return prepare(made, Settings(data={"x": X}), silent)
 
 
 @pytest.mark.parametrize("held", [walk.HELD, 100, 0])
@@ -127,7 +127,7 @@ def test_it_starts_again_if_it_was_left_midway() -> None:
 def test_bytes_of_external_data_are_found(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(branched(), path, save_as_external_data=True, size_threshold=0)
-    made = prepare(path, Settings(data={"x": X}), lambda *_: None)
+    made = prepare(path, Settings(data={"x": X}), silent)
     assert all(np.allclose(v["y"], expected()["y"], atol=1e-6) for v in Walk(made, [{"x": X}]).read(["y"]))
 
 
@@ -141,7 +141,7 @@ def on_frames() -> Job:
     weights = {name: rng.standard_normal((6, 6, 3, 3, 3)).astype(np.float32) for name in "wv"}
     made = model(nodes, weights, {"x": ["n", 6, 8, 9, 9]}, {"y": 5})
     feed = {"x": rng.standard_normal((6, 6, 8, 9, 9)).astype(np.float32)}
-    return prepare(made, Settings(data=feed), lambda *_: None)
+    return prepare(made, Settings(data=feed), silent)
 
 
 def test_convolutions_are_computed_on_frames(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ class Moments:
         return len(patches) - int(p.shape[1])
 
     def __add__(self, other: Moments) -> Moments:
-        """See `regression.Statistics`."""
+        """Those of the rows of both."""
         return Moments(
             self.rows + other.rows,
             self.patch + other.patch,
@@ -108,6 +108,10 @@ class Moments:
         total = sum(float(np.einsum("od,od->", weight @ squared, weight)) for weight, squared in pairs) / rows
         means = (w @ p / rows for w, p in zip(shaped, self.patch, strict=True)) if bias else ()
         return total - sum(float(mean @ mean) for mean in means)
+
+    def mixed(self, mixture: Array) -> Moments:
+        """See `regression.Statistics`."""
+        return Moments(self.rows, self.patch, self.output @ mixture.T, self.squared, mixture @ self.crossed)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `regression.Statistics`."""

@@ -13,16 +13,13 @@ number of rows tells it to be.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_tucker.factor.fit import Goal
 from onnx_tucker.types import Array
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 ROUNDING = 1e-10
 """The share of a sum that its rounding may be as large as."""
@@ -49,10 +46,6 @@ class Statistics(Protocol):
         Returns:
             How many rows were left out.
         """
-        ...
-
-    def __add__(self, other: Self) -> Self:
-        """What is known of the rows of both."""
         ...
 
     def targets(self, weight: Array, ridge: float, *, bias: bool) -> list[Array]:
@@ -90,6 +83,14 @@ class Statistics(Protocol):
         Args:
             weights: of each group.
             bias: whether the layer has a bias to take the means.
+        """
+        ...
+
+    def mixed(self, mixture: Array) -> Statistics:
+        """What is known of other outputs: of each group some sums of its outputs.
+
+        Args:
+            mixture: what goes into each of them, (sums, out).
         """
         ...
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.types import Array
 
@@ -18,8 +20,23 @@ Weaker ones make much of directions in which the inputs hardly vary. At 1e-5 a l
 as large: its outputs were .0081 off, for .0085 at 1e-2, but .98 with weights of eight bits, for .038.
 """
 
+SUMS = 256
+"""Sums of all outputs, with random signs, that are looked at in their place where they are more.
 
-def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool, among: Sequence[float] = RIDGES) -> float:
+The sum over them of a square is that over all outputs in the mean (Hutchinson, "A Stochastic Estimator of the Trace of
+the Influence Matrix", 1989), and those of two weights are off alike. Of 3,072 outputs it takes a tenth of the time.
+"""
+
+
+def ridge(
+    one: Statistics,
+    other: Statistics,
+    weight: Array,
+    *,
+    bias: bool,
+    groups: int = 1,
+    among: Sequence[float] = RIDGES,
+) -> float:
     """The ridge at which the best weight of all samples should predict others best.
 
     As weak as it helps, from the trained weight on. It is where a parabola through the losses at the best that is tried
@@ -30,9 +47,16 @@ def ridge(one: Statistics, other: Statistics, weight: Array, *, bias: bool, amon
         other: of others.
         weight: the trained weight.
         bias: as in `Statistics.targets`.
+        groups: of the layer.
         among: what is tried, from strong to weak.
     """
     losses: dict[float, float] = {}
+    out = len(weight) // groups
+    if out > SUMS:
+        mixture = np.random.default_rng(0).choice([-1.0, 1.0], (SUMS, out))
+        one, other = one.mixed(mixture), other.mixed(mixture)
+        mixed = mixture @ weight.astype(np.float64).reshape(groups, out, -1)
+        weight = mixed.reshape(groups * SUMS, *weight.shape[1:])
 
     def loss(value: float) -> float:
         weights = [half.targets(weight, value, bias=bias) for half in (one, other)]

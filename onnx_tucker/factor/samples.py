@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from onnx_tucker.factor.fit import Goal
 from onnx_tucker.factor.metric import Sampled, centred, raised, solved
-from onnx_tucker.factor.regression import diagonal, finite, shrinkage
+from onnx_tucker.factor.moments import Moments
+from onnx_tucker.factor.regression import Statistics, diagonal, finite, shrinkage
 from onnx_tucker.types import Array, Stage
 
 
@@ -42,7 +43,7 @@ class Samples:
         return len(patches) - int(self._parts[-1][0].shape[1])
 
     def __add__(self, other: Samples) -> Samples:
-        """See `regression.Statistics`; inner products that are known on either side are not made again."""
+        """Those of both; inner products that are known on either side are not made again."""
         both = Samples(*(np.concatenate(pair, 1) for pair in zip(self._both(), other._both(), strict=True)))
         if self._is_known and other._is_known and both.rows:
             for p, q, one, two in zip(self.patches, other.patches, self._known, other._known, strict=True):
@@ -114,9 +115,31 @@ class Samples:
         outputs = (p @ weight.reshape(len(weight), -1).T for p, weight in zip(self.patches, weights, strict=True))
         return sum(float(np.square(centred(part, bias)).sum()) for part in outputs) / max(self.rows, 1)
 
+    def mixed(self, mixture: Array) -> Samples:
+        """See `regression.Statistics`; of the same rows, whose inner products are not made again."""
+        other = Samples(self.patches, self.outputs @ mixture.T)
+        self._grams(bias=False)
+        other._known, other._about = self._known, self._about
+        return other
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """See `regression.Statistics`."""
         return {"patches": self.patches, "outputs": self.outputs}
+
+
+def joined(one: Statistics, other: Statistics) -> Statistics:
+    """What is known of the rows of both: they themselves, or their moments where they are more than one sees values."""
+    if isinstance(one, Samples) and isinstance(other, Samples) and one.rows + other.rows <= one.patches.shape[2]:
+        return one + other
+    return _summed(one) + _summed(other)
+
+
+def _summed(known: Statistics) -> Moments:
+    if isinstance(known, Moments):
+        return known
+    assert isinstance(known, Samples)
+    p, y = known.patches, known.outputs
+    return Moments(known.rows, p.sum(axis=1), y.sum(axis=1), p.swapaxes(1, 2) @ p, y.swapaxes(1, 2) @ p)
 
 
 def _about_mean(gram: Array) -> Array:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from onnx_tucker.factor.metric import Product
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.regression import Statistics
-from onnx_tucker.factor.samples import Samples
+from onnx_tucker.factor.samples import Samples, joined
 from onnx_tucker.types import Array, Stage, Window
 
 STAGE = Stage(4, 3, Window((2,), (1,), (1,), (0, 0)), groups=2)
@@ -105,10 +107,28 @@ def test_rows_and_their_moments_say_the_same(bias: bool) -> None:
         assert [known.squares(own, bias=bias) for known in (one, other)] == pytest.approx([expected] * 2)
 
 
-def test_what_is_known_of_halves_is_that_of_the_whole() -> None:
-    p, y = rows(9, 1.5 * WEIGHT, noise=0.5)
+@pytest.mark.parametrize("count", [5, 9])
+@pytest.mark.parametrize("kinds", [(Samples, Samples), (Samples, Moments), (Moments, Samples)])
+def test_what_is_known_of_halves_is_that_of_the_whole(
+    count: int, kinds: Sequence[type[Moments] | type[Samples]]
+) -> None:
+    """Of more rows than one sees values their moments are kept."""
+    p, y = rows(count, 1.5 * WEIGHT, noise=0.5)
     whole = moments(p, y, Samples).targets(WEIGHT, 0.1, bias=True)
-    halves = [moments(p[part], y[part], Samples) for part in (slice(4), slice(4, None))]
+    parts = (slice(4), slice(4, None))
+    halves = [moments(p[part], y[part], kind) for part, kind in zip(parts, kinds, strict=True)]
     for half in halves:
         half.targets(WEIGHT, 0.1, bias=True)
-    assert np.allclose((halves[0] + halves[1]).targets(WEIGHT, 0.1, bias=True), whole)
+    both = joined(*halves)
+    assert isinstance(both, Samples) == (count == 5 and kinds == (Samples, Samples))
+    assert both.rows == count
+    assert np.allclose(both.targets(WEIGHT, 0.1, bias=True), whole)
+
+
+@pytest.mark.parametrize("kind", [Moments, Samples])
+def test_sums_of_outputs_are_outputs(kind: type[Moments] | type[Samples]) -> None:
+    p, y = rows(5, 1.5 * WEIGHT, noise=0.5)
+    mixture = RNG.standard_normal((3, 4))
+    found = moments(p, y, kind).mixed(mixture).targets(np.zeros((6, 3, 2)), 0.1, bias=True)
+    wanted = moments(p, y, kind).targets(np.zeros_like(WEIGHT), 0.1, bias=True)
+    assert np.allclose(found, np.einsum("so,goik->gsik", mixture, wanted))

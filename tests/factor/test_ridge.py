@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.ridge import RIDGES, agreement, best, foreseen, ridge
@@ -58,6 +59,21 @@ def test_it_is_found_between_those_that_are_tried() -> None:
     coarse = ridge(*known, WEIGHT, bias=True, among=RIDGES[::2])
     assert coarse not in RIDGES
     assert 0.2 < coarse / fine < 5
+
+
+def test_of_many_outputs_sums_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups too."""
+    stage, made = Stage(400, 6, Window((), (), (), ()), 2), list[Moments]()
+    weight = RNG.standard_normal(stage.shape)
+    for _ in range(2):
+        made.append(Moments.none(stage))
+        p = RNG.standard_normal((10, 2, 6))
+        y = np.einsum("rgi,goi->rgo", p, 1.2 * weight.reshape(2, 400, 6)) + RNG.standard_normal((10, 2, 400))
+        made[-1].add(p, y)
+    found = ridge(*made, weight, bias=True, groups=2)
+    assert found not in RIDGES
+    monkeypatch.setattr("onnx_tucker.factor.ridge.SUMS", 400)
+    assert found == pytest.approx(ridge(*made, weight, bias=True, groups=2), rel=0.1)
 
 
 def test_halves_that_agree_are_taken_whole_and_others_not_at_all() -> None:

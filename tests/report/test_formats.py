@@ -175,5 +175,7 @@ def test_shares_are_of_what_is_known() -> None:
 
 def test_a_report_without_nodes() -> None:
     empty = replace(REPORT, nodes=(), fidelity=None)
-    for ending in FORMATS:
-        render(empty, Path(f"r{ending}"))
+    texts = {ending: render(empty, Path(f"r{ending}")) for ending in FORMATS}
+    assert json.loads(texts[".json"])["nodes"] == []
+    assert all("0 of 0 factorized" in texts[ending] for ending in (".md", ".html"))
+    assert len(texts[".csv"].splitlines()) == 1

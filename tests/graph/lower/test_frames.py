@@ -61,7 +61,9 @@ def test_all_forms_of_a_convolution_are_equal(case: tuple[onnx.ModelProto, Array
         assume(False)
     assume(expected.size and np.abs(expected).max() > 0.1)
     context, [found] = look(made)
-    for form in forms_of(context, found, [found.site.stage])[1:]:
+    _, *others = forms_of(context, found, [found.site.stage])
+    assume(others)
+    for form in others:
         lowered = factorised(made, {"conv": (None, None, str(form))})
         onnx.checker.check_model(lowered, full_check=True)
         [computed] = run(lowered, x=x)
