@@ -55,6 +55,7 @@ class Rough:
             bases: list[Basis] = ["weights", *self._fits(planned)]
             unfitted = factorise(self._job, planned, "weights", rough=True)
             errors = held_out(self._job, unfitted, bases, trusts)
+            self._note(planned, errors)
             self._choose_fit(errors)
             found = min(errors.values(), default=math.inf)
         else:
@@ -77,7 +78,7 @@ class Rough:
         ways = {basis: factorise(self._job, planned, basis, rough=True, trusts=self._trusts) for basis in bases}
         errors = {basis: error(self._job, way.model) for basis, way in ways.items()}
         if not trust.few(self._job):
-            self._errors |= {(_recipes(planned), basis): missed for basis, missed in errors.items()}
+            self._note(planned, errors)
         self._choose_fit(errors)
         best = min(errors, key=errors.__getitem__)
         return errors[best], ways[best]
@@ -139,6 +140,11 @@ class Rough:
                 found = error(self._job, made.model)
             self._errors[key] = found
         return self._errors[key]
+
+    def _note(self, planned: Mapping[str, Candidate], errors: Mapping[Basis, float]) -> None:
+        """Keeps what each way was found to miss, for `_missed`."""
+        known = {basis: missed for basis, missed in errors.items() if math.isfinite(missed)}
+        self._errors |= {(_recipes(planned), basis): missed for basis, missed in known.items()}
 
     def _begin(self, planned: Mapping[str, Candidate]) -> trust.Trusts:
         """How far data is trusted, as the first model says, which this one is if there was none."""
