@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_tucker.parts import blocks, numbers, taken
+from onnx_tucker.parts import blocks, single_precision, taken
 from tests.helpers import model, two_layers
 
 EYE = np.eye(4, dtype=np.float32)
@@ -21,7 +21,7 @@ def test_blocks_lie_between_values() -> None:
 
 def of(made: onnx.ModelProto, weights: list[str], gives: list[str], same: tuple[str, ...] = ()) -> list[str]:
     """What is taken."""
-    return taken(made, weights, gives, numbers(made), same)
+    return taken(made, weights, gives, single_precision(made), same)
 
 
 def test_what_stays_the_same_is_taken() -> None:

@@ -111,8 +111,9 @@ def test_errors_of_nodes_are_remembered_by_content(source: Path, tmp_path: Path)
     first, other = errors(X), errors(X + 1)
     assert first == errors(X) != other
     assert None not in first
-    # Of both data: the errors of nodes, and what the chains were best made from.
-    assert len(list((tmp_path / "cache" / "measured").iterdir())) == 4
+    # Of both data: the errors of nodes, what the chains were best made from, and how far the data of two nodes in each
+    # of three parts is trusted.
+    assert len(list((tmp_path / "cache" / "measured").iterdir())) == 2 * (2 + 2 * 3)
 
 
 def test_errors_of_other_nodes_of_the_same_model_are_not_remembered(source: Path, tmp_path: Path) -> None:
