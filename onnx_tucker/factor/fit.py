@@ -78,6 +78,19 @@ class Goal:
         """`target @ C`, (out, in * volume)."""
         return self.metric.times(self.target.reshape(len(self.target), -1))
 
+    def principal(self, rank: int) -> Array:
+        """The directions of the outputs, orthonormal, (out, rank), without which the target gives least."""
+        found = self._principal  # of all ranks, as curves ask for many
+        return found[:, :rank] if rank <= found.shape[1] else _principal(*self._products, rank)
+
+    @cached_property
+    def _principal(self) -> Array:
+        return _principal(*self._products, min(self.wanted.shape))
+
+    @property
+    def _products(self) -> tuple[Array, Array]:
+        return self.target.reshape(len(self.target), -1), self.wanted.T
+
     def loss(self, weight: Array) -> float:
         """How far a weight (out, in, volume) is from the target, in the mean square of the outputs."""
         missed = self.feel((weight - self.target).reshape(len(weight), -1))
@@ -186,7 +199,8 @@ class _Factors(Axes):
         if not self.merged:
             best = best.reshape(self.stage.out, *(self.sizes[c] for c in rest))
             return [*kept, np.einsum(f"o{rest}->{head}", best)]
-        vectors = _principal(best, crossed, self.sizes[basis])
+        rank = self.sizes[basis]
+        vectors = _principal(best, crossed, rank) if terms else self.goal.principal(rank)
         core = (vectors.T @ best).reshape(-1, *(self.sizes[c] for c in rest))
         return [*kept, np.einsum(f"{basis}{rest}->{self.terms[-2]}", core), vectors]
 
