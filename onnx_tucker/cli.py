@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -24,6 +24,7 @@ from onnx_tucker.comparison import compare
 from onnx_tucker.errors import PromiseError, TuckerError, UsageError
 from onnx_tucker.job import Progress, silent
 from onnx_tucker.report.json import to_json
+from onnx_tucker.report.schema import Report
 from onnx_tucker.report.terminal import show, show_bench, show_compared, show_front
 from onnx_tucker.rivals import bench
 
@@ -33,7 +34,6 @@ ERROR = 1
 STDOUT = "-"
 NO_SETTINGS = ("model", "models", "original", "factorised", "other", "output", "json", "quiet", "verbose", "no_cache")
 """Arguments that are no fields of `Settings`."""
-COMMANDS = ("sweep", "finetune", "inspect", "compare", "bench")
 LOUDNESS = ("-q", "--quiet", "-v", "--verbose")
 PIPE_WIDTH = 250
 """Width of lines where the output is no terminal."""
@@ -87,69 +87,93 @@ def _say(err: Console, message: str) -> None:
     err.print(f"onnx-tucker: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
+class Shown(NamedTuple):
+    """What a command prints.
+
+    Attributes:
+        table: prints it as a table.
+        document: the same as JSON, if that is asked for.
+        broken: the promise that does not hold, in words; None where all do.
+    """
+
+    table: Callable[[Console], None]
+    document: str | None = None
+    broken: str | None = None
+
+
 def _run(given: list[str], err: Console) -> int:
-    if given[:1] == ["bench"]:
-        args = parsers.bench().parse_intermixed_args(given[1:])
-        measured = _watched(args, err, lambda progress: bench(args.models, progress=progress, **_options(args)))
-        _print(
-            args,
-            err,
-            partial(show_bench, measured.rows, measured.environment),
-            measured.to_json() if args.json else None,
-        )
-        return 0
-    if given[:1] == ["compare"]:
-        args = parsers.compare().parse_intermixed_args(given[1:])
-        compared = _watched(
-            args, err, lambda progress: compare(args.original, args.other, progress=progress, **_options(args))
-        )
-        _print(
-            args,
-            err,
-            partial(show_compared, compared.outputs, compared.notes),
-            compared.to_json() if args.json else None,
-        )
-        if compared.broken:
-            raise PromiseError(f"{compared.broken}.")
-        return 0
-    if given[:1] == ["sweep"]:
-        args = parsers.sweep().parse_intermixed_args(given[1:])
-        found = _watched(args, err, lambda progress: pipeline.sweep(args.model, progress=progress, **_options(args)))
-        _print(args, err, partial(show_front, found), found.to_json() if STDOUT in args.report else None)
-        return 0
-    if given[:1] == ["finetune"]:
-        args = parsers.finetune().parse_intermixed_args(given[1:])
-        models = args.original, args.factorised, args.output
-        report = _watched(
-            args, err, lambda progress: pipeline.finetune(*models, progress=progress, **_options(args)).report
-        )
-    elif given[:1] == ["inspect"]:
-        args = parsers.inspect().parse_intermixed_args(given[1:])
-        report = _watched(args, err, lambda progress: pipeline.inspect(args.model, progress=progress, **_options(args)))
-    else:
-        args = parsers.compress().parse_intermixed_args(given)
-        meant = difflib.get_close_matches(args.model, COMMANDS, 1)
-        if args.model in COMMANDS and not Path(args.model).exists():
-            raise UsageError(f"{args.model} is a command, which comes first: onnx-tucker {args.model} ...")
-        if meant and not Path(args.model).exists():
-            raise UsageError(f"There is no file {args.model}; the command is {meant[0]}.")
-        if args.output is None and not args.dry_run:
-            raise UsageError("Name the file to write: onnx-tucker IN OUT, or give --dry-run.")
-        result = _watched(
-            args, err, lambda progress: pipeline.compress(args.model, args.output, progress=progress, **_options(args))
-        )
-        report = result.report
-    _print(args, err, partial(show, report), to_json(report) if STDOUT in args.report else None)
+    command = COMMANDS.get(given[0]) if given else None
+    args, shown = command(given[1:], err) if command else _compress(given, err)
+    _print(args, err, shown)
+    if shown.broken:
+        raise PromiseError(f"{shown.broken}.")
     return 0
 
 
-def _print(args: argparse.Namespace, err: Console, show_table: Callable[[Console], None], document: str | None) -> None:
+def _compress(given: list[str], err: Console) -> tuple[argparse.Namespace, Shown]:
+    args = parsers.compress().parse_intermixed_args(given)
+    meant = difflib.get_close_matches(args.model, COMMANDS, 1)
+    if args.model in COMMANDS and not Path(args.model).exists():
+        raise UsageError(f"{args.model} is a command, which comes first: onnx-tucker {args.model} ...")
+    if meant and not Path(args.model).exists():
+        raise UsageError(f"There is no file {args.model}; the command is {meant[0]}.")
+    if args.output is None and not args.dry_run:
+        raise UsageError("Name the file to write: onnx-tucker IN OUT, or give --dry-run.")
+    result = _watched(
+        args, err, lambda progress: pipeline.compress(args.model, args.output, progress=progress, **_options(args))
+    )
+    return args, _report(args, result.report)
+
+
+def _sweep(given: list[str], err: Console) -> tuple[argparse.Namespace, Shown]:
+    args = parsers.sweep().parse_intermixed_args(given)
+    found = _watched(args, err, lambda progress: pipeline.sweep(args.model, progress=progress, **_options(args)))
+    return args, Shown(partial(show_front, found), found.to_json() if STDOUT in args.report else None)
+
+
+def _finetune(given: list[str], err: Console) -> tuple[argparse.Namespace, Shown]:
+    args = parsers.finetune().parse_intermixed_args(given)
+    models = args.original, args.factorised, args.output
+    result = _watched(args, err, lambda progress: pipeline.finetune(*models, progress=progress, **_options(args)))
+    return args, _report(args, result.report)
+
+
+def _inspect(given: list[str], err: Console) -> tuple[argparse.Namespace, Shown]:
+    args = parsers.inspect().parse_intermixed_args(given)
+    report = _watched(args, err, lambda progress: pipeline.inspect(args.model, progress=progress, **_options(args)))
+    return args, _report(args, report)
+
+
+def _compare(given: list[str], err: Console) -> tuple[argparse.Namespace, Shown]:
+    args = parsers.compare().parse_intermixed_args(given)
+    found = _watched(
+        args, err, lambda progress: compare(args.original, args.other, progress=progress, **_options(args))
+    )
+    document = found.to_json() if args.json else None
+    return args, Shown(partial(show_compared, found.outputs, found.notes), document, found.broken)
+
+
+def _bench(given: list[str], err: Console) -> tuple[argparse.Namespace, Shown]:
+    args = parsers.bench().parse_intermixed_args(given)
+    found = _watched(args, err, lambda progress: bench(args.models, progress=progress, **_options(args)))
+    return args, Shown(partial(show_bench, found.rows, found.environment), found.to_json() if args.json else None)
+
+
+COMMANDS = {"sweep": _sweep, "finetune": _finetune, "inspect": _inspect, "compare": _compare, "bench": _bench}
+"""Besides the main one, which has no name."""
+
+
+def _report(args: argparse.Namespace, report: Report) -> Shown:
+    return Shown(partial(show, report), to_json(report) if STDOUT in args.report else None)
+
+
+def _print(args: argparse.Namespace, err: Console, shown: Shown) -> None:
     """Prints a document or a table; files are written by now, so that failing to print is no failure of the run."""
     try:
-        if document is not None:
-            _console(stderr=False).out(document, end="", highlight=False)
+        if shown.document is not None:
+            _console(stderr=False).out(shown.document, end="", highlight=False)
         elif not args.quiet:
-            show_table(_console(stderr=False))
+            shown.table(_console(stderr=False))
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError, SystemExit) as error:

@@ -19,7 +19,7 @@ from onnx_tucker.rivals import check_seconds, named, rivals
 from onnx_tucker.runtime.fidelity import Comparison
 from onnx_tucker.runtime.session import FAILURES, environment, first_line
 from onnx_tucker.runtime.timing import Timing
-from onnx_tucker.settings import Settings
+from onnx_tucker.settings import RACE_SECONDS, Settings
 from onnx_tucker.types import Closeness
 
 SCHEMA = "onnx-tucker/compare/1"
@@ -84,7 +84,7 @@ class Compared:
 
 
 def compare(
-    original: Model, other: Model, *, seconds: float = 10.0, progress: Progress = silent, **options: Any
+    original: Model, other: Model, *, seconds: float = RACE_SECONDS, progress: Progress = silent, **options: Any
 ) -> Compared:
     """Runs two models on the same inputs.
 

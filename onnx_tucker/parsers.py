@@ -12,7 +12,7 @@ import onnx_tucker
 from onnx_tucker.cost import FLOPS
 from onnx_tucker.errors import UsageError
 from onnx_tucker.report import FORMATS, front
-from onnx_tucker.settings import LOSSES, Course
+from onnx_tucker.settings import LOSSES, POINTS, RACE_SECONDS, Course, Settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,8 +40,9 @@ def compress() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to factorise")
     what.add_argument(
         "--ranks",
-        default="vbmf",
-        help="vbmf, vbmf:W, energy:E, ratio:R, full, auto, a rank, IN,OUT or a .toml or .json file (default: vbmf)",
+        default=Settings.ranks,
+        help="vbmf, vbmf:W, energy:E, ratio:R, full, auto, a rank, IN,OUT or a .toml or .json file "
+        "(default: %(default)s)",
     )
     what.add_argument(
         "--budget",
@@ -54,7 +55,11 @@ def compress() -> argparse.ArgumentParser:
     _add_sites(what)
     what.add_argument("--statistics", metavar="S.npz", help="fit to what an earlier run has kept, in place of --data")
     what.add_argument(
-        "--finetune-epochs", metavar="N", type=int, default=0, help="then train the result on the data (default: 0)"
+        "--finetune-epochs",
+        metavar="N",
+        type=int,
+        default=Settings.finetune_epochs,
+        help="then train the result on the data (default: %(default)s)",
     )
     promises = _add_promises(parser)
     promises.add_argument("--fail-if-unchanged", action="store_true", help="something has to be factorised or lowered")
@@ -64,8 +69,8 @@ def compress() -> argparse.ArgumentParser:
         "--min-speedup",
         metavar="S",
         type=float,
-        default=1.0,
-        help="keep a chain only if it is S times as fast (default: 1)",
+        default=Settings.min_speedup,
+        help="keep a chain only if it is S times as fast (default: %(default)g)",
     )
     _add_work(speed)
     out = parser.add_argument_group("output")
@@ -148,7 +153,7 @@ def sweep() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="IN", help="the model; it is never changed")
     parser.add_argument(
-        "--points", metavar="N", type=int, default=12, help="models on the front, at most (default: 12)"
+        "--points", metavar="N", type=int, default=POINTS, help="models on the front, at most (default: %(default)s)"
     )
     parser.add_argument(
         "--plans", metavar="DIR", help="folder to write the plans to; with --overwrite, those beyond are removed"
@@ -197,8 +202,8 @@ def _add_race(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         metavar="T",
         type=float,
-        default=10.0,
-        help="longest time to spend beyond seven rounds (default: 10)",
+        default=RACE_SECONDS,
+        help="longest time to spend beyond seven rounds (default: %(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -235,11 +240,15 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
         "--tune-seconds",
         metavar="T",
         type=float,
-        default=60.0,
-        help="time to spend on trying ways to compute a layer (default: 60)",
+        default=Settings.tune_seconds,
+        help="time to spend on trying ways to compute a layer (default: %(default)g)",
     )
     group.add_argument(
-        "--jobs", metavar="N", type=int, default=1, help="layers factorised at the same time (default: 1)"
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=Settings.jobs,
+        help="layers factorised at the same time (default: %(default)s)",
     )
 
 
@@ -247,7 +256,10 @@ def _add_common(parser: argparse.ArgumentParser, formats: Iterable[str] = FORMAT
     group = parser.add_argument_group("inputs, counting and timing")
     _add_inputs(group)
     group.add_argument(
-        "--flops", default="exact", metavar="NAME", help=f"counting convention: {', '.join(FLOPS)} (default: exact)"
+        "--flops",
+        default=Settings.flops,
+        metavar="NAME",
+        help=f"counting convention: {', '.join(FLOPS)} (default: %(default)s)",
     )
     group.add_argument("--no-benchmark", dest="benchmark", action="store_false", help="time nothing")
     group.add_argument(
@@ -285,9 +297,15 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         "--dim", metavar="N=1", type=_dim, action="append", default=[], help="of a free dimension; repeatable"
     )
     group.add_argument(
-        "--threads", metavar="N", type=int, default=0, help="threads of an operator; 0: one a core, the default"
+        "--threads",
+        metavar="N",
+        type=int,
+        default=Settings.threads,
+        help="threads of an operator; 0: one a core, the default",
     )
-    group.add_argument("--seed", metavar="N", type=int, default=0, help="of everything random (default: 0)")
+    group.add_argument(
+        "--seed", metavar="N", type=int, default=Settings.seed, help="of everything random (default: %(default)s)"
+    )
     group.add_argument("--custom-op-lib", metavar="LIB", help="shared library with custom operators")
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     group.add_argument("-v", "--verbose", action="store_true", help="say what is being done, show tracebacks")

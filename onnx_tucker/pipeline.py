@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -22,7 +22,7 @@ from onnx_tucker.graph.staging import Staging
 from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.obstacles import unread
-from onnx_tucker.prepare import Model, prepare, source_of
+from onnx_tucker.prepare import Model, Source, prepare, source_of
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict, require_budgets
 from onnx_tucker.rank import Rule, Rules
@@ -35,7 +35,7 @@ from onnx_tucker.runtime.evaluate import Evaluate, load_function
 from onnx_tucker.runtime.fidelity import called
 from onnx_tucker.runtime.inputs import HELD_OUT
 from onnx_tucker.runtime.threads import limited
-from onnx_tucker.settings import Course, Settings
+from onnx_tucker.settings import POINTS, Course, Settings
 from onnx_tucker.tune import course_of, loss_of, restored, student, trained
 from onnx_tucker.types import Plan
 
@@ -111,22 +111,15 @@ def _compressed(
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
     if not settings.dry_run:
         _warn_unguarded(job, [plan])
-    with Staging(settings.overwrite) as staging:
-        if target is not None and not settings.dry_run:
-            final, size = outputs.stage_model(job, source, final, target, staging)
-            outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
-        result = Result(final, report(job, outcome), plan)
-        require_budgets(settings.budgets, result.report)
-        outputs.stage_sides(job, result.report, plan, staging)
-        staging.commit(target, job.data_files)
-    return result
+    where = None if settings.dry_run else target
+    return _written(job, source, Result(final, report(job, outcome), plan), where, job.data_files)
 
 
 @limited
 def sweep(
     model: Model,
     *,
-    points: int = 12,
+    points: int = POINTS,
     plans: str | Path | None = None,
     progress: Progress = silent,
     **options: Any,
@@ -241,16 +234,9 @@ def finetune(
     if verdict.broken:
         raise PromiseError(verdict.broken)
     outcome = _outcome(job, timed(job, made), verdict, promises)
-    with Staging(settings.overwrite) as staging:
-        if target is not None:
-            _, size = outputs.stage_model(job, other, made.result.model, target, staging)
-            outcome = replace(outcome, file_bytes=Change(outcome.file_bytes.before, size))
-        found = report(job, outcome)
-        found = replace(found, settings={**found.settings, **asdict(course)})
-        result = Result(made.result.model, found, made.decision.plan)
-        outputs.stage_sides(job, result.report, result.plan, staging)
-        staging.commit(target, read)
-    return result
+    found = report(job, outcome)
+    found = replace(found, settings={**found.settings, **asdict(course)})
+    return _written(job, other, Result(made.result.model, found, made.decision.plan), target, read)
 
 
 @limited
@@ -267,6 +253,28 @@ def inspect(model: Model, *, progress: Progress = silent, **options: Any) -> Rep
     """
     settings = Settings.of({**options, "ranks": "full", "lower": False, "dry_run": True})
     return _compressed(model, None, settings, Rules({"*": Rule(Full("can be factorised"))}), progress).report
+
+
+def _written(job: Job, source: Source, result: Result, target: Path | None, read: Collection[Path]) -> Result:
+    """What is returned: a result, the model and all other files of which are in their places.
+
+    Args:
+        job: the run.
+        source: what the model was made of, for its data files.
+        result: what was made.
+        target: where the model goes; None for nowhere.
+        read: data files that were read.
+    """
+    final, found = result.model, result.report
+    with Staging(job.settings.overwrite) as staging:
+        if target is not None:
+            final, size = outputs.stage_model(job, source, final, target, staging)
+            sizes = Change(found.totals.file_bytes.before, size)
+            found = replace(found, totals=replace(found.totals, file_bytes=sizes))
+        require_budgets(job.settings.budgets, found)
+        outputs.stage_sides(job, found, result.plan, staging)
+        staging.commit(target, read)
+    return Result(final, found, result.plan)
 
 
 def _made(

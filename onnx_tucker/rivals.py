@@ -15,7 +15,7 @@ from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.prepare import Model, careful, load, prepare, size, source_of
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
-from onnx_tucker.settings import Settings
+from onnx_tucker.settings import RACE_SECONDS, Settings
 
 SCHEMA = "onnx-tucker/bench/1"
 
@@ -60,7 +60,9 @@ class Bench:
         return json.dumps(document, indent=1) + "\n"
 
 
-def bench(models: Sequence[Model], *, seconds: float = 10.0, progress: Progress = silent, **options: Any) -> Bench:
+def bench(
+    models: Sequence[Model], *, seconds: float = RACE_SECONDS, progress: Progress = silent, **options: Any
+) -> Bench:
     """Times models that take the same inputs.
 
     Args:

@@ -17,6 +17,10 @@ from onnx_tucker.types import Plan
 
 PathLike = str | Path
 
+RACE_SECONDS = 10.0
+"""Time that models are compared for at most, beyond seven rounds."""
+POINTS = 12
+"""Models on a front at most."""
 LOSSES = ("distill", "labels", "both")
 WHOLE = (str, Path, Mapping)
 """Parts of the data that are no arrays themselves."""
