@@ -49,6 +49,9 @@ lose about four times as much.
 HOPED = 0.2
 """The share of the time that ranks which fill blocks of channels may save."""
 
+SPOKEN_OF = 0.01
+"""The share of what cannot be factorised from which on a refused budget says so."""
+
 UNTIMED = "A budget of time cannot be held, because the model cannot be timed; see above."
 """What is said where it cannot."""
 
@@ -265,10 +268,20 @@ class Allocator:
             if least > share:
                 budget = Budget(quantity, share)
                 return PromiseError(
-                    f"The budget {budget} cannot be reached: at least the share {least:.3g} would remain."
+                    f"The budget {budget} cannot be reached: at least the share {least:.3g} would remain"
+                    f"{self._left_alone(quantity)}."
                 )
         together = " and ".join(str(Budget(*pair)) for pair in shares.items())
         return PromiseError(f"The budgets {together} cannot be reached together.")
+
+    def _left_alone(self, quantity: str) -> str:
+        """Which nodes that cannot be factorised cost most, in words; empty where that is nothing to speak of."""
+        costs = {f: cost_as_is(self._job, quantity, [f]) for f in self._job.found if not f.is_site}
+        share = sum(costs.values()) / (self._total[quantity] or 1.0)
+        if share < SPOKEN_OF:
+            return ""
+        most = max(costs, key=costs.__getitem__)
+        return f", {share:.3g} in nodes that cannot be factorised, of which {most.label} costs most: {most.skipped}"
 
     def _best(self, limits: Mapping[str, float]) -> Sequence[Curve]:
         """The curves by the law whose allocation comes closest to the original."""

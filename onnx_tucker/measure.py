@@ -29,7 +29,7 @@ from onnx_tucker.report.schema import (
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.session import FAILURES, Feed, environment
 from onnx_tucker.runtime.timing import Timing
-from onnx_tucker.types import Candidate, Choice, Closeness, Site
+from onnx_tucker.types import Candidate, Choice, Closeness
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +107,8 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         FLOPS[convention](layer_) if layer_ else None,
     )
     after = before
-    if choice.method and choice.ranks and isinstance(reading.result, Site):
-        site = reading.result
-        after = chain_cost(site, METHODS[choice.method].stages(site.stage, choice.ranks), convention)
+    if choice.method and choice.ranks and found.is_site:
+        after = chain_cost(found.site, METHODS[choice.method].stages(found.site.stage, choice.ranks), convention)
         if not before.params:  # its weight is counted with another node
             after = replace(after, params=0)
     first, last = _times(price, choice)

@@ -13,7 +13,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.rank import Rules, search
 from onnx_tucker.settings import Settings
 from onnx_tucker.tuning import Option, Tuner
-from onnx_tucker.types import Candidate, Skip
+from onnx_tucker.types import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +107,8 @@ def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
 
 
 def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
-    first = group[0].reading.result
-    if isinstance(first, Skip):
-        return Menu(group, first.reason, [], [])
+    if group[0].skipped:
+        return Menu(group, group[0].skipped, [], [])
     rule = next(filter(None, (rules.rule(found.label) for found in group)), None)
     asked = "kept as asked" if rule and rule.policy is None else ""
     left_out = excluded(job.settings, group) or asked

@@ -33,7 +33,7 @@ from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import Evaluate, load_function
 from onnx_tucker.runtime.fidelity import called
-from onnx_tucker.runtime.inputs import HELD_OUT
+from onnx_tucker.runtime.inputs import HELD_OUT, fixed_sizes
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import POINTS, Course, Settings
 from onnx_tucker.tune import course_of, loss_of, restored, student, trained
@@ -331,6 +331,12 @@ def _given_plan(settings: Settings) -> Plan | None:
 def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
     """Says so where factors are made without data, all of them or some."""
     found = {f.label: f for plan in plans for f, c in zip(job.found, plan.choices, strict=True) if c.method}
+    if found and job.inputs is not None and job.inputs.kind == "data" and job.inputs.blank:
+        logger.warning(
+            "Each sample of the data is a single value throughout, which says nothing of others: factors are made from "
+            "the weights alone, and errors are those on such samples."
+        )
+        return
     if not trust.usable(job):
         known = "each node's statistics" if job.settings.statistics else "the weights"
         if found:
@@ -347,13 +353,16 @@ def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
 
 def _warn_undivided(job: Job) -> None:
     """Says so where there are too few samples to keep some for checks."""
-    if job.inputs is not None and not job.inputs.held_out:
-        logger.warning(
-            "Of %d samples none is kept for checks, as one in %d of more is: errors are those of what factors are "
-            "fitted to.",
-            job.inputs.fit.samples,
-            HELD_OUT,
-        )
+    if job.inputs is None or job.inputs.held_out or job.session is None:
+        return
+    fit, fixed = job.inputs.fit, fixed_sizes(job.session.get_inputs())
+    size = max(fixed, default=1)
+    what = f"{fit.samples} samples" if size == 1 else f"{fit.samples // size} batches of {size} samples"
+    logger.warning(
+        "Of %s none is kept for checks, as one in %d of more is: errors are those of what factors are fitted to.",
+        what,
+        HELD_OUT,
+    )
 
 
 def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:

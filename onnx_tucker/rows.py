@@ -31,6 +31,8 @@ WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
 """The most rows, and their values, where they are fewer than the values that one of them sees."""
 FEWER = 1.5
 """Rows for each of the values of one up to which they are kept: half of them is fewer, and solved for sooner."""
+NOT_FINITE = "values that are not finite"
+"""What is told once."""
 CHUNK = 2**20
 """Values of the input that are held or multiplied at the same time; few enough for a cache."""
 
@@ -208,9 +210,15 @@ def _halves(job: Job, found: Found, source: Flows, most: int) -> tuple[Statistic
         for half, known in enumerate(halves):
             for part in _chunks(stage, order[drawn.half[order] == half]):
                 left_out += known.add(patches(stage, drawn.x, rows[part]), y[part])
-    if left_out and found.label not in job.warned:
-        job.warned.add(found.label)
-        logger.warning("%s: %d positions of the data are not finite and are left out.", found.label, left_out)
+    if left_out:
+        level = logging.INFO if NOT_FINITE in job.warned else logging.WARNING
+        job.warned.add(NOT_FINITE)
+        logger.log(
+            level,
+            "%d positions of %s are not finite on the data and are left out; -v tells of other nodes.",
+            left_out,
+            found.label,
+        )
     return halves[0], halves[1]
 
 

@@ -104,7 +104,7 @@ class Trusts:
 
 def usable(job: Job) -> bool:
     """Whether there is data to fit to."""
-    return job.inputs is not None and job.inputs.kind == "data" and job.session is not None
+    return job.session is not None and job.inputs is not None and job.inputs.kind == "data" and not job.inputs.blank
 
 
 def few(job: Job) -> bool:

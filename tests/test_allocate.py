@@ -105,6 +105,16 @@ def test_a_budget_that_cannot_be_reached_breaks_the_promise() -> None:
         compress(two_layers(), ranks="auto", budget="flops:0.001", benchmark=False)
 
 
+def test_it_is_said_what_a_budget_cannot_be_reached_for() -> None:
+    made = two_layers()
+    made.graph.input.append(helper.make_tensor_value_info("other", 1, [32, 2**20]))
+    made.graph.node.append(helper.make_node("MatMul", ["f", "other"], ["z"], "product"))
+    made.graph.output.append(helper.make_tensor_value_info("z", 1, None))
+    words = r"would remain, 0\.\d+ in nodes that cannot be factorised, of which product costs most: neither side"
+    with pytest.raises(PromiseError, match=words):
+        compress(made, ranks="auto", budget="flops:0.1", benchmark=False)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

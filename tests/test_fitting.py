@@ -252,6 +252,20 @@ def test_it_is_said_that_errors_are_those_of_what_is_fitted_to(
     assert caplog.text.count("none is kept for checks") == said
 
 
+def test_samples_that_say_nothing_are_not_fitted_to(caplog: pytest.LogCaptureFixture) -> None:
+    made, x = CASES["conv"]
+    result = slim(made, np.zeros_like(x))
+    assert "samples are the same as others" in caplog.text
+    assert "is a single value throughout" in caplog.text
+    assert result == slim(made, None)
+
+
+def test_batches_that_are_too_few_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": noise(16, 16)}, {"x": [3, 16]}, {"y": 2})
+    compress(made, ranks="4", benchmark=False, data={"x": noise(9, 16)})
+    assert "Of 3 batches of 3 samples none is kept for checks" in caplog.text
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_full_rank_with_data_changes_nothing(name: str) -> None:
     made, x = CASES[name]

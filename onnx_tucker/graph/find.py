@@ -50,9 +50,14 @@ class Found:
         return self.place.label
 
     @property
+    def skipped(self) -> str:
+        """Why it cannot be factorised; empty where it can."""
+        return self.reading.result.reason if isinstance(self.reading.result, Skip) else ""
+
+    @property
     def is_site(self) -> bool:
         """Whether it can be factorised."""
-        return isinstance(self.reading.result, Site)
+        return not self.skipped
 
     @property
     def site(self) -> Site:

@@ -149,6 +149,18 @@ class Batches:
         return good
 
     @property
+    def blank(self) -> bool:
+        """Whether no sample has values that differ, though it has several."""
+        arrays = [feed[name] for feed in self.feeds for name in (self.along or feed)]
+        samples = (values for array in arrays for values in (array if self.along else [array]) if np.size(values) > 1)
+        empty = True
+        for values in samples:
+            if (values != values.flat[0]).any():
+                return False
+            empty = False
+        return not empty
+
+    @property
     def alike(self) -> bool:
         """Whether there are samples, of one shape."""
         return bool(self.along) and len({shapes_of(feed, 1) for feed in self.feeds}) == 1
@@ -188,6 +200,11 @@ class Inputs:
     def undivided(cls, kind: str, both: Batches) -> Inputs:
         """The same samples for both."""
         return cls(kind, both, both)
+
+    @cached_property
+    def blank(self) -> bool:
+        """Whether all samples are, which says nothing of what the model does."""
+        return self.fit.blank and self.check.blank
 
     @property
     def held_out(self) -> bool:

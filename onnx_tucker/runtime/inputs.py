@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,14 @@ from onnx_tucker.errors import DataError
 from onnx_tucker.runtime.batches import Batches, Inputs, Stack, aligned, feeds_of, shapes_of, some, turns
 from onnx_tucker.runtime.session import FAILURES, TEXT, TYPES, Feed
 
+logger = logging.getLogger(__name__)
+
 BATCH_BYTES = 64 * 2**20
 """Samples are run in batches of at most this much input."""
 HELD_OUT = 5
 """One of so many samples in a row is kept apart for checks, if there are as many."""
+LOOKED_AT = 64
+"""Values of a sample by which those are found that may be the same."""
 
 
 def from_data(
@@ -65,12 +70,43 @@ def from_data(
         if not samples:
             raise DataError(f"The model takes batches of {size}, but the data has fewer samples.")
 
+    numbers = np.arange(samples)
+    if apart and not fixed:
+        numbers = _different([*along.values(), *([] if whole is None else [whole])])
+        if len(numbers) < samples:
+            logger.warning(
+                "%d of %d samples are the same as others, of which nothing more is learnt, and are left out.",
+                samples - len(numbers),
+                samples,
+            )
+
     def batches(chosen: NDArray[np.int64]) -> Batches:
+        chosen = numbers[chosen]
         feeds = feeds_of(arrays, along, chosen, size)
         pieces = [] if whole is None else [whole[chosen[i : i + size]] for i in range(0, len(chosen), size)]
         return Batches(len(chosen), feeds, pieces, frozenset(along))
 
-    return _divided(batches, samples, size if fixed else 1, apart=apart)
+    return _divided(batches, len(numbers), size if fixed else 1, apart=apart)
+
+
+def _different(arrays: Sequence[NDArray[Any] | Stack]) -> NDArray[np.int64]:
+    """Numbers of the samples that are not the same as one before them.
+
+    Args:
+        arrays: with samples along their first axis.
+    """
+
+    def sample(number: int) -> list[NDArray[Any]]:
+        return [array[np.array([number])].ravel() for array in arrays]
+
+    seen: dict[int, list[int]] = {}
+    for i in range(arrays[0].shape[0]):
+        values = sample(i)
+        some_of = repr([one[:: max(1, one.size // LOOKED_AT)].tolist() for one in values])
+        alike = seen.setdefault(hash(some_of), [])
+        if not any(all(map(np.array_equal, values, sample(j))) for j in alike):
+            alike.append(i)
+    return np.array(sorted(i for alike in seen.values() for i in alike), np.int64)
 
 
 def _named(

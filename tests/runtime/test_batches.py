@@ -33,6 +33,16 @@ def test_the_first_hold_at_least_so_many() -> None:
         assert len(first.labels) == len(first.feeds)
 
 
+def test_samples_of_a_single_value_each_are_blank() -> None:
+    flat = np.arange(3, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    mask = np.ones((3, 4), np.float32)
+    along = frozenset({"x", "mask"})
+    assert Batches(3, [{"x": flat, "mask": mask}], (), along).blank
+    assert not Batches(3, [{"mask": mask, "x": flat + np.eye(3, 4, dtype=np.float32)}], (), along).blank
+    assert not Batches(3, [{"x": flat[:, :1]}], (), frozenset({"x"})).blank  # of which one value is all
+    assert Batches(2, [{"x": flat[0]}, {"x": flat[1]}]).blank
+
+
 def test_a_single_sample_has_no_folds() -> None:
     single = Batches(1, [{"x": np.ones((1, 3))}], (), frozenset({"x"}))
     assert folds(Inputs("data", single, single), 3) == []

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from onnx_tucker.errors import DataError
 from onnx_tucker.runtime import data_files, inputs
-from onnx_tucker.runtime.batches import folds
+from onnx_tucker.runtime.batches import Batches, Inputs, folds
 from tests.helpers import Array, conv_model, model, session
 
 CONV = conv_model(np.ones((2, 3, 3), np.float32))
@@ -37,6 +37,29 @@ def test_parts_that_do_not_belong_together() -> None:
         inputs.from_data([{"x": X}, {"z": X}], session(CONV))
     with pytest.raises(DataError, match="has the shape"):
         inputs.from_data([{"x": X}, {"x": X[:, :2]}], session(CONV))
+
+
+def test_what_is_the_same_again_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    made = session(CONV)
+    again = np.concatenate([X, X[[3, 0, 3]]])
+    for parts in ([{"x": again}], [{"x": again[:4]}, {"x": again[4:]}]):
+        caplog.clear()
+        data = inputs.from_data(parts, made)
+        assert "3 of 8 samples are the same as others" in caplog.text
+        kept = np.concatenate([feed["x"] for feed in data.feeds])
+        assert np.array_equal(np.sort(kept[:, 0, 0]), np.sort(X[:, 0, 0]))
+    caplog.clear()
+    told = [np.array([0, 1, 2, 3, 4, 3, 0, 5])]
+    assert sum(part.samples for part in _parts(inputs.from_data([{"x": again}], made, labels=told))) == 6
+    close = np.concatenate([X, X])
+    close[5:, 2, 5] += 1  # where nobody looks first
+    assert sum(part.samples for part in _parts(inputs.from_data([{"x": close}], made))) == 10
+    fixed = session(model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": [4, 3, 8]}, {"y": 3}))
+    assert inputs.from_data([{"x": again}], fixed).fit.samples == 8
+
+
+def _parts(data: Inputs) -> list[Batches]:
+    return [data.fit, data.check] if data.held_out else [data.fit]
 
 
 def test_parts_of_other_sizes_are_run_one_by_one() -> None:
@@ -215,8 +238,8 @@ def test_an_input_may_have_any_number_of_axes() -> None:
     made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": []}, {"y": 2})
     made.graph.input[0].type.tensor_type.ClearField("shape")
     with pytest.raises(DataError, match="the model takes \\(\\)"):  # as onnxruntime says
-        inputs.from_data([{"x": np.ones((20, 4))}], session(made))
-    data = inputs.from_data([{"x": np.ones((20, 4))}], session(made), any_rank={"x"})
+        inputs.from_data([{"x": np.arange(80.0).reshape(20, 4)}], session(made))
+    data = inputs.from_data([{"x": np.arange(80.0).reshape(20, 4)}], session(made), any_rank={"x"})
     assert (data.fit.samples, data.check.samples) == (16, 4)
 
 
