@@ -146,49 +146,103 @@ def effort(stages: Sequence[Stage], shape: tuple[int, ...], form: Form) -> float
         shape: (batch, channels, frames, height, width) of its input.
         form: a form that fits.
     """
-    batch, size = shape[0], shape[2:]
-    return sum(_stage_effort(stage, s, form) for stage, s in _sizes(stages, size)) * batch
+    return sum(work.effort for work in _works(stages, shape, form)) * shape[0]
 
 
-def _sizes(stages: Sequence[Stage], size: tuple[int, ...]) -> Iterator[tuple[Stage, tuple[int, ...]]]:
+def macs(stages: Sequence[Stage], shape: tuple[int, ...], form: Form) -> int:
+    """Multiply-accumulates of a chain on frames, with those of the matrices over frames.
+
+    Args:
+        stages: the chain.
+        shape: (batch, channels, frames, height, width) of its input.
+        form: a form that fits.
+    """
+    return sum(work.macs for work in _works(stages, shape, form)) * shape[0]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a stage on frames does for a sample.
+
+    Attributes:
+        stage: the stage.
+        images: what its 2D convolution is run on.
+        channels: of these.
+        results: channels that it gives.
+        positions: of an image at which it multiplies.
+        areas: positions of an image that it takes and gives.
+        mixes: products over frames: rows, columns, and values of a frame.
+        nodes: that are started.
+        moved: floats that are moved besides.
+        columns: output columns that are computed as channels.
+    """
+
+    stage: Stage
+    images: int
+    channels: int
+    results: int
+    positions: int
+    areas: tuple[int, int]
+    mixes: Sequence[tuple[int, int, int]]
+    nodes: int
+    moved: int
+    columns: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return round(self._multiplied(self.results)) + sum(math.prod(mix) for mix in self.mixes)
+
+    @property
+    def effort(self) -> float:
+        """See `effort`."""
+        groups, columns = self.stage.groups, self.columns
+        blocks = math.ceil(self.results / groups * columns / BLOCK) * BLOCK / columns * groups
+        ragged = 1.5 if self.channels / groups >= BLOCK and self.channels / groups % 4 else 1.0
+        given = self.results * self.areas[1] * (2 if columns > 1 else 1)
+        moved = self.moved + self.images * (self.channels * self.areas[0] + given)
+        mixed = sum(math.prod(mix) + (mix[0] + mix[1]) * mix[2] * FLOAT_MACS for mix in self.mixes)
+        return self._multiplied(blocks) * ragged + mixed + moved * FLOAT_MACS + self.nodes * NODE_MACS
+
+    def _multiplied(self, results: float) -> float:
+        """Multiply-accumulates of the 2D convolution if it gives so many channels."""
+        _, height, width = self.stage.window.kernel
+        wider = width + self.stage.window.strides[2] * (self.columns - 1)
+        return self.images * self.positions * self.channels / self.stage.groups * results * height * wider
+
+
+def _works(stages: Sequence[Stage], shape: tuple[int, ...], form: Form) -> Iterator[_Work]:
+    size = shape[2:]
     for stage in stages:
-        yield stage, size
+        yield _work(stage, size, form)
         size = stage.window.output_size(size)
 
 
-def _stage_effort(stage: Stage, size: tuple[int, ...], form: Form) -> float:
+def _work(stage: Stage, size: tuple[int, ...], form: Form) -> _Work:
     temporal = Temporal.of(stage.window.explicit(size), size)
     out_size, taps = stage.window.output_size(size), len(temporal.taps)
-    inp, out, groups = stage.inp * stage.groups, stage.out * stage.groups, stage.groups
+    inp, out = stage.inp * stage.groups, stage.out * stage.groups
     frames_in, frames_out = temporal.frames, temporal.outputs
-    area_in, area_out = math.prod(size[1:]), math.prod(out_size[1:])
-    area = area_in if stage.window.transposed else area_out
-    kernel = math.prod(stage.window.kernel[1:])
+    areas = math.prod(size[1:]), math.prod(out_size[1:])
+    taken, given, moved = inp * areas[0], out * areas[1], 0
+    mixes: list[tuple[int, int, int]] = []
     if temporal.trivial:
-        images, channels, results, nodes, mixed = frames_out, inp, out, 1, 0.0
+        images, channels, results, nodes = frames_out, inp, out, 1
     elif form.kind == "frames_in" or (form.kind == "tiles" and taps == 1):
         images, channels, results, nodes = frames_out, inp * taps, out, 2
-        mixed = _mix(frames_out * taps, frames_in, inp * area_in)
+        mixes = [(frames_out * taps, frames_in, taken)]
     elif form.kind == "frames_out":
         images, channels, results, nodes = frames_in, inp, out * taps, 2
-        mixed = _mix(frames_out, frames_in * taps, out * area_out)
+        mixes = [(frames_out, frames_in * taps, given)]
     else:
         tiles = temporal.tiles(form.tile)
         images, channels, results, nodes = tiles.images * tiles.products, inp, out, 2
-        rows = images
-        mixed = _mix(rows, frames_in, inp * area_in) + _mix(frames_out, rows, out * area_out)
+        mixes = [(images, frames_in, taken), (frames_out, images, given)]
         if form.split:
-            nodes, mixed = 2 * tiles.products, mixed + rows * (inp * area_in + out * area_out) * FLOAT_MACS / 2
-    per_group, width = results / groups, stage.window.kernel[2]
-    columns = form.columns if kernel > 1 else 1
-    blocks = math.ceil(per_group * columns / BLOCK) * BLOCK / columns
-    ragged = 1.5 if channels / groups >= BLOCK and channels / groups % 4 else 1.0
-    wider = (width + columns - 1) / width
-    macs = images * area * (channels / groups) * blocks * groups * kernel * wider * ragged
-    moved = images * (channels * area_in + results * area_out * (2 if columns > 1 else 1))
-    return float(macs + mixed + moved * FLOAT_MACS + nodes * NODE_MACS)
-
-
-def _mix(rows: int, columns: int, width: int) -> float:
-    """Effort of a matrix product over frames."""
-    return float(rows * columns * width + (rows + columns) * width * FLOAT_MACS)
+            nodes, moved = 2 * tiles.products, images * (taken + given) // 2
+    columns = form.columns if math.prod(stage.window.kernel[1:]) > 1 else 1
+    if stage.window.transposed:
+        positions = areas[0]
+    else:
+        positions = out_size[1] * -(-out_size[2] // columns) * columns
+    return _Work(stage, images, channels, results, positions, areas, mixes, nodes, moved, columns)

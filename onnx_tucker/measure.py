@@ -11,6 +11,7 @@ import onnx
 
 from onnx_tucker.cost import FLOPS, Cost, chain_cost
 from onnx_tucker.factor import METHODS
+from onnx_tucker.forms import FORMS, macs
 from onnx_tucker.graph import layer, owners
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import probe
@@ -132,7 +133,16 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         speedup_ci=last.speedup_ci if last else None,
         time_share=first.ms / whole if first and whole else None,
         error=NodeError(outcome.weight_errors.get(choice.name), outcome.output_errors.get(choice.name)),
+        form_macs=_form_macs(found, choice),
     )
+
+
+def _form_macs(found: Found, choice: Choice) -> int | None:
+    """Multiply-accumulates of a node or its chain on frames."""
+    form = FORMS[choice.form or "direct"]
+    if not form.on_frames or found.site.input_shape is None:
+        return None
+    return macs(found.own(Candidate(choice.method, choice.ranks, ())).stages, found.site.input_shape, form)
 
 
 def _within(choice: Choice, outcome: Outcome, *, made: bool) -> Time:

@@ -68,6 +68,7 @@ class NodeReport:
         speedup_ci: its 95 % confidence interval.
         time_share: the node's time alone over the whole input model's time.
         error: what the change cost.
+        form_macs: multiply-accumulates on frames, with those that the form adds and saves; None of other forms.
     """
 
     name: str
@@ -89,6 +90,7 @@ class NodeReport:
     speedup_ci: tuple[float, float] | None
     time_share: float | None
     error: NodeError
+    form_macs: int | None = None
 
 
 @dataclass(frozen=True)

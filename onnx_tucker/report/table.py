@@ -98,7 +98,7 @@ def _notes(report: Report) -> list[str]:
     )
     if totals.params.after and any(node.form for node in report.nodes):
         promised = _ratio(totals.flops)
-        line = f"Weights {factor(_ratio(totals.params))}, FLOPs {factor(promised)}"
+        line = f"Weights {factor(_ratio(totals.params))}, FLOPs {factor(promised)}{_computed(report)}"
         if totals.speedup is not None and totals.speedup_ci is not None:
             low, high = totals.speedup_ci
             line += f", measured time {factor(totals.speedup)} (95 % interval {low:.2f} to {high:.2f})"
@@ -113,6 +113,15 @@ def _notes(report: Report) -> list[str]:
     if report.environment["remembered_times"]:
         last += " Times are of an earlier run; --no-cache measures anew."
     return [*notes, last]
+
+
+def _computed(report: Report) -> str:
+    """What forms on frames make of the multiplications, in words; empty where there are none of those."""
+    before = report.totals.macs.before
+    after = [node.macs.after if node.form_macs is None else node.form_macs for node in report.nodes]
+    if not before or None in after or all(node.form_macs is None for node in report.nodes):
+        return ""
+    return f" (multiplications {factor(before / sum(filter(None, after)))} as they are computed, on frames)"
 
 
 def machine(env: Mapping[str, Any]) -> str:

@@ -173,6 +173,14 @@ def test_shares_are_of_what_is_known() -> None:
     assert replace(REPORT, nodes=(KEPT,), totals=unknown).shares() == {"params": 1.0}
 
 
+def test_multiplications_on_frames_are_told() -> None:
+    whole = replace(REPORT.totals, macs=Change(32768, 1728), flops=Change(65536, 3400))
+    framed = replace(REPORT, nodes=(replace(DONE, form="frames_in", form_macs=16384),), totals=whole)
+    assert "FLOPs x19.28 (multiplications x2.00 as they are computed, on frames)" in render(framed, Path("r.md"))
+    assert json.loads(render(framed, Path("r.json")))["nodes"][0]["form_macs"] == 16384
+    assert "as they are computed" not in render(replace(framed, nodes=(DONE,)), Path("r.md"))
+
+
 def test_a_report_without_nodes() -> None:
     empty = replace(REPORT, nodes=(), fidelity=None)
     texts = {ending: render(empty, Path(f"r{ending}")) for ending in FORMATS}
