@@ -112,7 +112,7 @@ def _compressed(
     if not settings.dry_run:
         _warn_unguarded(job, [plan])
     where = None if settings.dry_run else target
-    return _written(job, source, Result(final, report(job, outcome), plan), where, job.data_files)
+    return _written(job, source, Result(final, report(job, outcome), plan), verdict, where, job.data_files)
 
 
 @limited
@@ -236,7 +236,7 @@ def finetune(
     outcome = _outcome(job, timed(job, made), verdict, promises)
     found = report(job, outcome)
     found = replace(found, settings={**found.settings, **asdict(course)})
-    return _written(job, other, Result(made.result.model, found, made.decision.plan), target, read)
+    return _written(job, other, Result(made.result.model, found, made.decision.plan), verdict, target, read)
 
 
 @limited
@@ -255,13 +255,16 @@ def inspect(model: Model, *, progress: Progress = silent, **options: Any) -> Rep
     return _compressed(model, None, settings, Rules({"*": Rule(Full("can be factorised"))}), progress).report
 
 
-def _written(job: Job, source: Source, result: Result, target: Path | None, read: Collection[Path]) -> Result:
+def _written(
+    job: Job, source: Source, result: Result, verdict: Verdict | None, target: Path | None, read: Collection[Path]
+) -> Result:
     """What is returned: a result, the model and all other files of which are in their places.
 
     Args:
         job: the run.
         source: what the model was made of, for its data files.
         result: what was made.
+        verdict: what it was found to be, which is warned of once it is there.
         target: where the model goes; None for nowhere.
         read: data files that were read.
     """
@@ -274,6 +277,7 @@ def _written(job: Job, source: Source, result: Result, target: Path | None, read
         require_budgets(job.settings.budgets, found)
         outputs.stage_sides(job, found, result.plan, staging)
         staging.commit(target, read)
+    _warn_far(job, verdict)
     return Result(final, found, result.plan)
 
 
@@ -365,8 +369,9 @@ def _warn_undivided(job: Job) -> None:
     )
 
 
-def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:
-    result, closeness = made.result, verdict.closeness if verdict else None
+def _warn_far(job: Job, verdict: Verdict | None) -> None:
+    """Says so where outputs are far from the original's, or nothing is known of them."""
+    closeness = verdict.closeness if verdict else None
     compared = closeness if closeness is not None and job.inputs is not None and job.inputs.kind == "data" else ()
     for name, output in called(compared):
         if output.relative_l2 is None and output.max_abs is None and not output.parts:
@@ -381,6 +386,10 @@ def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) 
                 name,
                 100 * output.relative_l2,
             )
+
+
+def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:
+    result, closeness = made.result, verdict.closeness if verdict else None
     measured = output_errors(job, result.model, result.planned, result.weights)
     before = in_situ(job, job.model)
     profiled = Change(before, in_situ(job, result.model) if result.weights else before)
