@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from onnx_tucker import outputs, rank, statistics, trust
+from onnx_tucker import outputs, rank, remarks, statistics
 from onnx_tucker.auto import search
 from onnx_tucker.distil import require_known, require_torch
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
@@ -21,7 +21,6 @@ from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging
 from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
-from onnx_tucker.obstacles import unread
 from onnx_tucker.prepare import Model, Source, prepare, source_of
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict, require_budgets
@@ -32,17 +31,12 @@ from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import Evaluate, load_function
-from onnx_tucker.runtime.fidelity import called
-from onnx_tucker.runtime.inputs import HELD_OUT, fixed_sizes
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import POINTS, Course, Settings
 from onnx_tucker.tune import course_of, loss_of, restored, student, trained
 from onnx_tucker.types import Plan
 
 logger = logging.getLogger(__name__)
-
-RUINED = 0.5
-"""The relative error of an output from which on a model is hardly of use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +104,7 @@ def _compressed(
     outcome = _outcome(job, made, verdict, promises)
     final, plan = made.result.model if made.result.weights else job.original, made.plan(job)
     if not settings.dry_run:
-        _warn_unguarded(job, [plan])
+        remarks.unguarded(job, [plan])
     where = None if settings.dry_run else target
     return _written(job, source, Result(final, report(job, outcome), plan), verdict, where, job.data_files)
 
@@ -153,7 +147,7 @@ def sweep(
     outputs.protect(job.data_files, [*reports, *planned])
     statistics.check(job)
     found = front(job, Promises(job, evaluate), points)
-    _warn_unguarded(job, [point.plan for point in found.points])
+    remarks.unguarded(job, [point.plan for point in found.points])
     with Staging(settings.overwrite) as staging:
         for path, render in zip(reports, writers, strict=True):
             staging.write(path, outputs.text_bytes(render(found)))
@@ -228,7 +222,7 @@ def finetune(
     if loaded.data_files:  # weights in a file of their own stay in one
         job = replace(job, settings=replace(settings, save_as_external_data=True))
     outputs.protect(read, written)
-    _warn_undivided(job)
+    remarks.undivided(job)
     promises = Promises(job, evaluate)
     made, verdict = trained(job, restored(job, loaded.model), course, promises)
     if verdict.broken:
@@ -277,7 +271,7 @@ def _written(
         require_budgets(job.settings.budgets, found)
         outputs.stage_sides(job, found, result.plan, staging)
         staging.commit(target, read)
-    _warn_far(job, verdict)
+    remarks.far(job, verdict)
     return Result(final, found, result.plan)
 
 
@@ -330,62 +324,6 @@ def _given_plan(settings: Settings) -> Plan | None:
         raise PlanError(f"{settings.plan} is no plan: it is no text.") from error
     except OSError as error:
         raise PlanError(f"The plan {settings.plan} cannot be read: {error.strerror}.") from error
-
-
-def _warn_unguarded(job: Job, plans: Sequence[Plan]) -> None:
-    """Says so where factors are made without data, all of them or some."""
-    found = {f.label: f for plan in plans for f, c in zip(job.found, plan.choices, strict=True) if c.method}
-    if found and job.inputs is not None and job.inputs.kind == "data" and job.inputs.blank:
-        logger.warning(
-            "Each sample of the data is a single value throughout, which says nothing of others: factors are made from "
-            "the weights alone, and errors are those on such samples."
-        )
-        return
-    if not trust.usable(job):
-        known = "each node's statistics" if job.settings.statistics else "the weights"
-        if found:
-            logger.warning("Without --data nothing guards the accuracy: factors are made from %s alone.", known)
-        return
-    if found:
-        _warn_undivided(job)
-    reasons = {label: reason for label, one in found.items() if (reason := unread(job, one))}
-    if reasons:
-        label, reason = next(iter(reasons.items()))
-        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        logger.warning("Made from weights alone, whatever the data is: %s (%s)%s.", label, reason, more)
-
-
-def _warn_undivided(job: Job) -> None:
-    """Says so where there are too few samples to keep some for checks."""
-    if job.inputs is None or job.inputs.held_out or job.session is None:
-        return
-    fit, fixed = job.inputs.fit, fixed_sizes(job.session.get_inputs())
-    size = max(fixed, default=1)
-    what = f"{fit.samples} samples" if size == 1 else f"{fit.samples // size} batches of {size} samples"
-    logger.warning(
-        "Of %s none is kept for checks, as one in %d of more is: errors are those of what factors are fitted to.",
-        what,
-        HELD_OUT,
-    )
-
-
-def _warn_far(job: Job, verdict: Verdict | None) -> None:
-    """Says so where outputs are far from the original's, or nothing is known of them."""
-    closeness = verdict.closeness if verdict else None
-    compared = closeness if closeness is not None and job.inputs is not None and job.inputs.kind == "data" else ()
-    for name, output in called(compared):
-        if output.relative_l2 is None and output.max_abs is None and not output.parts:
-            logger.warning(
-                "Nothing is known of the %s: on the samples kept for checks it has no finite numbers (is there "
-                "NaN in --data?), or other shapes than the original's.",
-                name,
-            )
-        elif output.relative_l2 is not None and output.relative_l2 > RUINED:
-            logger.warning(
-                "The %s differs from the original's by %.0f %% of its size; --ranks auto --max-error E limits that.",
-                name,
-                100 * output.relative_l2,
-            )
 
 
 def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) -> Outcome:

@@ -21,6 +21,7 @@ from onnx_tucker.graph.view import View
 from onnx_tucker.influence import Influences
 from onnx_tucker.job import CHAIN_BYTES, WANTED_BYTES, Job, Progress
 from onnx_tucker.runtime import inputs
+from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.memory import Memory
 from onnx_tucker.runtime.reference import Reference
@@ -54,25 +55,14 @@ def prepare(source: Source, settings: Settings, progress: Progress) -> Job:
     original, folder, data_files = load(source)
     model = _inlined(original) if settings.inline_functions and original.functions else original
     content = model.SerializeToString(deterministic=True)
-    machine = Machine(settings.threads, Path(settings.custom_op_lib).resolve() if settings.custom_op_lib else None)
-    machine.check()
-    machine = careful(machine, model)
-    wanted = bool(settings.data) or settings.eval is not None
-    session = _session(model, content, folder, machine, wanted)
+    machine = _machine(model, settings)
+    session = _session(model, content, folder, machine, bool(settings.data) or settings.eval is not None)
     samples = feeds.read(session, model, settings)
     data = None
     if session is not None and samples.parts:
         data = inputs.from_data(samples.parts, session, labels=samples.labels, any_rank=samples.any_rank)
     sample = inputs.sample_shapes(data) if data is not None else {}
-    given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
-    known = shapes.infer(model, folder, given, settings.dim, sample)
-    missing = observed.unknown(model, known) if session is not None else []
-    if session is not None and missing and (data is not None or observed.follow(model, missing)):
-        feed = (
-            feeds.counted(session, data, known, settings.seed) if data else feeds.tried(session, known, settings.seed)
-        )
-        read = observed.shapes if data else observed.alike
-        known |= read(model, folder, machine, feed, missing) if feed else {}
+    known = _shapes(model, folder, settings, session, machine, data, sample)
     context = context_of(
         model,
         known,
@@ -120,6 +110,30 @@ def prepare(source: Source, settings: Settings, progress: Progress) -> Job:
     )
 
 
+def _shapes(
+    model: onnx.ModelProto,
+    folder: Path,
+    settings: Settings,
+    session: ort.InferenceSession | None,
+    machine: Machine,
+    data: Inputs | None,
+    sample: shapes.Shapes,
+) -> shapes.Shapes:
+    """Shapes of the model's values: those that are inferred, and those that only a run tells."""
+    given = {name: tuple(shape) for name, shape in settings.input_shape.items()}
+    known = shapes.infer(model, folder, given, settings.dim, sample)
+    if session is None:
+        return known
+    missing = observed.unknown(model, known)
+    if not missing or (data is None and not observed.follow(model, missing)):
+        return known
+    if data is None:
+        feed, read = feeds.tried(session, known, settings.seed), observed.alike
+    else:
+        feed, read = feeds.counted(session, data, known, settings.seed), observed.shapes
+    return known | read(model, folder, machine, feed, missing) if feed else known
+
+
 def load(source: Source) -> io.Loaded:
     """A model that may be in memory already, and where its external data is.
 
@@ -147,6 +161,18 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.inliner.inline_local_functions(model, convert_version=True)
     except CHECK_FAILURES as error:
         raise ModelError(f"The functions of the model cannot be inlined: {first_line(error)}") from error
+
+
+def _machine(model: onnx.ModelProto, settings: Settings) -> Machine:
+    """How sessions are run, by the options.
+
+    Raises:
+        TuckerError: the library with custom operators cannot be loaded.
+    """
+    library = Path(settings.custom_op_lib).resolve() if settings.custom_op_lib else None
+    machine = Machine(settings.threads, library)
+    machine.check()
+    return careful(machine, model)
 
 
 def careful(machine: Machine, model: onnx.ModelProto) -> Machine:
