@@ -275,7 +275,9 @@ class Allocator:
         return PromiseError(f"The budgets {together} cannot be reached together.")
 
     def _left_alone(self, quantity: str) -> str:
-        """Which nodes that cannot be factorised cost most, in words; empty where that is nothing to speak of."""
+        """Which nodes that cannot be factorised cost most, in words; empty where that is not known, or little."""
+        if quantity == "bytes":
+            return ""
         costs = {f: cost_as_is(self._job, quantity, [f]) for f in self._job.found if not f.is_site}
         share = sum(costs.values()) / (self._total[quantity] or 1.0)
         if share < SPOKEN_OF:

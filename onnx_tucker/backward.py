@@ -171,7 +171,9 @@ class Backward:
         copy = onnx.NodeProto()
         if op:
             copy = helper.make_node(op, inputs, made, **given)
-            bare = helper.make_model(helper.make_graph([], "", [], []), opset_imports=[helper.make_opsetid("", OPSET)])
+            opsets = [helper.make_opsetid("", OPSET)]  # onnxruntime may be older than onnx's newest format
+            oldest = helper.find_min_ir_version_for(opsets)
+            bare = helper.make_model(helper.make_graph([], "", [], []), ir_version=oldest, opset_imports=opsets)
             return model_of(bare, [copy], tensors, known, made)
         copy.CopyFrom(node)
         copy.name = copy.doc_string = ""

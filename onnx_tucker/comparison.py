@@ -101,7 +101,7 @@ def compare(
     settings = Settings.of(options)
     check_seconds(seconds)
     called = named([original, other])
-    job = prepare(source_of(original), settings, progress)
+    job = prepare(source_of(original), settings, progress, again=True)
     if job.session is None or job.inputs is None or job.reference is None:
         raise DataError(f"{called[0]} cannot be run; see the reason above, or give --data.")
     [rival] = rivals(job, [original, other], job.inputs.check.feeds[0])

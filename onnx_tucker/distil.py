@@ -74,7 +74,9 @@ def require_known(job: Job, course: Course) -> None:
 
     Raises:
         ModelError: it does not.
+        DataError: there is nothing to train on.
     """
+    _require_samples(job)
     model = job.model
     if job.inputs is not None and job.judged is not None and _cut(job, course):
         model = _up_to(model, job.inputs.check.feeds[0], job.judged.names)
@@ -99,8 +101,8 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None)
         ModelError: it has nothing to train, or torch does not compute what onnxruntime does.
         DataError: the labels fit no output.
     """
-    if job.inputs is None or job.inputs.kind != "data":
-        raise DataError("The data has no samples, so there is nothing to train on.")
+    _require_samples(job)
+    assert job.inputs is not None
     assert job.session is not None
     fixed = not divisible(job.session, job.inputs.fit)
     job = replace(job, inputs=_finite(job.inputs, fixed))
@@ -121,6 +123,18 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None)
             watch = _Watch(job, result, what, None if course.blocks else score)
             result = _trained(job, result, part, course, watch, fixed=fixed)
     return result
+
+
+def _require_samples(job: Job) -> None:
+    """Makes sure that there is something to train on.
+
+    Raises:
+        DataError: there is not.
+    """
+    if job.inputs is None or job.inputs.kind != "data":
+        raise DataError("The data has no samples, so there is nothing to train on.")
+    if job.inputs.blank:
+        raise DataError("Each sample of the data is a single value throughout, of which nothing can be learnt.")
 
 
 def _finite(inputs: Inputs, fixed: bool) -> Inputs:

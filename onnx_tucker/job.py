@@ -78,7 +78,7 @@ class Job:
         memory: of what this run and earlier ones have measured.
         stopwatch: times models.
         progress: is told how far it is.
-        warned: what was said already: that some of the data is not finite, and which patterns match no node.
+        warned: what was said already: of which nodes some of the data is not finite, and which patterns match no node.
     """
 
     settings: Settings

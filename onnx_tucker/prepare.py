@@ -44,8 +44,14 @@ def source_of(model: Model) -> Source:
     return model if isinstance(model, onnx.ModelProto) else Path(model)
 
 
-def prepare(source: Source, settings: Settings, progress: Progress) -> Job:
+def prepare(source: Source, settings: Settings, progress: Progress, *, again: bool = False) -> Job:
     """Reads the model and the data, and looks the graph over.
+
+    Args:
+        source: the model.
+        settings: the user's options.
+        progress: is told how far it is.
+        again: whether samples of the data that are the same as one before them are kept.
 
     Raises:
         ModelError: the model cannot be read, or it is invalid and onnxruntime cannot run it either.
@@ -60,7 +66,8 @@ def prepare(source: Source, settings: Settings, progress: Progress) -> Job:
     samples = feeds.read(session, model, settings)
     data = None
     if session is not None and samples.parts:
-        data = inputs.from_data(samples.parts, session, labels=samples.labels, any_rank=samples.any_rank)
+        told, ranks = samples.labels, samples.any_rank
+        data = inputs.from_data(samples.parts, session, labels=told, any_rank=ranks, again=again)
     sample = inputs.sample_shapes(data) if data is not None else {}
     known = _shapes(model, folder, settings, session, machine, data, sample)
     context = context_of(

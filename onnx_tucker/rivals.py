@@ -81,7 +81,7 @@ def bench(
     if not models:
         raise UsageError("There is no model to time.")
     names = named(models)
-    job = prepare(source_of(models[0]), settings, progress)
+    job = prepare(source_of(models[0]), settings, progress, again=True)
     if job.session is None or job.timed_feed is None:
         raise DataError(f"{names[0]} cannot be run; see the reason above, or give --data.")
     others = [one.session for one in rivals(job, models, job.timed_feed)]

@@ -210,15 +210,12 @@ def _halves(job: Job, found: Found, source: Flows, most: int) -> tuple[Statistic
         for half, known in enumerate(halves):
             for part in _chunks(stage, order[drawn.half[order] == half]):
                 left_out += known.add(patches(stage, drawn.x, rows[part]), y[part])
-    if left_out:
-        level = logging.INFO if NOT_FINITE in job.warned else logging.WARNING
-        job.warned.add(NOT_FINITE)
-        logger.log(
-            level,
-            "%d positions of %s are not finite on the data and are left out; -v tells of other nodes.",
-            left_out,
-            found.label,
-        )
+    if left_out and found.label not in job.warned:
+        first = NOT_FINITE not in job.warned
+        job.warned.update((NOT_FINITE, found.label))
+        more = "; -v tells of other nodes" if first else ""
+        text = "%d positions of %s are not finite on the data and are left out%s."
+        logger.log(logging.WARNING if first else logging.INFO, text, left_out, found.label, more)
     return halves[0], halves[1]
 
 

@@ -86,11 +86,13 @@ def of_model(job: Job, nodes: Sequence[Found], *, rough: bool = False) -> Iterat
 
 
 def check(job: Job) -> None:
-    """Makes sure that the file of an earlier run, if one is given, can be used.
+    """Makes sure that the file of an earlier run, if one is given, can be used, and that there is something to keep.
 
     Raises:
-        DataError: see `of_model`.
+        DataError: see `of_model`; or the data says nothing.
     """
+    if job.settings.statistics_out is not None and job.inputs is not None and job.inputs.blank:
+        raise DataError("Each sample of the data is a single value throughout, which says nothing that could be kept.")
     if job.settings.statistics is not None:
         _Stored(job).close()
 

@@ -110,7 +110,7 @@ class Moments:
         return total - sum(float(mean @ mean) for mean in means)
 
     def mixed(self, mixture: Array) -> Moments:
-        """See `regression.Statistics`."""
+        """See `regression.Statistics`; the sums of patches are the same ones, so that neither may be added to then."""
         return Moments(self.rows, self.patch, self.output @ mixture.T, self.squared, mixture @ self.crossed)
 
     def arrays(self) -> dict[str, NDArray[Any]]:

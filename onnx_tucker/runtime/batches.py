@@ -150,15 +150,18 @@ class Batches:
 
     @property
     def blank(self) -> bool:
-        """Whether no sample has values that differ, though it has several."""
-        arrays = [feed[name] for feed in self.feeds for name in (self.along or feed)]
-        samples = (values for array in arrays for values in (array if self.along else [array]) if np.size(values) > 1)
-        empty = True
-        for values in samples:
-            if (values != values.flat[0]).any():
-                return False
-            empty = False
-        return not empty
+        """Whether values are the same throughout each sample; inputs of one value a sample, in all of them."""
+        single, several = dict[str, Any](), False
+        for feed in self.feeds:
+            for name in self.along or feed:
+                values = feed[name].reshape(len(feed[name]) if self.along else 1, -1)
+                if not values.size:
+                    continue
+                first = values[:, :1] if values.shape[1] > 1 else single.setdefault(name, values[0, 0])
+                if (values != first).any():
+                    return False
+                several |= values.shape[1] > 1
+        return several
 
     @property
     def alike(self) -> bool:

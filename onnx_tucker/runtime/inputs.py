@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,8 +21,6 @@ BATCH_BYTES = 64 * 2**20
 """Samples are run in batches of at most this much input."""
 HELD_OUT = 5
 """One of so many samples in a row is kept apart for checks, if there are as many."""
-LOOKED_AT = 64
-"""Values of a sample by which those are found that may be the same."""
 
 
 def from_data(
@@ -32,6 +31,7 @@ def from_data(
     any_rank: Collection[str] = (),
     apart: bool = True,
     joined: bool = True,
+    again: bool = True,
 ) -> Inputs:
     """The user's samples as feeds of a model, in batches where its first dimension is free.
 
@@ -46,6 +46,7 @@ def from_data(
         any_rank: inputs that may have any number of axes; onnxruntime takes them for scalars.
         apart: whether some are kept for checks, if there are enough.
         joined: whether parts are, where they can be.
+        again: whether samples that are the same as one before them are kept.
 
     Raises:
         DataError: a name, shape, type or number of samples does not fit.
@@ -71,7 +72,7 @@ def from_data(
             raise DataError(f"The model takes batches of {size}, but the data has fewer samples.")
 
     numbers = np.arange(samples)
-    if apart and not fixed:
+    if not again and not fixed:
         numbers = _different([*along.values(), *([] if whole is None else [whole])])
         if len(numbers) < samples:
             logger.warning(
@@ -95,18 +96,16 @@ def _different(arrays: Sequence[NDArray[Any] | Stack]) -> NDArray[np.int64]:
     Args:
         arrays: with samples along their first axis.
     """
-
-    def sample(number: int) -> list[NDArray[Any]]:
-        return [array[np.array([number])].ravel() for array in arrays]
-
-    seen: dict[int, list[int]] = {}
+    known, found = set[bytes](), []
     for i in range(arrays[0].shape[0]):
-        values = sample(i)
-        some_of = repr([one[:: max(1, one.size // LOOKED_AT)].tolist() for one in values])
-        alike = seen.setdefault(hash(some_of), [])
-        if not any(all(map(np.array_equal, values, sample(j))) for j in alike):
-            alike.append(i)
-    return np.array(sorted(i for alike in seen.values() for i in alike), np.int64)
+        digest = hashlib.blake2b(digest_size=16)
+        for array in arrays:
+            sample = array[np.array([i])]
+            digest.update(repr(sample.tolist()).encode() if sample.dtype.hasobject else sample.tobytes())
+        if digest.digest() not in known:
+            known.add(digest.digest())
+            found.append(i)
+    return np.array(found, np.int64)
 
 
 def _named(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import helper
 
@@ -13,10 +14,11 @@ from onnx_tucker.adjoints import RULES
 from onnx_tucker.adjoints.call import reduced
 from onnx_tucker.backward import Backward
 from onnx_tucker.graph.view import View
-from onnx_tucker.runtime.session import Machine
+from onnx_tucker.runtime.session import FAILURES, Machine
 from tests.helpers import Array, look, model, run, session
 
 RNG = np.random.default_rng(0)
+OLD = tuple(map(int, ort.__version__.split(".")[:2])) < (1, 29)
 
 
 def noise(*shape: int) -> Array:
@@ -223,7 +225,12 @@ def test_derivatives_are_those_of_differences(case: Case) -> None:
     made = unranked(graph_of(case))
     x = noise(*case.shape)
     x = np.abs(x) + np.float32(0.5) if case.positive else x
-    runs = session(made)
+    if OLD and {"ceil_mode", "pads", "count_include_pad"} <= case.attributes.keys():
+        pytest.skip("this onnxruntime counts pads otherwise where lengths are rounded up")
+    try:
+        runs = session(made)
+    except FAILURES as error:
+        pytest.skip(f"this onnxruntime does not run it: {error}")
     weights = [noise(*y.shape) for y in runs.run(None, {"x": x})]
     found = derivatives(made, x, weights)["v"]
     assert found.shape == x.shape

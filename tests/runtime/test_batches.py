@@ -41,6 +41,8 @@ def test_samples_of_a_single_value_each_are_blank() -> None:
     assert not Batches(3, [{"mask": mask, "x": flat + np.eye(3, 4, dtype=np.float32)}], (), along).blank
     assert not Batches(3, [{"x": flat[:, :1]}], (), frozenset({"x"})).blank  # of which one value is all
     assert Batches(2, [{"x": flat[0]}, {"x": flat[1]}]).blank
+    assert not Batches(3, [{"mask": mask, "x": flat[:, :1]}], (), along).blank  # as a step with a first state of zeros
+    assert Batches(3, [{"mask": mask, "x": 0 * flat[:, :1]}], (), along).blank
 
 
 def test_a_single_sample_has_no_folds() -> None:

@@ -44,18 +44,19 @@ def test_what_is_the_same_again_is_left_out(caplog: pytest.LogCaptureFixture) ->
     again = np.concatenate([X, X[[3, 0, 3]]])
     for parts in ([{"x": again}], [{"x": again[:4]}, {"x": again[4:]}]):
         caplog.clear()
-        data = inputs.from_data(parts, made)
+        data = inputs.from_data(parts, made, again=False)
         assert "3 of 8 samples are the same as others" in caplog.text
         kept = np.concatenate([feed["x"] for feed in data.feeds])
         assert np.array_equal(np.sort(kept[:, 0, 0]), np.sort(X[:, 0, 0]))
     caplog.clear()
     told = [np.array([0, 1, 2, 3, 4, 3, 0, 5])]
-    assert sum(part.samples for part in _parts(inputs.from_data([{"x": again}], made, labels=told))) == 6
+    assert sum(part.samples for part in _parts(inputs.from_data([{"x": again}], made, labels=told, again=False))) == 6
     close = np.concatenate([X, X])
     close[5:, 2, 5] += 1  # where nobody looks first
-    assert sum(part.samples for part in _parts(inputs.from_data([{"x": close}], made))) == 10
+    assert sum(part.samples for part in _parts(inputs.from_data([{"x": close}], made, again=False))) == 10
     fixed = session(model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": [4, 3, 8]}, {"y": 3}))
-    assert inputs.from_data([{"x": again}], fixed).fit.samples == 8
+    assert inputs.from_data([{"x": again}], fixed, again=False).fit.samples == 8
+    assert sum(part.samples for part in _parts(inputs.from_data([{"x": again}], made))) == 8
 
 
 def _parts(data: Inputs) -> list[Batches]:
