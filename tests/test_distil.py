@@ -84,6 +84,15 @@ def test_what_does_not_help_is_not_taken(
     assert "no better on the samples kept apart" in caplog.text
 
 
+def test_nothing_is_learnt_of_samples_that_say_nothing(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:
+    made, factorised, x = pair
+    flat = np.zeros_like(x) + np.arange(len(x), dtype=np.float32).reshape(-1, *[1] * (x.ndim - 1))
+    with pytest.raises(DataError, match="of which nothing can be learnt"):
+        finetune(made, factorised, data={"x": flat}, **QUICK)
+    with pytest.raises(DataError, match="of which nothing can be learnt"):
+        compress(made, ranks="2", benchmark=False, data={"x": flat}, finetune_epochs=2)
+
+
 def test_it_is_said_that_no_samples_are_kept_apart(
     pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -65,6 +65,12 @@ def test_rows_are_kept_where_they_are_few(rows: int, kind: str, tmp_path: Path) 
         assert f"0/{kind}" in content
 
 
+def test_nothing_is_kept_of_samples_that_say_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing that could be kept"):
+        compress(NETWORK, dry_run=True, benchmark=False, data={"x": 0 * X}, statistics_out=tmp_path / "s.npz")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("node", ["first", "second"])
 def test_a_node_is_closer_with_statistics_than_without(kept: Path, node: str) -> None:
     options = {"ranks": "4", "benchmark": False, "include": node}
