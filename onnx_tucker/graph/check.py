@@ -110,9 +110,19 @@ def invalid(model: onnx.ModelProto, folder: Path) -> str | None:
     """Why a model does not pass onnx's full check, in a line; None if it does.
 
     A large model is checked without its weights, and so is one with external data, as the checker needs a file for it.
+    Sizes below zero are free ones, as onnxruntime takes them.
     """
     whole = weight_bytes(model) <= WHOLE and not any(external.is_external(tensor) for tensor in tensors(model))
-    return _complaint(onnx.checker.check_model, model if whole else skeleton(model, folder), full_check=True)
+    bare = model if whole and not any(_below_zero(model)) else skeleton(model, folder)
+    for size in _below_zero(bare):
+        size.Clear()
+    return _complaint(onnx.checker.check_model, bare, full_check=True)
+
+
+def _below_zero(model: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return [size for value in values for size in value.type.tensor_type.shape.dim if size.dim_value < 0]
 
 
 def _complaint(check: Callable[..., None], *about: object, **options: object) -> str | None:

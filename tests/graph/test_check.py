@@ -122,6 +122,14 @@ def test_onnxruntime_survives_transposes_in_half_precision(dtype: type, made_by:
     assert result.report.fidelity.outputs
 
 
+def test_sizes_below_zero_are_free(tmp_path: Path) -> None:
+    made = two_layers()
+    made.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -1
+    content = made.SerializeToString()
+    assert invalid(made, tmp_path) is None
+    assert made.SerializeToString() == content
+
+
 def test_what_only_onnxruntime_has_in_the_standard_domain_is_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
