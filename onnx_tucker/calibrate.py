@@ -16,7 +16,6 @@ from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.ridge import RIDGES
 from onnx_tucker.graph import behind
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.view import View
 from onnx_tucker.groups import eligible, shared
 from onnx_tucker.job import Job
 from onnx_tucker.obstacles import movable, obstacle, own_bias
@@ -148,7 +147,7 @@ def bases(job: Job, planned: Mapping[str, Candidate]) -> list[Basis]:
         found.append("influence")
     if trust.scarce(job):
         return found
-    view = View.of(job.model, job.context)
+    view = job.view
     summed = view.sums()
     behind_ = any(
         behind.sight(view, value, f.axis) for f in chains for value in {f.output, summed.get(f.output, (f.output,))[0]}

@@ -26,7 +26,6 @@ from onnx_tucker.factor.samples import joined
 from onnx_tucker.graph import behind
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import between
-from onnx_tucker.graph.view import View
 from onnx_tucker.groups import holders, shared
 from onnx_tucker.head import Head
 from onnx_tucker.job import ROUGH_ROWS, Job
@@ -83,7 +82,7 @@ class Fitting:
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
-        self._view = View.of(job.model, job.context)
+        self._view = job.view
         self._sums = self._view.sums()
         self._ahead = {f.place.node.output[0] for f in job.found if f.label in planned}
         products = [f for f in job.found if f.label in planned and self._is_product(f)]

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found, macs
+from onnx_tucker.graph.view import View
 from onnx_tucker.influence import Influences
 from onnx_tucker.runtime import batches
 from onnx_tucker.runtime.batches import Inputs
@@ -116,6 +117,11 @@ class Job:
     def fingerprint(self) -> str:
         """Of the model, without what is in other files."""
         return hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def view(self) -> View:
+        """The main graph, as the nodes behind a value are looked up in it."""
+        return View.of(self.model, self.context)
 
     @cached_property
     def fault(self) -> str | None:

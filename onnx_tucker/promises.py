@@ -19,7 +19,6 @@ from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.ends import class_axis
 from onnx_tucker.graph.segment import probe
-from onnx_tucker.graph.view import View
 from onnx_tucker.job import Job
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.report.schema import Report
@@ -125,7 +124,7 @@ class Promises:
     @cached_property
     def _ends(self) -> _Ends:
         """What is known of the outputs before any result is."""
-        job, view = self._job, View.of(self._job.model, self._job.context)
+        job, view = self._job, self._job.view
         outputs = {value.name: value.type for value in job.session.get_outputs()} if job.session is not None else {}
         fixed = {name for name in outputs if name in job.context.shapes and observed.follow(job.model, [name])}
         whole = {name for name, kind in outputs.items() if "int" in kind or "bool" in kind}

@@ -18,7 +18,7 @@ from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.splice import splice
-from onnx_tucker.groups import members
+from onnx_tucker.groups import members, shared
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.fidelity import relative_l2
@@ -69,7 +69,7 @@ def probe_of(job: Job) -> Probe | None:
     names = Names(job.model)
     planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
     for found in job.found:
-        if found.is_site and len(members(job, found)) == 1:
+        if found.is_site and not shared(job, found):
             candidate = quick(job.context, found, untouched(found))
             if candidate.changes:
                 label, chain = found.label, Chain(candidate.stages, (found.site.read(),))
@@ -106,7 +106,7 @@ def sensitivity(job: Job, found: Found, goals: Goals, points: Sequence[Point], o
 def _alone(job: Job, found: Found, candidate: Candidate, chain: Chain, on: Probe) -> bytes:
     """The model with one chain in it."""
     labels = members(job, found)
-    if len(labels) == 1:
+    if not shared(job, found):
         candidate = quick(job.context, found, candidate)
     stored = store(found, candidate, chain, on.names)
     planned = {**on.framed, **dict.fromkeys(labels, candidate)}

@@ -19,8 +19,6 @@ from onnx_tucker.graph.nodes import Names, tensors
 from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.shapes import declared, infer
 from onnx_tucker.graph.splice import splice
-from onnx_tucker.graph.view import View
-from onnx_tucker.job import Job
 from onnx_tucker.types import Candidate, Chain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,11 +103,6 @@ def look(made: onnx.ModelProto, folder: Path | None = None, **options: bool) -> 
     again = options.pop("refactorize", False)
     context = context_of(made, infer(made, beside, {}, {}), declared(made, beside), beside, **options)
     return context, find(made, context, refactorize=again)
-
-
-def view_of(job: Job) -> View:
-    """The main graph of a run."""
-    return View.of(job.model, job.context)
 
 
 def reasons(made: onnx.ModelProto, **options: bool) -> dict[str, str]:

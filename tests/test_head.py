@@ -21,7 +21,7 @@ from onnx_tucker.rows import Rows
 from onnx_tucker.settings import Settings
 from onnx_tucker.statistics import ROWS
 from onnx_tucker.types import Array, Candidate, Chain
-from tests.helpers import model, relative, run, view_of
+from tests.helpers import model, relative, run
 
 RNG = np.random.default_rng(0)
 
@@ -60,7 +60,7 @@ def perceptron(*, twice: bool = False, last: str = "Softmax") -> onnx.ModelProto
 )
 def test_which_they_are(options: dict[str, Any], labels: list[str]) -> None:
     job = prepare(perceptron(**options), Settings(benchmark=False), silent)
-    assert [one.label for one in head.nodes(view_of(job), job.found)] == labels
+    assert [one.label for one in head.nodes(job.view, job.found)] == labels
 
 
 def test_outputs_come_closer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_wide_layers_are_given_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> No
 
     for values in (head.VALUES, 320):
         monkeypatch.setattr(head, "VALUES", values)
-        last = head.Head(view_of(job), job.found)
+        last = head.Head(job.view, job.found)
         last.take(job.found[0], None, rows)
         assert not last.fitted(rows)
     assert asked == [ROWS, 10]  # the widest has 32 inputs

@@ -80,11 +80,11 @@ class Goal:
 
     def principal(self, rank: int) -> Array:
         """The directions of the outputs, orthonormal, (out, rank), without which the target gives least."""
-        found = self._principal  # of all ranks, as curves ask for many
+        found = self._directions  # of all ranks, as curves ask for many
         return found[:, :rank] if rank <= found.shape[1] else _principal(*self._products, rank)
 
     @cached_property
-    def _principal(self) -> Array:
+    def _directions(self) -> Array:
         return _principal(*self._products, min(self.wanted.shape))
 
     @property

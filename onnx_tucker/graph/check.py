@@ -113,7 +113,7 @@ def invalid(model: onnx.ModelProto, folder: Path) -> str | None:
     Sizes below zero are free ones, as onnxruntime takes them.
     """
     whole = weight_bytes(model) <= WHOLE and not any(external.is_external(tensor) for tensor in tensors(model))
-    bare = model if whole and not any(_below_zero(model)) else skeleton(model, folder)
+    bare = model if whole and not _below_zero(model) else skeleton(model, folder)
     for size in _below_zero(bare):
         size.Clear()
     return _complaint(onnx.checker.check_model, bare, full_check=True)

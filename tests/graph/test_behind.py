@@ -14,7 +14,7 @@ from onnx_tucker.graph.behind import scores, sight
 from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
-from tests.helpers import model, view_of
+from tests.helpers import model
 
 RNG = np.random.default_rng(0)
 LOW, HIGH = np.array(-1, np.float32), np.array(6, np.float32)
@@ -33,7 +33,7 @@ def seen(*steps: tuple[str, list[str], dict[str, Any]], opset: int = 18, also: b
     tensors = {"w": weight, "low": LOW, "high": HIGH}
     made = model(nodes, tensors, {"x": [1, 2, 8, 8]}, outputs, opset=opset)
     job = prepare(made, Settings(), silent)
-    return sight(view_of(job), "v0")
+    return sight(job.view, "v0")
 
 
 RELU: tuple[str, list[str], dict[str, Any]] = ("Relu", [], {})
@@ -85,7 +85,7 @@ def test_a_normalisation_is_seen_through_where_it_is_of_the_channels() -> None:
             helper.make_node("Relu", ["n"], ["y"], "relu"),
         ]
         made = model(nodes, {"w": weight, **tensors}, {"x": [1, 2, 2][:axes]}, {"y": axes})
-        found = sight(view_of(prepare(made, Settings(), silent)), "v0", axis)
+        found = sight(prepare(made, Settings(), silent).view, "v0", axis)
         assert (found is not None) is through
         if found is not None:
             assert found.affine is not None
@@ -112,7 +112,7 @@ def test_constants_of_the_channels_are_seen_through(op: str, inputs: list[str], 
         helper.make_node("Relu", ["v2"], ["y"]),
     ]
     made = model(nodes, {"w": np.ones((2, 2, 1, 1), np.float32), **tensors}, {"x": [1, 2, 3, 3]}, {"y": 4})
-    found = sight(view_of(prepare(made, Settings(), silent)), "conv")
+    found = sight(prepare(made, Settings(), silent).view, "conv")
     assert found is not None
     assert found.affine is not None
     assert found == Sight(0.0, affine=found.affine)
@@ -139,7 +139,7 @@ def test_nothing_else_is_taken_for_a_scale(op: str, inputs: list[str], constant:
     ]
     tensors = {"w": np.ones((2, 2, 1, 1), np.float32), "c": constant.astype(np.float32)}
     made = model(nodes, tensors, {"x": [1, 2, 3, 3]}, {"y": 4})
-    assert sight(view_of(prepare(made, Settings(), silent)), "v0") is None
+    assert sight(prepare(made, Settings(), silent).view, "v0") is None
 
 
 def test_a_normalisation_of_every_element_is_none_of_channels() -> None:
@@ -149,14 +149,14 @@ def test_a_normalisation_of_every_element_is_none_of_channels() -> None:
     ]
     tensors = {"w": np.ones((2, 2, 1), np.float32)} | {name: np.ones((2, 2), np.float32) for name in "stmu"}
     made = model(nodes, tensors, {"x": [1, 2, 2]}, {"y": 3}, opset=7)
-    assert sight(view_of(prepare(made, Settings(), silent)), "v0") is None
+    assert sight(prepare(made, Settings(), silent).view, "v0") is None
 
 
 def test_vectors_of_a_product_are_not_pooled() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["v0"], "node"), helper.make_node("Relu", ["v0"], ["r"], "relu")]
     nodes.append(helper.make_node("MaxPool", ["r"], ["y"], "pool", kernel_shape=[2], strides=[2]))
     made = model(nodes, {"w": np.ones((4, 4), np.float32)}, {"x": [1, 2, 4]}, {"y": 3})
-    assert sight(view_of(prepare(made, Settings(), silent)), "v0", -1) == Sight(0.0)
+    assert sight(prepare(made, Settings(), silent).view, "v0", -1) == Sight(0.0)
 
 
 def test_everything_is_seen_where_something_else_takes_the_value() -> None:
@@ -175,7 +175,7 @@ def test_an_output_of_the_model_is_seen_whole() -> None:
     )  # fmt: skip
     onnx.checker.check_model(made)
     job = prepare(made, Settings(), silent)
-    assert sight(view_of(job), "v0") is None
+    assert sight(job.view, "v0") is None
 
 
 def told(*steps: tuple[str, dict[str, Any]], classes: int = 3, also: str = "", domain: str = "") -> str | None:
@@ -190,7 +190,7 @@ def told(*steps: tuple[str, dict[str, Any]], classes: int = 3, also: str = "", d
         outputs |= {"other": 4}
     made = model(nodes, {"w": np.ones((classes, 2, 1, 1), np.float32)}, {"x": [1, 2, 8, 8]}, outputs)
     job = prepare(made, Settings(), silent)
-    return scores(view_of(job), "v0", classes)
+    return scores(job.view, "v0", classes)
 
 
 SOFTMAX: tuple[str, dict[str, Any]] = ("Softmax", {"axis": 1})

@@ -17,7 +17,7 @@ from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.settings import Settings
 from tests.graph.test_segment import NODES
-from tests.helpers import Array, model, view_of
+from tests.helpers import Array, model
 
 
 def swish(y: Array) -> Array:
@@ -78,7 +78,7 @@ def activated(
         value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     if given:  # by callers, who may leave it at what it is
         made.graph.input.append(helper.make_tensor_value_info(given, onnx.TensorProto.FLOAT, []))
-    return sight(view_of(prepare(made, Settings(), silent)), "v0")
+    return sight(prepare(made, Settings(), silent).view, "v0")
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -134,10 +134,10 @@ def test_an_activation_of_which_a_part_goes_elsewhere_is_seen_whole() -> None:
 def test_sums_are_those_that_nothing_else_needs() -> None:
     nodes = [*NODES, helper.make_node("Add", ["z", "z"], ["d"])]
     made = model(nodes, {}, {"x": ["n", 3]}, {"d": 2})
-    assert view_of(prepare(made, Settings(), silent)).sums() == {
+    assert prepare(made, Settings(), silent).view.sums() == {
         "b": ("y", "c"),
         "c": ("y", "b"),
         "y": ("z", "a"),
     }
     made = model(nodes, {}, {"x": ["n", 3]}, {"d": 2, "y": 2, "b": 2})
-    assert view_of(prepare(made, Settings(), silent)).sums() == {"c": ("y", "b")}
+    assert prepare(made, Settings(), silent).view.sums() == {"c": ("y", "b")}
