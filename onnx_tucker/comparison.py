@@ -97,7 +97,7 @@ def compare(
     Raises:
         TuckerError: a model cannot be read or run, or the other lacks an output.
     """
-    settings = Settings.of(options)
+    settings = Settings.of(options, "compare")
     check_seconds(seconds)
     called = named([original, other])
     job = prepare(source_of(original), settings, progress, again=True)

@@ -130,7 +130,7 @@ def sweep(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings.of(options)
+    settings = Settings.of(options, "sweep")
     if not 2 <= points <= 1000:
         raise UsageError("--points is from 2 to 1000.")
     source = source_of(model)
@@ -203,7 +203,7 @@ def finetune(
     Raises:
         TuckerError: see `errors`; no file has then been written.
     """
-    settings = Settings.of(options)
+    settings = Settings.of(options, "finetune")
     loss = loss or loss_of(settings)
     course = Course(epochs, minutes, learning_rate, batch, loss, blocks, settings.seed)
     if not settings.data:
@@ -245,7 +245,7 @@ def inspect(model: Model, *, progress: Progress = silent, **options: Any) -> Rep
     Raises:
         TuckerError: see `errors`.
     """
-    settings = Settings.of({**options, "ranks": "full", "lower": False, "dry_run": True})
+    settings = replace(Settings.of(options, "inspect"), ranks="full", lower=False, dry_run=True)
     return _compressed(model, None, settings, Rules({"*": Rule(Full("can be factorised"))}), progress).report
 
 

@@ -74,7 +74,7 @@ def bench(
     Raises:
         TuckerError: a model cannot be read, or not run on the inputs of the first.
     """
-    settings = Settings.of(options)
+    settings = Settings.of(options, "bench")
     check_seconds(seconds)
     if isinstance(models, Model):
         models = [models]

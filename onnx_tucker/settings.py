@@ -22,6 +22,17 @@ RACE_SECONDS = 10.0
 POINTS = 12
 """Models on a front at most."""
 LOSSES = ("distill", "labels", "both")
+INPUTS = ("data", "labels", "input_shape", "dim", "threads", "seed", "custom_op_lib")
+COMMON = (*INPUTS, "flops", "benchmark", "cache", "report", "overwrite")
+WEIGHTS = ("freeze_initializer_inputs", "inline_functions", "dequantize", "refactorize")
+TAKEN = {
+    "inspect": COMMON,
+    "sweep": (*COMMON, *WEIGHTS, "include", "exclude", "op_types", "lower", "tune_seconds", "jobs", "eval"),
+    "finetune": (*COMMON, *WEIGHTS, "max_error", "eval", "max_drop"),
+    "compare": (*INPUTS, "max_error", "benchmark"),
+    "bench": INPUTS,
+}
+"""The settings that commands beside the main one take, which takes all."""
 WHOLE = (str, Path, Mapping)
 """Parts of the data that are no arrays themselves."""
 
@@ -112,11 +123,16 @@ class Settings:
     cache: PathLike | None = None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Settings:
+    def of(cls, options: Mapping[str, Any], command: str | None = None) -> Settings:
         """Those with some options.
 
+        Args:
+            options: by name.
+            command: which of `TAKEN` is given them; None for the main one.
+
         Raises:
-            UsageError: one is not known, or has no such value, or two of them contradict each other.
+            UsageError: one is not known, or has no such value, or two of them contradict each other, or the command
+                takes no such one.
         """
         known = [one.name for one in fields(cls)]
         for name in options.keys() - {*known}:
@@ -124,6 +140,9 @@ class Settings:
             close = get_close_matches(name, known, 1)
             advice = f"write {positive}=False." if positive in known else f"is it {close[0]!r}?" if close else ""
             raise UsageError(f"There is no option {name!r}; {advice or 'Settings has them all.'}")
+        strange = sorted(options.keys() - {*TAKEN[command]}) if command is not None else ()
+        if strange:
+            raise UsageError(f"{command} has no option {strange[0]!r}, which is for compress.")
         return cls(**options)
 
     def __post_init__(self) -> None:

@@ -224,7 +224,7 @@ def test_nothing_of_what_is_given_is_lost(pair: tuple[onnx.ModelProto, onnx.Mode
     with pytest.raises(UsageError, match="is an input itself"):
         finetune(tmp_path / "in.onnx", tmp_path / "small.onnx", tmp_path / "old.onnx.data", **options)
     mine = factorised.SerializeToString()
-    finetune(made, factorised, tmp_path / "t.onnx", save_as_external_data=True, **{**options, "learning_rate": 10})
+    finetune(made, factorised, tmp_path / "t.onnx", **{**options, "learning_rate": 10})
     assert factorised.SerializeToString() == mine
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
+from onnx_tucker import parsers
 from onnx_tucker.errors import UsageError
-from onnx_tucker.settings import Course, Settings
+from onnx_tucker.settings import TAKEN, Course, Settings
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,15 @@ from onnx_tucker.settings import Course, Settings
 def test_what_is_no_value_of_an_option(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Settings.of(options)
+
+
+@pytest.mark.parametrize("command", TAKEN)
+def test_commands_take_the_same_options_from_python_as_on_the_command_line(command: str) -> None:
+    parser = getattr(parsers, command)()
+    by_flag = {action.dest for action in parser._actions if action.option_strings}
+    assert {*TAKEN[command]} == by_flag & {field.name for field in fields(Settings)}
+    with pytest.raises(UsageError, match=f"{command} has no option 'dry_run'"):
+        Settings.of({"dry_run": True}, command)
 
 
 def test_numbers_of_any_kind_that_fit_are_taken() -> None:
