@@ -83,6 +83,9 @@ class Promises:
         session = _checked_session(job, result.model)
         closeness = _compare(job, result.model, session, self._ends)
         broken = _broken(job, closeness, self._ends.whole, changed=bool(result.weights))
+        if not broken and job.settings.max_error is not None and job.inputs is not None and job.inputs.held_out:
+            every = _compare(job, result.model, session, self._ends, every=True)
+            broken = _broken(job, every, self._ends.whole, changed=True)
         if broken or self._evaluate is None:
             return Verdict(closeness, broken=broken)
         before, most = self.original_score, job.settings.max_drop
@@ -161,16 +164,18 @@ def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession |
 
 
 def _compare(
-    job: Job, model: onnx.ModelProto, session: ort.InferenceSession | None, ends: _Ends
+    job: Job, model: onnx.ModelProto, session: ort.InferenceSession | None, ends: _Ends, *, every: bool = False
 ) -> list[Closeness] | None:
+    """How close a model's outputs are on the samples kept apart, or on all of them; None where nothing can be run."""
     if session is None or job.inputs is None or job.reference is None or job.judged is None:
         return None
     comparison, names = fidelity.Comparison(ends.axes), job.reference.names
     parts = dict.fromkeys(name for inner in job.judged.parts.values() for name in inner)
     within = job.open(probe(model, parts)) if parts else None
     inner = fidelity.Comparison()
-    for i, feed in enumerate(job.inputs.check.feeds):
-        job.progress("comparing outputs", i, len(job.inputs.check.feeds))
+    feeds = job.inputs.feeds if every else job.inputs.check.feeds
+    for i, feed in enumerate(feeds):
+        job.progress("comparing outputs", i, len(feeds))
         try:
             expected = job.reference.outputs(i)
         except FAILURES as error:  # it ran on the first of them
@@ -188,7 +193,7 @@ def _compare(
         comparison.add(names, expected, computed)
         known = dict(zip(job.judged.names, job.judged.outputs(i), strict=True)) if inside else {}
         inner.add([*parts], [known[name] for name in parts], inside)
-    job.progress("comparing outputs", len(job.inputs.check.feeds), len(job.inputs.check.feeds))
+    job.progress("comparing outputs", len(feeds), len(feeds))
     each = {part.name: part for part in inner.results()}
     of = {output: tuple(each[name] for name in names if name in each) for output, names in job.judged.parts.items()}
     return [replace(one, parts=of.get(one.name, ())) for one in comparison.results()]

@@ -1,0 +1,36 @@
+"""What was promised of a model's outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from onnx_tucker import compare, compress
+from onnx_tucker.errors import PromiseError
+from onnx_tucker.runtime.batches import turns
+from onnx_tucker.runtime.inputs import HELD_OUT
+from tests.helpers import model, run
+
+
+def test_an_error_holds_on_the_samples_kept_apart_and_on_all() -> None:
+    """All but the samples kept apart have something that a chain of rank one loses."""
+    rng, count = np.random.default_rng(0), 40
+    weight = rng.standard_normal((12, 12)).astype(np.float32)
+    made = model([helper.make_node("Gemm", ["x", "w"], ["y"], "fc")], {"w": weight}, {"x": ["n", 12]}, {"y": 2})
+    kept = turns(count, HELD_OUT, np.random.default_rng(0)) == 0
+    x = 5 * rng.standard_normal((count, 1)) @ rng.standard_normal((1, 12))
+    x[~kept] += 0.5 * rng.standard_normal((count - kept.sum(), 12))
+    data = {"x": x.astype(np.float32)}
+    free = compress(made, ranks=1, data=data, benchmark=False)
+    assert free.report.fidelity is not None
+    apart = free.report.fidelity.outputs[0].relative_l2
+    [of_all] = compare(made, free.model, data=data, benchmark=False).outputs
+    assert apart is not None
+    assert of_all.relative_l2 is not None
+    assert 1.5 * apart < of_all.relative_l2
+    between = (apart + of_all.relative_l2) / 2
+    with pytest.raises(PromiseError, match=f"on the data is {of_all.relative_l2:.3g}, above"):
+        compress(made, ranks=1, data=data, benchmark=False, max_error=between)
+    held = compress(made, ranks=1, data=data, benchmark=False, max_error=1.01 * of_all.relative_l2)
+    np.testing.assert_array_equal(run(held.model, **data)[0], run(free.model, **data)[0])
