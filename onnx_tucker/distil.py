@@ -24,12 +24,12 @@ from onnx import numpy_helper
 
 from onnx_tucker.errors import DataError, ModelError, TuckerError
 from onnx_tucker.graph.ends import maker
-from onnx_tucker.graph.segment import between, model_of, probe
+from onnx_tucker.graph.segment import between, model_of, probe, uses
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import Job
 from onnx_tucker.later import Extent, Later
 from onnx_tucker.parts import Part, blocks
-from onnx_tucker.runtime.batches import Inputs
+from onnx_tucker.runtime.batches import Batches, Inputs
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import FAILURES, Feed, cores, cpu_name, first_line, output_names, run_named
@@ -50,6 +50,9 @@ Score = Callable[[onnx.ModelProto], float]
 
 SHARE = 0.1
 """The share of the time that scores may take which are only shown."""
+LOOK = 4
+"""Samples that both are tried on before, if the model takes so few: all values on the way are then in memory."""
+UNTRAINABLE = "The model has no weights in single precision that could be trained."
 CLOSE = 1e-4
 """The relative error up to which what torch computes is what onnxruntime does."""
 
@@ -70,19 +73,58 @@ def require_torch() -> None:
 
 
 def require_known(job: Job, course: Course) -> None:
-    """Makes sure that torch runs the operators that training needs, of which a factorised model has no others.
+    """Makes sure that what a factorised model can be trained to is known, and torch computes the original's as it is.
 
     Raises:
-        ModelError: it does not.
-        DataError: there is nothing to train on.
+        ModelError: it does not, or nothing can be trained.
+        DataError: there is nothing to train on, or the labels fit no output.
     """
     _require_samples(job)
-    model = job.model
-    if job.inputs is not None and job.judged is not None and _cut(job, course):
-        model = _up_to(model, job.inputs.check.feeds[0], job.judged.names)
+    if not any(found.is_site and found.site.dtype == np.float32 for found in job.found):
+        raise ModelError(UNTRAINABLE)
+    assert job.inputs is not None
+    assert job.session is not None
+    feed, model = _look(job.inputs.check, fixed=not divisible(job.session, job.inputs.check)), job.model
+    outputs = _learnable(job, model, feed)
+    stored = _dequantized(model)
+    if stored:
+        feed = {**feed, **run_named(job.open(probe(model, stored)), feed)}
+    if stored or _cut(job, course):
+        model = _up_to(model, feed, outputs)
     network = importlib.import_module("onnx_tucker.extras.network").Network(model, (), folder=job.folder)
-    if job.inputs is not None:
-        network.run(job.inputs.check.feeds[0], _without_text(model))
+    _check(job, model, network, feed, outputs)
+    if course.loss != "distill":
+        _criterion(job, job.model, feed)
+
+
+def _look(check: Batches, *, fixed: bool) -> Feed:
+    """Samples that both models are tried on before they are trained."""
+    return check.feeds[0] if fixed else check.few(LOOK).feeds[0]
+
+
+def _dequantized(model: onnx.ModelProto) -> list[str]:
+    """What a model makes of weights stored as integers, which factors take the place of."""
+    varying = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+    found = list[str]()
+    for node in model.graph.node:
+        if not varying.isdisjoint(uses(node)):
+            varying.update(node.output)
+        elif node.op_type == "DequantizeLinear":
+            found += node.output
+    return found
+
+
+def _learnable(job: Job, model: onnx.ModelProto, feed: Feed) -> list[str]:
+    """The outputs, or what they are judged by, that a model may come closer to.
+
+    Raises:
+        ModelError: there are none.
+    """
+    assert job.judged is not None
+    outputs = _alike(job, model, job.judged.names, feed)
+    if not outputs:
+        raise ModelError("The model has no output of numbers with fractions, which could come closer.")
+    return outputs
 
 
 def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None) -> onnx.ModelProto:
@@ -109,19 +151,18 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None)
     training: Any = importlib.import_module("onnx_tucker.extras.training")
     names = trainable(model)
     if not names:
-        raise ModelError("The factorised model has no weights in single precision that could be trained.")
-    assert job.judged is not None
-    outputs = _alike(job, model, job.judged.names)
-    if not outputs:
-        raise ModelError("The model has no output of numbers with fractions, which could come closer.")
-    hidden = _alike(job, model, _hidden(job, outputs))
+        raise ModelError(UNTRAINABLE)
+    assert job.inputs is not None
+    look = _look(job.inputs.check, fixed=fixed)
+    outputs = _learnable(job, model, look)
+    hidden = _alike(job, model, _hidden(job, outputs), look)
     parts = blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]
     result, course = model, replace(course, minutes=course.minutes / len(parts))
     with training.settled(job.settings.threads or cores()):
         for number, part in enumerate(parts):
             what = f"block {number + 1} of {len(parts)}, " if course.blocks else ""
             watch = _Watch(job, result, what, None if course.blocks else score)
-            result = _trained(job, result, part, course, watch, fixed=fixed)
+            result = _trained(job, result, part, course, watch, look, fixed=fixed)
     return result
 
 
@@ -144,7 +185,8 @@ def _finite(inputs: Inputs, fixed: bool) -> Inputs:
         DataError: there are none.
     """
     fit, check = (part.finite(whole=fixed) for part in (inputs.fit, inputs.check))
-    before, after = inputs.fit.samples + inputs.check.samples, fit.samples + check.samples
+    apart = (inputs.check.samples, check.samples) if inputs.held_out else (0, 0)
+    before, after = inputs.fit.samples + apart[0], fit.samples + apart[1]
     if before == after:
         return inputs
     where = "them or in their batch" if fixed else "them"
@@ -179,7 +221,7 @@ class _Watch:
 
 
 def _trained(
-    job: Job, model: onnx.ModelProto, part: Part, course: Course, watch: _Watch, *, fixed: bool
+    job: Job, model: onnx.ModelProto, part: Part, course: Course, watch: _Watch, look: Feed, *, fixed: bool
 ) -> onnx.ModelProto:
     """A copy of a model with other weights of a part of it; the model itself where none are better."""
     assert job.inputs is not None
@@ -190,10 +232,10 @@ def _trained(
     def lead(feed: Feed) -> Feed:
         return {**feed, **run_named(before, feed)} if before is not None else feed
 
-    known = lead(check.feeds[0])
+    known = lead(look)
     piece = _up_to(model, known, [*part.gives, *part.hidden]) if course.blocks or _cut(job, course) else model
     network = training.Network(piece, part.weights, training.device(), job.folder)
-    _check(job, piece, network, {value.name: known[value.name] for value in piece.graph.input if value.name in known})
+    _check(job, piece, network, known, [*part.gives, *part.hidden])
     task = training.Task(
         network,
         _teacher(job, [*part.gives, *part.hidden]),
@@ -203,7 +245,7 @@ def _trained(
         check,
         fixed=fixed,
         lead=lead,
-        criterion=None if course.loss == "distill" else _criterion(job, model),
+        criterion=None if course.loss == "distill" else _criterion(job, model, look),
         distilled=course.distilled,
     )
     key, left = _key(job, model, part, course), course
@@ -251,13 +293,13 @@ def _shortened(
     return shortened, left, key and str(joblib.hash((key, choice)))
 
 
-def _criterion(job: Job, model: onnx.ModelProto) -> Any:
+def _criterion(job: Job, model: onnx.ModelProto, look: Feed) -> Any:
     """The loss that fits the labels, of one of the outputs."""
     assert job.session is not None
     assert job.inputs is not None
     labels: Any = importlib.import_module("onnx_tucker.extras.labels")
     check = job.inputs.check
-    values, outputs = run_named(job.session, check.feeds[0]), _alike(job, model, output_names(job.session))
+    values, outputs = run_named(job.session, check.feeds[0]), _alike(job, model, output_names(job.session), look)
     makers = {name: maker(model, name) for name in outputs}
     return labels.criterion([*check.labels, *job.inputs.fit.labels], {n: values[n] for n in outputs}, makers)
 
@@ -271,15 +313,13 @@ def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | 
     return str(joblib.hash((job.fingerprint, content, job.inputs.digest, labels, part, course, versions)))
 
 
-def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+def _alike(job: Job, model: onnx.ModelProto, names: Sequence[str], feed: Feed) -> list[str]:
     """Those of some values that nodes of a model make, of numbers with fractions, and of the original's shape."""
-    assert job.inputs is not None
     known = {name for node in model.graph.node for name in node.output}
     names = [name for name in names if name in known]
-    session, feed = job.open, job.inputs.check.feeds[0]
     try:
         wanted, made = (
-            (run_named(session(probe(one, names)), feed) for one in (job.model, model)) if names else ({}, {})
+            (run_named(job.open(probe(one, names)), feed) for one in (job.model, model)) if names else ({}, {})
         )
     except FAILURES as error:
         raise ModelError(f"onnxruntime cannot run the factorised model: {first_line(error)}.") from error
@@ -293,28 +333,31 @@ def _hidden(job: Job, outputs: Collection[str]) -> list[str]:
     return [name for name in here if name not in outputs]
 
 
-def _check(job: Job, model: onnx.ModelProto, network: Network, feed: Feed) -> None:
+def _check(job: Job, model: onnx.ModelProto, network: Network, known: Feed, names: Sequence[str]) -> None:
     """Makes sure that torch computes what onnxruntime does.
+
+    Args:
+        job: the run.
+        model: what is trained.
+        network: the same in torch.
+        known: the values that it takes, and perhaps others.
+        names: of those that it is to learn.
 
     Raises:
         ModelError: it does not; the text names the first node that differs.
     """
-    differing = _differing(job, model, network, feed, _without_text(model))
+    feed = {value.name: known[value.name] for value in model.graph.input if value.name in known}
+    differing = _differing(job, model, network, feed, names)
     if differing is None:
         return
-    inner = [name for node in model.graph.node for name in node.output if name]
+    needed = {*names, *(name for node in model.graph.node for name in uses(node))}
+    inner = [name for node in model.graph.node for name in node.output if name in needed]
     first = _differing(job, model, network, feed, inner) or differing
     node = next(node for node in model.graph.node if first in node.output)
     raise ModelError(
         f"torch does not compute the {node.op_type} {node.name or first!r} as onnxruntime does, so that the model "
         "cannot be fine-tuned."
     )
-
-
-def _without_text(model: onnx.ModelProto) -> list[str]:
-    """The outputs of a model that are no text."""
-    text = onnx.TensorProto.STRING
-    return [value.name for value in model.graph.output if value.type.tensor_type.elem_type != text]
 
 
 def _differing(job: Job, model: onnx.ModelProto, network: Network, feed: Feed, names: Sequence[str]) -> str | None:
@@ -324,9 +367,10 @@ def _differing(job: Job, model: onnx.ModelProto, network: Network, feed: Feed, n
         expected = session.run(list(names), dict(feed))
     except FAILURES as error:
         raise ModelError(f"onnxruntime cannot run the factorised model: {first_line(error)}.") from error
-    for name, value, other in zip(names, expected, network.run(feed, names), strict=True):
-        array = other.detach().cpu().numpy()
+    for name, value, array in zip(names, expected, network.arrays(feed, names), strict=True):
         if not isinstance(value, np.ndarray) or value.shape != array.shape:
+            return name
+        if (np.isfinite(value) & ~np.isfinite(array)).any():
             return name
         missed = relative_l2(value, array)
         if missed is None:  # there is nothing to relate it to: zeros, nothing, no number

@@ -124,8 +124,8 @@ class Later:
         if not choice.still:
             return self._whole
         fit, check = self._whole.fit, self._whole.check
-        few = fit.few(max(1, round(choice.share * fit.samples)))
-        apart = few if check is fit else check.few(max(1, round(choice.share * check.samples)))
+        few = fit.spread(max(1, round(choice.share * fit.samples)))  # the data may be sorted
+        apart = few if check is fit else check.spread(max(1, round(choice.share * check.samples)))
         logger.info("%d of %d weights stay as they are", choice.still, len(self._weights))
         return self._alone(choice.still, few, apart) or self._whole
 

@@ -85,7 +85,8 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
     Raises:
         PlanError: it was made of another one, or does not say of which.
     """
-    noted = provenance.recipes(model)
+    before = provenance.recipes(job.original)
+    noted = {label: recipe for label, recipe in provenance.recipes(model).items() if before.get(label) != recipe}
     if not noted:
         if model.graph.node == job.original.graph.node:
             raise PlanError(

@@ -59,9 +59,10 @@ def test_it_comes_closer_and_only_the_weights_change(
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(
-    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], tmp_path: Path
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, factorised, x = pair
+    monkeypatch.setattr("onnx_tucker.extras.training.SAVING", 9.0)
     whole = finetune(made, factorised, data={"x": x}, **QUICK).model
 
     def stop(what: str, done: int, of: int) -> None:
@@ -333,6 +334,64 @@ def test_labels_that_do_not_fit_are_refused_in_words(pair: tuple[onnx.ModelProto
             finetune(made, factorised, data={"x": x}, **options, **QUICK)
     with pytest.raises(UsageError, match="it is one of distill"):
         finetune(made, factorised, data={"x": x, "t": np.zeros(60)}, labels="t", loss="l1", **QUICK)
+
+
+def test_what_cannot_be_tuned_is_said_before_anything_is_factorised(
+    pair: tuple[onnx.ModelProto, onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _, x = pair
+
+    def begun(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("onnx_tucker.pipeline.decide", begun)
+    options = {"ranks": 6, "benchmark": False, "finetune_epochs": 2}
+    with pytest.raises(DataError, match="neither classes nor values"):
+        compress(made, data={"x": x, "t": np.full(60, 99)}, labels="t", **options)
+    double = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], {"w": np.ones((4, 4))}, {"x": ["n", 4]}, {"y": 2}
+    )
+    double.graph.input[0].type.tensor_type.elem_type = double.graph.output[0].type.tensor_type.elem_type = 11
+    with pytest.raises(ModelError, match="no weights in single precision"):
+        compress(double, data={"x": np.random.default_rng(0).standard_normal((20, 4))}, **options)
+    operators = pytest.importorskip("onnx_tucker.extras.operators").OPERATORS
+    monkeypatch.setitem(operators, "Gemm", lambda attributes: lambda a, b, c=None: a @ b.T * np.nan)
+    with pytest.raises(ModelError, match="torch does not compute the Gemm 'fc"):
+        compress(made, data={"x": x}, **options)
+
+
+def test_stored_integers_and_what_is_not_learnt_are_no_obstacle() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["stored", "scale"], ["w"], "dequantized"),
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1] * 4),
+        helper.make_node("MaxPool", ["c"], ["y", "where"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    stored = rng.integers(-99, 99, (16, 16, 3, 3)).astype(np.int8)
+    made = model(nodes, {"stored": stored, "scale": np.float32(0.01)}, {"x": ["n", 16, 8, 8]}, {"y": 4, "where": 4})
+    made.graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    data = {"x": rng.standard_normal((40, 16, 8, 8)).astype(np.float32)}
+    options = {"ranks": 4, "dequantize": True, "benchmark": False, "data": data, "threads": 1}
+    errors = [
+        compress(made, finetune_epochs=epochs, **options).report.fidelity.outputs[0].relative_l2 for epochs in (0, 8)
+    ]
+    assert errors[1] < errors[0]
+
+
+def test_what_two_runs_have_made_is_known() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["y"], "second"),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((32, 32)).astype(np.float32) for name in "vw"}
+    made, data = model(nodes, weights, {"x": ["n", 32]}, {"y": 2}), {"x": rng.standard_normal((40, 32)).astype("f4")}
+    once = compress(made, ranks=8, include="first", benchmark=False).model
+    twice = compress(once, ranks=8, include="second", benchmark=False).model
+    for original, before in ((made, 2048), (once, 1536)):
+        report = finetune(original, twice, data=data, **QUICK).report
+        assert (report.totals.params.before, report.totals.params.after) == (before, 1024)
 
 
 def test_what_cannot_be_tuned_is_refused_in_words(pair: tuple[onnx.ModelProto, onnx.ModelProto, Array]) -> None:

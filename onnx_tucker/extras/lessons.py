@@ -58,7 +58,7 @@ class Lessons:
         self._fit, self._check, self._course, self._fixed, self._mixed = fit, check, course, fixed, mixed
         self._arrays = fit.joined
         self._labels = np.concatenate(fit.labels) if fit.labels else None
-        size = fit.batch(fit.feeds[0])
+        size = max(map(fit.batch, fit.feeds))
         self.size = size if fixed else min(course.batch, size, max(1, fit.samples // STEPS))
         self.steps = len(fit.feeds) if self._arrays is None else -(-fit.samples // self.size)
 

@@ -53,7 +53,8 @@ class Network:
 
     Args:
         model: its main graph alone is run; it is not changed.
-        trained: the initializers that are trained; not those that a node of onnx2torch has a copy of.
+        trained: the initializers that are trained; not those that a node of onnx2torch has a copy of, nor those with
+            values that are not finite.
         device: of torch, on which it runs.
         folder: what its external data is relative to.
 
@@ -76,7 +77,7 @@ class Network:
         copied = {name for step in self._steps.values() for name in {*step.node.input} - {*step.inputs}}
         for tensor in graph.initializer:
             values = self._tensor(tensor.name, external.values(tensor, folder).copy())
-            if tensor.name in trained and tensor.name not in copied:
+            if tensor.name in trained and tensor.name not in copied and bool(torch.isfinite(values).all()):
                 self.weights[tensor.name] = values.requires_grad_()
             else:
                 self._constants[tensor.name] = values
@@ -107,7 +108,7 @@ class Network:
             wanted: names of those to compute.
 
         Raises:
-            ModelError: a node fails.
+            ModelError: a node fails, or does not give what is wanted of it.
         """
         values, asked = {**self._constants, **self.weights}, (frozenset(known), tuple(wanted))
         if asked not in self._paths:
@@ -119,7 +120,16 @@ class Network:
         for name in path.takes:
             values[name] = self._tensor(name, np.asarray(known[name], order="C"))
         self._compute(path.nodes, values)
+        lost = next((name for name in wanted if name not in values), None)
+        if lost is not None:
+            node = next(node for node in path.nodes if lost in node.output)
+            raise ModelError(f"torch does not give {lost!r} of {_named(node)}.")
         return [values[name] for name in wanted]
+
+    def arrays(self, known: Feed, wanted: Sequence[str]) -> list[NDArray[Any]]:
+        """The same as arrays, without what derivatives need."""
+        with torch.no_grad():
+            return [value.cpu().numpy() for value in self.run(known, wanted)]
 
     def _tensor(self, name: str, array: NDArray[Any]) -> Tensor:
         try:

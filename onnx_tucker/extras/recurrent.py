@@ -45,7 +45,7 @@ def _operator(kind: str, attributes: dict[str, Any]) -> Operator:
         biases = [None] * directions if bias is None else bias
         params = [part for way in zip(w, r, biases, strict=True) for part in _weights(kind, *way)]
         x = x.flip(0) if direction == "reverse" else x
-        rest = (params, bias is not None, 1, 0.0, False, directions == 2, False)
+        rest = (params, bias is not None, 1, 0.0, torch.is_grad_enabled(), directions == 2, False)
         y, *ends = torch.lstm(x, known, *rest) if kind == "LSTM" else torch.gru(x, known[0], *rest)
         y = y.reshape(*y.shape[:2], directions, -1).swapaxes(1, 2)
         return (y.flip(0) if direction == "reverse" else y, *ends)

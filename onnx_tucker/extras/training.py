@@ -58,6 +58,8 @@ above the one at the start for 18 epochs of 60, on its way from .243 to .228: so
 """
 SLOWER, LEAST_SHARE = 0.3, 0.1
 """The share of the rate then, and the least of that again where much was spoilt."""
+SAVING = 0.1
+"""The share of the time that keeping the state may take; it is not kept after every epoch where that takes more."""
 PATIENCE = 0.75
 """The share of the epochs without a better one after which there are no more; while steps are large, few are."""
 
@@ -163,7 +165,7 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
         task: what on what.
         course: how.
         watch: is told of every epoch.
-        state: file from which training goes on, and in which it is kept after each epoch; None for nowhere.
+        state: file from which training goes on, and in which it is kept after epochs; None for nowhere.
     """
     ends = time.perf_counter() + 60 * course.minutes
     lessons = Lessons(task.fit, task.check, course, fixed=task.fixed, mixed=task.varied)
@@ -172,6 +174,7 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
     now, pupil = _Standing(0, course.epochs, copied(network), before), Pupil(network, course)
     if state is not None and state.exists():
         now, pupil = _resumed(state, now, pupil)
+    keeper = _Keeper(state, pupil)
     while (
         now.epoch < now.epochs and now.waited < PATIENCE * now.epochs and (now.epoch == 0 or time.perf_counter() < ends)
     ):
@@ -186,16 +189,40 @@ def train(task: Task, course: Course, watch: Watch, state: Path | None = None) -
             now = now.after(loss, network)
         if now.epoch == 1:
             took, left = time.perf_counter() - started, ends - time.perf_counter()
+            took *= 1 + SAVING if state is not None else 1
             now = replace(now, epochs=min(course.epochs, 1 + max(0, int(left / max(took, 1e-9)))))
         if now.lost(loss):
             now = now.back(loss)
             pupil.back(now.best)
         watch(now.epoch, now.epochs, float(np.mean(losses)), loss, _arrays(now.best))
-        if state is not None:
-            _save(state, {"standing": vars(now), "pupil": pupil.state()})
-    if state is not None:
-        _save(state, {"standing": vars(replace(now, epochs=now.epoch)), "pupil": None})
+        keeper.keep(now)
+    keeper.done(now)
     return Trained(_arrays(now.best), before, now.least, now.epoch)
+
+
+class _Keeper:
+    """Keeps how far training is, as often as that takes a tenth of the time at most.
+
+    Args:
+        state: the file; None for nowhere.
+        pupil: what is trained.
+    """
+
+    def __init__(self, state: Path | None, pupil: Pupil) -> None:
+        self._state, self._pupil, self._began, self._spent = state, pupil, time.perf_counter(), 0.0
+
+    def keep(self, now: _Standing) -> None:
+        """Keeps it, if there is time."""
+        started = time.perf_counter()
+        if self._state is None or self._spent > SAVING * (started - self._began):
+            return
+        _save(self._state, {"standing": vars(now), "pupil": self._pupil.state()})
+        self._spent += time.perf_counter() - started
+
+    def done(self, now: _Standing) -> None:
+        """Keeps what came of it, from which there is nothing to go on."""
+        if self._state is not None:
+            _save(self._state, {"standing": vars(replace(now, epochs=now.epoch)), "pupil": None})
 
 
 def rehearsed(task: Task, feed: Feed, labels: NDArray[Any] | None) -> None:

@@ -21,6 +21,8 @@ CHOOSERS = (*SELECTIONS, "ArgMax", "ArgMin", "TopK")
 """Operators that choose among values: a small change of these may change all that follows, or nothing."""
 STATEMENTS = ("And", "Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "QuantizeLinear")
 """Operators that make truths and whole numbers of values, or of other such."""
+SCORED = ("LogSoftmax", "Sigmoid", "Softmax")
+"""Operators that make probabilities of scores."""
 PRODUCTS = ("FusedGemm", "FusedMatMul", "Gemm", "MatMul")
 """Operators that give vectors along the last axis."""
 
@@ -32,7 +34,8 @@ class Maker:
     Attributes:
         operator: that it comes from before it is put into another shape or order, as a Softmax.
         axis: of the output, along which it compares, if it does and that is known.
-        scores: name of what it makes the output itself from; empty where the output has other places than that.
+        scores: name of the scores that it makes the output itself from; empty where it makes none of scores, or the
+            output has other places than these.
     """
 
     operator: str = ""
@@ -57,7 +60,7 @@ def maker(model: onnx.ModelProto, output: str) -> Maker:
         axis = axis % rank if rank else None
     for order in reversed(orders):
         axis = None if axis is None or not order else [*order].index(axis)
-    return Maker(node.op_type, axis, next(iter(node.input), "") if name == output else "")
+    return Maker(node.op_type, axis, node.input[0] if name == output and node.op_type in SCORED else "")
 
 
 def class_axis(view: View, output: str) -> int:

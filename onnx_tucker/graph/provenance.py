@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import onnx
 
-from onnx_tucker.graph.nodes import Place
+from onnx_tucker.graph.nodes import Place, graphs
 from onnx_tucker.version import __version__
 
 KEY = "onnx_tucker"
@@ -59,7 +59,7 @@ def chains(model: onnx.ModelProto) -> Chains:
 
 
 def recipes(model: onnx.ModelProto) -> dict[str, Recipe]:
-    """What the nodes of a model were made into by the last run, by label; none where that is not noted."""
+    """What nodes were made into by the runs that led to a model, by label; none where that is not noted."""
     try:
         noted = json.loads(_text(model))["recipes"]
         return {
@@ -70,11 +70,13 @@ def recipes(model: onnx.ModelProto) -> dict[str, Recipe]:
         return {}
 
 
-def record(model: onnx.ModelProto, new: Chains, recipes: Mapping[str, Recipe]) -> None:
-    """Notes chains in the model, in place, beside those of earlier runs, and what this run made of its nodes."""
+def record(model: onnx.ModelProto, new: Chains, made: Mapping[str, Recipe]) -> None:
+    """Notes chains in the model, in place, and what nodes were made into, beside those of earlier runs."""
     known = chains(model)
     content = {name: sorted(getattr(known, name) | getattr(new, name)) for name in new._fields}
-    text = json.dumps({"version": __version__, **content, "recipes": recipes})
+    there = {tensor.name for graph in graphs(model) for tensor in graph.initializer}
+    old = {label: recipe for label, recipe in recipes(model).items() if there.issuperset(recipe.weights)}
+    text = json.dumps({"version": __version__, **content, "recipes": {**old, **made}})
     entry = next((entry for entry in model.metadata_props if entry.key == KEY), None)
     if entry is None:
         entry = model.metadata_props.add(key=KEY)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 
@@ -22,20 +23,30 @@ def trainable(model: onnx.ModelProto) -> list[str]:
     graph = model.graph
     given = {value.name for value in graph.input} if model.ir_version >= 4 else set()  # those may be replaced
     shown = {value.name for value in graph.output}
-    weights = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT} - given - shown
+    tensors = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    weights = tensors.keys() - given - shown
     chains = provenance.chains(model)
     here = [place for place in places(model) if place.scope.graph is graph]
     makers = {name: place for place in here for name in place.node.output}
-    found: dict[str, None] = {}
+    found, products = dict[str, None](), set[str]()
     for place in here:
-        for name in _operands(place, makers):
-            for source in _sources(name, makers, chains):
-                if source in weights and not (chains.transforms(place) and is_constant(source)):
-                    found[source] = None
+        added = place.node.op_type == "Add"
+        sources = [s for name in _operands(place, products) for s in _sources(name, makers, chains) if s in weights]
+        for source in sources:
+            if not (chains.transforms(place) and is_constant(source)) and not (added and not _vector(tensors[source])):
+                found[source] = None
+        if sources and place.node.op_type == "MatMul":
+            products.add(place.node.output[0])
     return list(found)
 
 
-def _operands(place: Place, makers: Mapping[str, Place]) -> Iterator[str]:
+def _operands(place: Place, products: Collection[str]) -> Iterator[str]:
+    """What a linear node multiplies by and adds, as far as it may be trained.
+
+    Args:
+        place: the node.
+        products: what those before it give that multiply by a weight, and add nothing.
+    """
     node = place.node
     if node.domain not in STANDARD:
         return
@@ -44,8 +55,13 @@ def _operands(place: Place, makers: Mapping[str, Place]) -> Iterator[str]:
             yield node.input[index]
     if node.op_type == "Add":  # the bias of a product
         for one, other in (node.input, reversed(node.input)):
-            if one in makers and makers[one].node.op_type == "MatMul":
+            if one in products:
                 yield other
+
+
+def _vector(tensor: onnx.TensorProto) -> bool:
+    """Whether it adds the same wherever it is added, as a bias does, and masks and positions do not."""
+    return math.prod(tensor.dims) == (tensor.dims[-1] if tensor.dims else 1)
 
 
 def _sources(name: str, makers: Mapping[str, Place], chains: provenance.Chains) -> Iterator[str]:

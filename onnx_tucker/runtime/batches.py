@@ -134,8 +134,16 @@ class Batches:
             whole: whether feeds keep all their samples or none.
         """
         kept = [self._finite(feed) for feed in self.feeds]
-        if whole:
-            kept = [np.full(len(good), good.all()) for good in kept]
+        return self._only([np.full(len(good), good.all()) for good in kept] if whole else kept)
+
+    def spread(self, samples: int) -> Batches:
+        """So many samples, evenly from all of them; or all if there are no more."""
+        kept = np.zeros(self.samples, bool)
+        kept[np.linspace(0, self.samples - 1, min(samples, self.samples)).round().astype(int)] = True
+        return self._only(np.split(kept, np.cumsum([self.batch(feed) for feed in self.feeds])[:-1]))
+
+    def _only(self, kept: Sequence[NDArray[np.bool_]]) -> Batches:
+        """Some of the samples of each feed, as told for each of them."""
         some_of = [(i, feed, good) for i, (feed, good) in enumerate(zip(self.feeds, kept, strict=True)) if good.any()]
         feeds = [feed if good.all() else some(feed, self.along, good) for _, feed, good in some_of]
         labels = [self.labels[i][good] if self.along else self.labels[i] for i, _, good in some_of if self.labels]

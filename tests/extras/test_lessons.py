@@ -25,6 +25,12 @@ def test_few_samples_make_small_batches(count: int, size: int) -> None:
     assert Lessons(fit, fit, Course(), fixed=True).size == count
 
 
+def test_a_short_feed_makes_no_small_batches() -> None:
+    x = RNG.standard_normal((130, 3)).astype(np.float32)
+    fit = Batches(130, [{"x": x[:2]}, {"x": x[2:66]}, {"x": x[66:]}], (), frozenset({"x"}))
+    assert Lessons(fit, fit, Course()).size == 16
+
+
 def test_an_epoch_has_every_sample_once_beside_its_label_in_an_order_of_its_own() -> None:
     fit = samples(21, labelled=True)
     lessons = Lessons(fit, fit, Course())

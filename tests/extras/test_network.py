@@ -56,6 +56,24 @@ def test_weights_on_frames_are_trained_through_what_is_computed_from_them(method
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in net.weights.values())
 
 
+def test_weights_that_are_not_finite_are_not_trained() -> None:
+    weight, bias = np.ones((4, 3), np.float32), np.array([0, 1, -np.inf], np.float32)
+    made = model([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], {"w": weight, "b": bias}, {"x": [2, 4]}, {"y": 2})
+    assert list(network.Network(made, trainable(made)).weights) == ["w"]
+
+
+def test_what_torch_does_not_give_is_named() -> None:
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["m", "where"], "pool", kernel_shape=[2, 2]),
+        helper.make_node("Relu", ["m"], ["y"]),
+    ]
+    net = network.Network(model(nodes, {}, {"x": [1, 2, 4, 4]}, {"y": 4}), ())
+    x = RNG.standard_normal((1, 2, 4, 4)).astype(np.float32)
+    assert net.arrays({"x": x}, ["y"])[0].shape == (1, 2, 3, 3)
+    with pytest.raises(ModelError, match=r"torch does not give 'where' of the MaxPool 'pool'\."):
+        net.run({"x": x}, ["where"])
+
+
 def test_nodes_that_share_a_weight_go_on_sharing_it() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], "first"),

@@ -149,3 +149,23 @@ def test_scales_are_of_all_samples() -> None:
 def test_a_single_sample_is_enough_to_run(tmp_path: Path) -> None:
     trained, _ = shares(task(1), Course(epochs=3), tmp_path)
     assert trained.epochs == 3
+
+
+def test_the_state_is_kept_as_often_as_there_is_time_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large networks and few samples, keeping it takes as long as an epoch."""
+    saved, now = list[int](), [0.0]
+
+    def save(_: Path, content: dict[str, Any]) -> None:
+        saved.append(content["standing"]["epoch"])
+        now[0] += 1.0
+
+    monkeypatch.setattr(training, "_save", save)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+
+    def watch(*_: object) -> None:
+        now[0] += 2.0
+
+    training.train(task(), Course(epochs=20), watch, tmp_path / "state")
+    assert saved == [1, 5, 9, 14, 18, 20]  # after 3, 11, 20, 31 and 40 seconds

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker.graph.ends import chosen, class_axis, joined
+from onnx_tucker.graph.ends import chosen, class_axis, joined, maker
 from onnx_tucker.graph.view import View
 from tests.helpers import look, model
 
@@ -135,3 +135,20 @@ def test_layers_behind_a_choice_are_not_judged_by_what_is_before_it() -> None:
     view = View.of(made, look(made)[0])
     assert chosen(view, ["m", "y"]) == {}
     assert chosen(view, ["m"]) == {"y": ["m"], "indices": ["m"]}
+
+
+@pytest.mark.parametrize(
+    ("node", "scores"),
+    [
+        (helper.make_node("Softmax", ["m"], ["y"]), "m"),
+        (helper.make_node("LogSoftmax", ["m"], ["y"]), "m"),
+        (helper.make_node("Sigmoid", ["m"], ["y"]), "m"),
+        (helper.make_node("MatMul", ["m", "v"], ["y"]), ""),
+        (helper.make_node("Add", ["b", "m"], ["y"]), ""),
+        (helper.make_node("Relu", ["m"], ["y"]), ""),
+    ],
+)
+def test_only_probabilities_are_made_of_scores(node: onnx.NodeProto, scores: str) -> None:
+    """Labels are of an output itself, and not of what its last layer takes."""
+    found = maker(view_of([PRODUCT, node], {"y": 3}).model, "y")
+    assert (found.operator, found.scores) == (node.op_type, scores)

@@ -27,13 +27,14 @@ def test_what_others_write_there_is_no_chain_and_no_harm(value: str) -> None:
     made.SerializeToString()
 
 
-def test_recipes_of_the_last_run_are_noted() -> None:
+def test_recipes_of_all_runs_are_noted_whose_weights_are_there() -> None:
     made = two_layers()
     assert recipes(made) == {}
-    record(made, Chains(), {"b": Recipe(None, None, "tiles2", ("b/0/weight",))})
+    kept = {"c": Recipe(None, None, "tiles2", ("conv.weight",))}
+    record(made, Chains(), {"b": Recipe(None, None, "tiles2", ("b/0/weight",)), **kept})
     known = {"a": Recipe("svd", (3,), "direct", ("a/svd/0/weight", "a/svd/1/weight"))}
     record(made, Chains(), known)
-    assert recipes(made) == known
+    assert recipes(made) == {**kept, **known}
 
 
 @pytest.mark.parametrize(

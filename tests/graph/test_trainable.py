@@ -29,6 +29,21 @@ def test_weights_that_callers_see_are_left_alone() -> None:
     assert shown.name not in trainable(made)
 
 
+def test_only_what_is_added_everywhere_to_a_product_with_a_weight_is_a_bias() -> None:
+    """Positions and the masks of an attention are none, nor is what is added to a product of two activations."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
+        helper.make_node("Add", ["places", "p"], ["q"], "positions"),
+        helper.make_node("MatMul", ["x", "v"], ["k"], "keys"),
+        helper.make_node("Add", ["k", "bias"], ["l"], "add"),
+        helper.make_node("MatMul", ["q", "l"], ["s"], "scores"),
+        helper.make_node("Add", ["s", "mask"], ["y"], "masked"),
+    ]
+    square = np.ones((4, 4), np.float32)
+    tensors = {**dict.fromkeys(("w", "v", "places"), square), **dict.fromkeys(("bias", "mask"), square[0])}
+    assert trainable(model(nodes, tensors, {"x": [4, 4]}, {"y": 2})) == ["w", "v", "bias"]
+
+
 def test_norms_scales_integers_and_replaceable_weights_are_left_alone() -> None:
     ones = np.ones(4, np.float32)
     nodes = [

@@ -33,6 +33,16 @@ def test_the_first_hold_at_least_so_many() -> None:
         assert len(first.labels) == len(first.feeds)
 
 
+def test_some_are_from_everywhere() -> None:
+    x = np.arange(10)[:, None]
+    both = Batches(10, [{"x": x[:4]}, {"x": x[4:6]}, {"x": x[6:]}], [x[:4, 0], x[4:6, 0], x[6:, 0]], frozenset({"x"}))
+    for count, numbers in ((3, [0, 4, 9]), (1, [0]), (10, list(range(10))), (20, list(range(10)))):
+        some = both.spread(count)
+        assert some.samples == len(numbers)
+        assert np.concatenate([feed["x"] for feed in some.feeds])[:, 0].tolist() == numbers
+        assert np.concatenate(some.labels).tolist() == numbers
+
+
 def test_samples_of_a_single_value_each_are_blank() -> None:
     flat = np.arange(3, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
     mask = np.ones((3, 4), np.float32)
