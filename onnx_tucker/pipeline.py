@@ -13,7 +13,6 @@ import onnx
 
 from onnx_tucker import outputs, rank, remarks, statistics
 from onnx_tucker.auto import search
-from onnx_tucker.distil import require_known, require_torch
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only, timed
@@ -33,6 +32,7 @@ from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import Evaluate, load_function
 from onnx_tucker.runtime.threads import limited
 from onnx_tucker.settings import POINTS, Course, Settings
+from onnx_tucker.teachable import require_known, require_torch
 from onnx_tucker.tune import course_of, loss_of, restored, student, trained
 from onnx_tucker.types import Plan
 
