@@ -233,7 +233,7 @@ class Allocator:
 
         aimed = aim(at, reach(law, "time"), share)
         if not aimed:
-            raise self._unreached({q: s for q, s in shares.items() if q != "time"})
+            raise self._unreached(shares)
         found = max((one for one in aimed if one.taken <= share), key=lambda one: one.used, default=None)
         if found is None:
             fastest = min(one.taken for one in aimed)
@@ -264,6 +264,8 @@ class Allocator:
 
     def _unreached(self, shares: Mapping[str, float]) -> PromiseError:
         for quantity, share in shares.items():
+            if quantity == "time":  # which is not counted
+                continue
             least = (self._rest[quantity] + reach(self._found, quantity)[0]) / (self._total[quantity] or 1.0)
             if least > share:
                 budget = Budget(quantity, share)

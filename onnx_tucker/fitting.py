@@ -56,7 +56,9 @@ class Fitting:
     original's sum less what the factorised nodes add (He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep
     Neural Networks", ICCV 2017, section 3.2).
 
-    A chain follows from what the nodes before it become. Passes that begin alike share their first chains.
+    A chain follows from what the nodes before it become. Passes that begin alike share their first chains, but not
+    those whose chains may be written: where some are known already, the model is run in longer pieces, and rounds
+    otherwise.
 
     Args:
         job: the run, with data.
@@ -159,7 +161,9 @@ class Fitting:
         return chain
 
     def _known(self, key: str, found: Found, candidate: Candidate) -> Chain | None:
-        """See `_made`; what an earlier pass has made is taken from there."""
+        """See `_made`; what an earlier pass has made is taken from there, if both are only tried."""
+        if not self._rough and self._trusts is None:
+            return self._made(found, candidate)
         held = self._job.chains.get(key)
         if held is None:
             chain = self._made(found, candidate)

@@ -150,12 +150,15 @@ def _fewest(
     """
     tried, trusts = {0: (made, verdict)}, trust.Trusts(made.result.planned)
 
+    def less(number: int, trusts: trust.Trusts | None = None) -> tuple[Made, Verdict]:
+        reasons = dict.fromkeys(order[:number], "given back, as a promise would not hold")
+        found = _with_less(job, made, reasons, trusts)
+        return found, promises.verify(found.result)
+
     def holds(number: int) -> bool:
         if number not in tried:
             job.progress("giving chains back", len(tried) - 1, math.ceil(math.log2(len(order) + 1)))
-            reasons = dict.fromkeys(order[:number], "given back, as a promise would not hold")
-            less = _with_less(job, made, reasons, trusts)
-            tried[number] = less, promises.verify(less.result)
+            tried[number] = less(number, trusts)
         return not tried[number][1].broken
 
     low, high = 0, len(order)
@@ -169,7 +172,15 @@ def _fewest(
         for number in range(high, len(order))
         if holds(number) and not promises.lucky([tried[n][1] for n in range(low, number + 1)])
     )
-    return tried[next(firm, high)]
+    number = next(firm, high)
+    if made.result.basis == "weights":
+        return tried[number]
+    last = tried[number][1]
+    for further in range(number, len(order)):  # what was tried may differ a little
+        found, last = less(further)
+        if not last.broken:
+            return found, last
+    return None, last
 
 
 def _costliest(job: Job, made: Factorised, promises: Promises, saved: Callable[[str], float]) -> list[str]:
@@ -232,12 +243,15 @@ def _with_less(job: Job, made: Made, reasons: Mapping[str, str], trusts: trust.T
         job: the run.
         made: the model.
         reasons: why chains are given back, by the label of their node.
-        trusts: how far the data of nodes is trusted, if that is not found out anew.
+        trusts: how far the data of nodes is trusted, if it is only tried; else it is made as its plan would make it.
     """
-    decision = _given_back(job, made.decision, reasons)
-    if made.result.basis != "weights":
-        return Made(decision, factorise(job, candidates_of(job, decision), made.result.basis, trusts=trusts))
-    return Made(decision, made.result.only(job, candidates_of(job, decision)))
+    decision, basis = _given_back(job, made.decision, reasons), made.result.basis
+    candidates = candidates_of(job, decision)
+    if basis == "weights":
+        return Made(decision, made.result.only(job, candidates))
+    if trusts is not None:
+        return Made(decision, factorise(job, candidates, basis, trusts=trusts))
+    return fitted(job, Made(decision, factorise(job, candidates, "weights")), basis)
 
 
 def _given_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:

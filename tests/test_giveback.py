@@ -123,8 +123,28 @@ def test_what_saves_most_is_given_back_too_where_it_breaks_the_promise_alone() -
     single = {name: weight.astype(np.float32) for name, weight in weights.items()}
     made = model(nodes, single, {"x": ["n", 3, 24, 24]}, {"y": 2})
     x = np.cumsum(rng.standard_normal((100, 3, 24, 24)), axis=3).astype(np.float32) / 3
-    result = compress(made, ranks="ratio:0.25", data={"x": x}, max_error=0.02, benchmark=False)
+    options = {"data": {"x": x}, "max_error": 0.02, "benchmark": False, "threads": 1}
+    result = compress(made, ranks="ratio:0.25", **options)
     assert [node.status for node in result.report.nodes] == ["kept", "factorized", "kept"]
+
+
+def test_what_is_left_is_what_its_plan_makes() -> None:
+    """How far data is trusted while chains are given back is what was found with all of them."""
+    rng, nodes, weights, value = np.random.default_rng(1), [], dict[str, Any](), "x"
+    for i in range(5):
+        weight = rng.standard_normal((32, 4)) @ rng.standard_normal((4, 32)) / 16
+        weights[f"w{i}"] = (weight + 0.3 * rng.standard_normal((32, 32)) / 6).astype(np.float32)
+        nodes.append(helper.make_node("Gemm", [value, f"w{i}"], [f"h{i}"], f"part{i}", transB=1))
+        nodes.append(helper.make_node("Relu", [f"h{i}"], [f"r{i}"]))
+        value = f"r{i}"
+    made = model([*nodes, helper.make_node("Identity", [value], ["y"])], weights, {"x": ["n", 32]}, {"y": 2})
+    x = rng.standard_normal((20, 32)).astype(np.float32)
+    options = {"data": {"x": x}, "max_error": 0.2, "benchmark": False, "threads": 1}
+    result = compress(made, ranks="ratio:0.4", **options)
+    left = [node.status for node in result.report.nodes].count("factorized")
+    assert 0 < left < 5
+    assert result.plan.basis not in (None, "weights")
+    assert compress(made, plan=result.plan, **options).model == result.model
 
 
 def test_the_reason_is_said() -> None:
