@@ -79,13 +79,13 @@ def tuned(job: Job, model: onnx.ModelProto, course: Course, score: Score | None)
     assert job.inputs is not None
     assert job.session is not None
     fixed = not divisible(job.session, job.inputs.fit)
-    job = replace(job, inputs=_finite(job.inputs, fixed))
+    inputs = _finite(job.inputs, fixed)
+    job = replace(job, inputs=inputs)
     training: Any = importlib.import_module("onnx_tucker.extras.training")
     names = trainable(model)
     if not names:
         raise ModelError(UNTRAINABLE)
-    assert job.inputs is not None
-    look = first_samples(job.inputs.check, fixed=fixed)
+    look = first_samples(inputs.check, fixed=fixed)
     outputs = learnable(job, model, look)
     hidden = alike(job, model, _hidden(job, outputs), look)
     parts = blocks(model, names, [*hidden, *outputs]) if course.blocks else [Part(names, (), outputs, hidden)]

@@ -31,6 +31,7 @@ from onnx_tucker.head import Head
 from onnx_tucker.job import ROUGH_ROWS, Job
 from onnx_tucker.obstacles import movable, obstacle, own_bias
 from onnx_tucker.rows import Flow, Rows, known_rows, seen_rows
+from onnx_tucker.runtime.held import Held
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.trust import Trust, Trusts
 from onnx_tucker.types import Array, Basis, Candidate, Chain
@@ -56,9 +57,9 @@ class Fitting:
     original's sum less what the factorised nodes add (He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep
     Neural Networks", ICCV 2017, section 3.2).
 
-    A chain follows from what the nodes before it become. Passes that begin alike share their first chains, but not
-    those whose chains may be written: where some are known already, the model is run in longer pieces, and rounds
-    otherwise.
+    A chain follows from what the nodes before it become. Passes that begin alike share their first chains, and what
+    nodes are to give. Those whose chains may be written share nothing: where something is known already, models are run
+    in longer pieces, and round otherwise.
 
     Args:
         job: the run, with data.
@@ -71,7 +72,10 @@ class Fitting:
     def __init__(
         self, job: Job, planned: Mapping[str, Candidate], basis: Basis, *, rough: bool, trusts: Trusts | None = None
     ) -> None:
-        self._job, self._planned = job, planned
+        self._view, self._planned = job.view, planned
+        if not rough and trusts is None:
+            job = replace(job, wanted=Held(0), chains=Held(0))
+        self._job = job
         self._seen, self._influential = "activations" in basis, "influence" in basis
         self._seen_counts = basis == "influence on activations"
         self._positions, self._rounds, self._steps = statistics.ROWS, ROUNDS, activation.STEPS
@@ -84,7 +88,6 @@ class Fitting:
         feeds = job.inputs.fit.feeds
         self._original, self._factorised = Walk(job, feeds), Walk(job, feeds)
         self._nodes, self._changed, self._few = list(job.model.graph.node), False, trust.few(job)
-        self._view = job.view
         self._sums = self._view.sums()
         self._ahead = {f.place.node.output[0] for f in job.found if f.label in planned}
         products = [f for f in job.found if f.label in planned and self._is_product(f)]
@@ -161,9 +164,7 @@ class Fitting:
         return chain
 
     def _known(self, key: str, found: Found, candidate: Candidate) -> Chain | None:
-        """See `_made`; what an earlier pass has made is taken from there, if both are only tried."""
-        if not self._rough and self._trusts is None:
-            return self._made(found, candidate)
+        """See `_made`; what an earlier pass has made is taken from there."""
         held = self._job.chains.get(key)
         if held is None:
             chain = self._made(found, candidate)
