@@ -272,7 +272,7 @@ class Plan:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"The plan is not JSON: {error}.") from error
         if not isinstance(document, Mapping) or document.get("schema") != PLAN_SCHEMA:
             raise PlanError(f'The plan has no "schema": "{PLAN_SCHEMA}"; write one with --plan-out.')

@@ -121,7 +121,7 @@ def _read_file(path: Path) -> Rules:
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PlanError(f"The ranks file {path} cannot be read: {reason}.") from error
     if not isinstance(document, dict):

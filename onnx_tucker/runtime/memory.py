@@ -44,7 +44,7 @@ class Memory:
                 self._known[key] = Recalled(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused), True)
             except FileNotFoundError:
                 pass
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 logger.info("%s is not used: %s", path, error)
         return self._known.get(key)
 
