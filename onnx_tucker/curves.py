@@ -34,8 +34,10 @@ from onnx_tucker.types import Array, Ranks, Stage
 
 logger = logging.getLogger(__name__)
 
-NODE_BYTES = 400
-"""What a node of a chain takes in a file besides its weight: its own name, those of its values, its attributes."""
+LAYER_BYTES, WINDOW_BYTES, LAYER_NAMES = 115, 115, 6
+"""What a layer of a chain takes in a file besides its weight, what its attributes take if it has a window, and how
+often it has the name of its node: in its own, in those of its values and of its weight, and where they are noted.
+"""
 LEVELS = 32
 """Points of a curve for each method."""
 LOSSES = (1e-5, 0.8)
@@ -209,10 +211,12 @@ def _costs(
 ) -> dict[str, float]:
     costs = [chain_cost(f.site, method.stages(f.site.stage, ranks), job.settings.flops) for f in group]
     params = float(costs[0].params)  # the group shares them
-    further = len(group) * (len(method.stages(group[0].site.stage, ranks)) - 1)
+    layers = len(method.stages(group[0].site.stage, ranks))
+    each = LAYER_BYTES + (WINDOW_BYTES if group[0].site.stage.window.kernel else 0)
+    notes = sum(layers * (each + LAYER_NAMES * len(f.label)) - f.place.node.ByteSize() for f in group)
     known = {
         "flops": float(sum(cost.flops or 0 for cost in costs)),
         "params": params,
-        "bytes": params * group[0].site.dtype.itemsize + NODE_BYTES * further,
+        "bytes": params * group[0].site.dtype.itemsize + notes,
     }
     return {quantity: known[quantity] for quantity in quantities}

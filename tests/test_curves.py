@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker import calibrate, curves, sensitivity, ways
+from onnx_tucker import calibrate, compress, curves, sensitivity, ways
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.fit import fit, missed
 from onnx_tucker.forms import DIRECT
@@ -87,3 +87,24 @@ def test_errors_are_those_on_other_samples() -> None:
     said = np.array([point.error for point in points])
 
     assert np.abs(np.log(said / true)).mean() < 0.6 * np.abs(np.log(np.array(fitted) / true)).mean()
+
+
+@pytest.mark.parametrize("prefix", ["", "/blocks/blocks.1/features/"])
+@pytest.mark.parametrize("pick", [1, -1])
+def test_what_a_chain_takes_in_a_file_is_known_before(prefix: str, pick: int) -> None:
+    """Of small ones most is not their weights, but what is said of them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["h"], f"{prefix}first", pads=[1] * 4),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["y"], f"{prefix}second", pads=[1] * 4),
+    ]
+    made = model(nodes, {"v": noise(12, 8, 3, 3), "w": noise(12, 12, 3, 3)}, {"x": ["n", 8, 6, 6]}, {"y": 4})
+    job = prepare(made, Settings(benchmark=False), silent)
+    known, ranks = float(job.size), {}
+    for curve in curves.curves(job, ["bytes"], list(sharing(job).values())):
+        point = curve.points[pick]
+        known += point.costs["bytes"] - curve.points[0].costs["bytes"]
+        ranks[curve.group[0].label] = {"method": point.method, "ranks": list(point.ranks or ())}
+    found = compress(made, ranks=ranks, benchmark=False).report
+    assert [node.method for node in found.nodes] == [entry["method"] for entry in ranks.values()]
+    assert found.totals.file_bytes.after == pytest.approx(known, rel=0.08)
