@@ -21,6 +21,7 @@ import numpy as np
 from onnx_tucker import trust
 from onnx_tucker.aim import Aimed, aim
 from onnx_tucker.allocation import SLOW, Allocation, reach, within
+from onnx_tucker.budgets import UNTIMED
 from onnx_tucker.curve import Curve
 from onnx_tucker.curves import cost_as_is, curves
 from onnx_tucker.errors import PromiseError
@@ -51,9 +52,6 @@ HOPED = 0.2
 
 SPOKEN_OF = 0.01
 """The share of what cannot be factorised from which on a refused budget says so."""
-
-UNTIMED = "A budget of time cannot be held, because the model cannot be timed; see above."
-"""What is said where it cannot."""
 
 FINER = (1, 4, 16)
 """How many limits are tried for each allocation that is wanted, until there are enough."""
@@ -210,6 +208,12 @@ class Allocator:
                 break
         return [found[i] for i in evenly(len(found), number)]
 
+    def least(self, quantity: str) -> float:
+        """The share of what is counted that remains at least; of time, which is not, none is known."""
+        if quantity == "time":
+            return 0.0
+        return (self._rest[quantity] + reach(self._found, quantity)[0]) / (self._total[quantity] or 1.0)
+
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
         return self.rough.made(self._candidates(allocation))[1]
@@ -264,9 +268,7 @@ class Allocator:
 
     def _unreached(self, shares: Mapping[str, float]) -> PromiseError:
         for quantity, share in shares.items():
-            if quantity == "time":  # which is not counted
-                continue
-            least = (self._rest[quantity] + reach(self._found, quantity)[0]) / (self._total[quantity] or 1.0)
+            least = self.least(quantity)
             if least > share:
                 budget = Budget(quantity, share)
                 return PromiseError(

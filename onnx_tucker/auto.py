@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnx_tucker.allocate import UNTIMED, Allocator
+from onnx_tucker.allocate import Allocator
 from onnx_tucker.allocation import Allocation
+from onnx_tucker.budgets import require_held
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import SLOWER, Made, candidates_of, fitted, hold, make, outlined, paying, planned_only
-from onnx_tucker.groups import eligible
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import Decision, decide
-from onnx_tucker.promises import Promises, Verdict, require_budgets
+from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
@@ -60,8 +60,6 @@ def search(job: Job, promises: Promises) -> Best:
     budgets = job.settings.budgets
     if not budgets:
         return _fastest(job, promises)
-    if any(budget.of == "time" for budget in budgets) and job.timed_feed is None:
-        raise PromiseError(UNTIMED)
     if all(budget.of == "time" for budget in budgets):  # then other forms of the nodes, which lose nothing, may do
         lossless = decide(job, Rules({"*": Rule(Full())}))
         made = paying(job, lossless)
@@ -70,7 +68,6 @@ def search(job: Job, promises: Promises) -> Best:
             if job.settings.dry_run:
                 return planned_only(job, lossless), None
             return hold(job, fitted(job, made), promises)
-    _require_known(job)
     return _within(job, promises, budgets)
 
 
@@ -92,7 +89,7 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
                 return outcome
         except PromiseError as error:
             logger.info("%s", error)
-        require_budgets([budget for budget in budgets if budget.of in FIRM], outlined(job, made))
+        require_held([budget for budget in budgets if budget.of in FIRM], outlined(job, made))
     return hold(job, _measured_within(job, made, allocator, budgets), promises)
 
 
@@ -174,35 +171,15 @@ def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[
             if not exceeded:
                 return whole
         logger.info("missed: %s", ", ".join(f"{quantity} {share:.4g}" for quantity, share in exceeded.items()))
-        aims = tuple(
-            replace(a, share=a.share * b.share / exceeded[a.of] * TIGHTER) if a.of in exceeded else a
-            for a, b in zip(aims, budgets, strict=True)
-        )
+        factors = {b.of: b.share / exceeded[b.of] * TIGHTER for b in budgets if b.of in exceeded}
+        tighter = [replace(aim, share=aim.share * factors.get(aim.of, 1.0)) for aim in aims]
+        aims = tuple(replace(a, share=max(a.share, allocator.least(a.of) * (1 + 1e-9))) for a in tighter)
         try:
             made = paying(job, decide(job, allocator.allocation(aims).rules))
         except PromiseError as error:  # what was asked for could be reached, but for a little
             logger.info("%s", error)
             break
     return fitted(job, made, rough=allocator.rough)
-
-
-def _require_known(job: Job) -> None:
-    """Makes sure that a budget of FLOPs is of all nodes that could be factorised."""
-    if all(budget.of != "flops" for budget in job.settings.budgets):
-        return
-    unknown = [f.label for f in eligible(job) if f.reading.layer is None]
-    if unknown:
-        raise PromiseError(
-            f"A budget of FLOPs cannot be held, because those of {_named(unknown)} are not known; fix the shapes of "
-            "the inputs with --input-shape or --dim, or leave the nodes out with --exclude."
-        )
-    others = [f.label for f in job.found if f.reading.layer is None]
-    if others:
-        logger.warning("The budget of FLOPs is without those of %s, which are not known.", _named(others))
-
-
-def _named(labels: Sequence[str]) -> str:
-    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
 
 
 def _exceeded(job: Job, made: Made, budgets: Sequence[Budget]) -> dict[str, float]:
@@ -246,10 +223,17 @@ def _fastest(job: Job, promises: Promises) -> Best:
         verdict = promises.verify(made.result)
         if not verdict.broken and not lucky(above, verdict):
             return made, verdict
-    while low > 0 and not firm(low):
-        low -= 1
-    job.progress("holding promises", 1, 1)
-    decision = decide(job, ways[low].rules)
-    if job.settings.dry_run:
-        return planned_only(job, decision), None
-    return hold(job, make(job, decision, rough=allocator.rough), promises)
+    while True:
+        while low > 0 and not firm(low):
+            low -= 1
+        job.progress("holding promises", 1, 1)
+        decision = decide(job, ways[low].rules)
+        if job.settings.dry_run:
+            return planned_only(job, decision), None
+        try:
+            return hold(job, make(job, decision, rough=allocator.rough), promises)
+        except PromiseError as error:  # what was tried is not quite what is made
+            if low == 0:
+                raise
+            logger.info("allocation %d of %d: %s", low, len(ways), error)
+            low -= 1

@@ -46,6 +46,12 @@ class Factorised:
         """Labels of the nodes that are computed otherwise than they were, not only with other weights."""
         return [label for label, candidate in self.planned.items() if candidate.changes]
 
+    @property
+    def biases(self) -> dict[str, onnx.TensorProto]:
+        """The bias that a node's weights come with, by label, of those that do not keep the one that they had."""
+        rests = {label: self.weights[label][len(candidate.stages) :] for label, candidate in self.planned.items()}
+        return {label: rest[0] for label, rest in rests.items() if rest}
+
     def only(self, job: Job, labels: Iterable[str]) -> Factorised:
         """The model with the chains of some of its nodes, as they are."""
         planned = {label: self.planned[label] for label in labels}

@@ -96,7 +96,8 @@ def outlined(job: Job, made: Made, closeness: Sequence[Closeness] | None = None)
         closeness: of its outputs, if it was measured.
     """
     size = file_bytes(made.result.model, apart=job.apart) if made.result.weights else job.size
-    outcome = Outcome(made.decision, made.result.errors, made.timings, closeness, Change(job.size, size))
+    result, sizes = made.result, Change(job.size, size)
+    outcome = Outcome(made.decision, result.errors, made.timings, closeness, sizes, result.biases)
     return report(job, outcome)
 
 

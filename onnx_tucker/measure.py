@@ -48,6 +48,7 @@ class Outcome:
         timings: of the whole model before and after, or None.
         closeness: of the outputs, or None.
         file_bytes: size of the model before, and after unless nothing was made.
+        biases: what new weights come with, by node; see `factorise.Factorised`.
         output_errors: relative L2 error of each chain's output, by node, where it was measured.
         in_situ: times of single nodes within the whole model, before and after.
         score: the user's, before and after, if it was asked for.
@@ -58,6 +59,7 @@ class Outcome:
     timings: Sequence[Timing] | None
     closeness: Sequence[Closeness] | None
     file_bytes: Change[int]
+    biases: Mapping[str, onnx.TensorProto]
     output_errors: Mapping[str, float | None] = field(default_factory=dict)
     in_situ: Change[dict[str, float]] = field(default_factory=Change)
     score: Change[float] = field(default_factory=Change)
@@ -66,8 +68,9 @@ class Outcome:
 def report(job: Job, outcome: Outcome) -> Report:
     """The report on a run; a dry run has no chains, and so no errors."""
     whole = outcome.timings[0].ms if outcome.timings else None
+    biases = _biases(job, outcome.biases)
     nodes = tuple(
-        _node(job, found, choice, outcome, whole)
+        _node(job, found, choice, outcome, whole, biases[found.label])
         for found, choice in zip(job.found, outcome.decision.plan.choices, strict=True)
     )
     before, after = (*(outcome.timings or ()), None, None)[:2]
@@ -92,13 +95,27 @@ def report(job: Job, outcome: Outcome) -> Report:
     )
 
 
+def _biases(job: Job, new: Mapping[str, onnx.TensorProto]) -> dict[str, int]:
+    """How many values the bias of each node has afterwards; of nodes that share one, the first has them."""
+    sizes = {f.reading.bias_origin: f.reading.bias_params for f in reversed(job.found)}
+    counts, counted = {}, set()
+    for found in job.found:
+        origin = found.reading.bias_origin
+        if origin is not None and found.label in new:
+            counts[found.label] = math.prod(new[found.label].dims) if found.group == found.label else 0
+        else:
+            counts[found.label] = 0 if origin in counted else sizes[origin]
+            counted |= {origin} if origin is not None else set()
+    return counts
+
+
 def _remembered(outcome: Outcome) -> bool:
     """Whether any time was measured by an earlier run."""
     alone = [t for price in outcome.decision.prices.values() for t in (price.before, price.after) if t]
     return any(t.remembered for t in (*alone, *(outcome.timings or ())))
 
 
-def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float | None) -> NodeReport:
+def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float | None, bias: int) -> NodeReport:
     reading, price = found.reading, outcome.decision.prices.get(choice.name)
     convention = job.settings.flops
     layer_ = reading.layer
@@ -123,7 +140,7 @@ def _node(job: Job, found: Found, choice: Choice, outcome: Outcome, whole: float
         form=choice.form,
         ranks=choice.ranks,
         params=Change(before.params, after.params) if reading.params is not None else Change(),
-        bias_params=Change(reading.bias_params, reading.bias_params),
+        bias_params=Change(reading.bias_params, bias),
         macs=Change(before.macs, after.macs),
         flops=Change(before.flops, after.flops),
         time_ms=_time(first, last, "ms"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from onnx_tucker import outputs, rank, remarks, statistics
+from onnx_tucker import budgets, outputs, rank, remarks, statistics
 from onnx_tucker.auto import search
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
@@ -22,7 +22,7 @@ from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
 from onnx_tucker.prepare import Model, Source, prepare, source_of
 from onnx_tucker.pricing import decide
-from onnx_tucker.promises import Promises, Verdict, require_budgets
+from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.fixed import Full
 from onnx_tucker.replay import replay
@@ -96,6 +96,7 @@ def _compressed(
     evaluate = _given_function(settings)
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, written)
+    budgets.require_known(job)
     statistics.check(job)
     if course is not None:  # before all the work
         require_known(job, course)
@@ -222,6 +223,7 @@ def finetune(
     if loaded.data_files:  # weights in a file of their own stay in one
         job = replace(job, settings=replace(settings, save_as_external_data=True))
     outputs.protect(read, written)
+    budgets.require_known(job)
     remarks.undivided(job)
     promises = Promises(job, evaluate)
     made, verdict = trained(job, restored(job, loaded.model), course, promises)
@@ -268,7 +270,7 @@ def _written(
             final, size = outputs.stage_model(job, source, final, target, staging)
             sizes = Change(found.totals.file_bytes.before, size)
             found = replace(found, totals=replace(found.totals, file_bytes=sizes))
-        require_budgets(job.settings.budgets, found)
+        budgets.require_held(job.settings.budgets, found)
         outputs.stage_sides(job, found, result.plan, staging)
         staging.commit(target, read)
     remarks.far(job, verdict)
@@ -334,4 +336,5 @@ def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) 
     size = io.file_bytes(result.model, apart=job.apart) if result.weights else job.size
     sizes = Change(job.size, None if job.settings.dry_run else size)
     scores = Change(promises.original_score, verdict.score if verdict else None)
-    return Outcome(made.decision, result.errors, made.timings, closeness, sizes, measured, profiled, scores)
+    changed = (sizes, result.biases, measured, profiled, scores)
+    return Outcome(made.decision, result.errors, made.timings, closeness, *changed)

@@ -14,14 +14,12 @@ import onnx
 import onnxruntime as ort
 
 from onnx_tucker import observed
-from onnx_tucker.errors import DataError, PromiseError, TuckerError
+from onnx_tucker.errors import DataError, TuckerError
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.ends import class_axis
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
-from onnx_tucker.rank.budget import Budget
-from onnx_tucker.report.schema import Report
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, score
 from onnx_tucker.runtime.session import FAILURES, first_line
@@ -237,23 +235,3 @@ def too_far(outputs: Sequence[Closeness], most: float, kind: str, whole: Collect
             error = f"{output.relative_l2:.3g}"
             return f"The relative error of {name} on {where} is {error}, above --max-error {most:g}"
     return None
-
-
-def require_budgets(budgets: Sequence[Budget], found: Report) -> None:
-    """Holds a model to the budgets that its ranks were chosen for.
-
-    Raises:
-        PromiseError: it costs more.
-    """
-    shares = found.shares()
-    for budget in budgets:
-        share = shares.get(budget.of, 0.0)
-        if share > budget.share * (1 + 1e-9):
-            given_back = any(node.reason.startswith("given back") for node in found.nodes)
-            why = (
-                ", as chains that made the model slower or broke a promise were given back; --keep-slower keeps those "
-                "that are only slower"
-            )
-            raise PromiseError(
-                f"The budget {budget} is not held: the result has the share {share:.3g}{why if given_back else ''}."
-            )

@@ -18,9 +18,10 @@ from onnx_tucker import Result, allocate, auto, compress, rough, sweep
 from onnx_tucker.allocation import SLOW, WHOLE
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factorise import Factorised, factorise
-from onnx_tucker.giveback import SLOWER, Made, paying
+from onnx_tucker.giveback import SLOWER, Made, outlined, paying
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import Decision
+from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import replay
 from onnx_tucker.runtime.session import Feed
 from onnx_tucker.runtime.timing import Stopwatch, Timing
@@ -262,6 +263,24 @@ def test_a_promise_that_nothing_holds_changes_nothing(smooth: tuple[onnx.ModelPr
     assert result.model == made
 
 
+def test_where_what_is_made_breaks_a_promise_that_held_before_a_milder_one_is_made(
+    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, x = smooth
+    refused: list[int] = []
+    held = auto.hold
+
+    def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
+        if not refused:
+            refused.append(outlined(job, made).totals.flops.after or 0)
+            raise PromiseError("The outputs are too far off.")
+        return held(job, made, promises)
+
+    monkeypatch.setattr(auto, "hold", hold)
+    result = compress(made, ranks="auto", max_error=0.05, data=[{"x": x}, {"x": x[::-1]}], benchmark=False)
+    assert refused[0] < result.report.totals.flops.after < result.report.totals.flops.before
+
+
 def test_a_dry_run_says_what_would_be_made(smooth: tuple[onnx.ModelProto, Array]) -> None:
     made, x = smooth
     result = compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}], benchmark=False, dry_run=True)
@@ -360,3 +379,11 @@ def test_what_a_budget_of_flops_leaves_out_is_said(caplog: pytest.LogCaptureFixt
     made = model(nodes, weights, {"x": ["n", 20]}, {"y": 2})
     compress(made, ranks="auto", budget="flops:0.5", benchmark=False)
     assert "The budget of FLOPs is without those of sums, which are not known." in caplog.text
+
+
+def test_of_bytes_no_less_is_aimed_at_than_can_be_reached() -> None:
+    """The cheapest model may be within a budget where one that is somewhat closer was not."""
+    made, x = smooth_of(24, 0.8)
+    least = compress(made, ranks={"*": {"ranks": 1, "method": "svd"}}, benchmark=False).report.shares()["bytes"]
+    result = compress(made, ranks="auto", budget=f"bytes:{least * 1.001:.6f}", data=[{"x": x}], benchmark=False)
+    assert result.report.shares()["bytes"] <= least * 1.001

@@ -19,6 +19,7 @@ from onnx_tucker.graph.nodes import Names
 from onnx_tucker.job import silent
 from onnx_tucker.measure import output_errors
 from onnx_tucker.prepare import prepare
+from onnx_tucker.report.schema import Change
 from onnx_tucker.runtime.timing import Stopwatch, Timing
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Plan
@@ -613,3 +614,35 @@ def test_a_plan_is_held_to_budgets_by_themselves() -> None:
     assert compress(two_layers(), plan=plan, budget="flops:0.5", benchmark=False).plan.choices == plan.choices
     with pytest.raises(PromiseError, match=r"flops:0\.01"):
         compress(two_layers(), plan=plan, budget="flops:0.01", benchmark=False)
+
+
+@pytest.mark.parametrize(("budget", "words"), [("flops:0.1", "those of conv are not known"), ("time:0.1", "timed")])
+def test_what_a_plan_costs_is_not_taken_for_nothing(budget: str, words: str) -> None:
+    """A model whose shapes are not known, and which does not run on random inputs."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["y"], "conv"),
+    ]
+    weight = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    made = model(nodes, {"w": weight}, {"x": ["n", 16, 8, 8]}, {"y": 4})
+    made.graph.input.append(helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [4]))
+    plan = compress(made, ranks=2).plan
+    with pytest.raises(PromiseError, match=words):
+        compress(made, plan=plan, budget=budget)
+
+
+def test_biases_are_counted_as_they_are_stored() -> None:
+    """Two products share one; those that are fitted to data have each its own."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "v", "b"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "w", "b"], ["y"], "second"),
+    ]
+    tensors = {name: rng.standard_normal((16, 16)).astype(np.float32) for name in "vw"} | {"b": np.ones(16, np.float32)}
+    made = model(nodes, tensors, {"x": ["n", 16]}, {"y": 2})
+    data = {"x": rng.standard_normal((80, 16)).astype(np.float32)}
+    for options, after in (({}, 16), ({"data": data}, 32), ({"data": data, "include": "first"}, 32)):
+        result = compress(made, ranks=4, benchmark=False, **options)
+        stored = [t for t in result.model.graph.initializer if list(t.dims) == [16]]
+        assert result.report.totals.bias_params == Change(16, 16 * len(stored)) == Change(16, after)
