@@ -29,6 +29,10 @@ Partial = dict[str, tuple[Size, ...]]
 FLOAT = onnx.TensorProto.FLOAT
 EXACT = 1024
 """Scales of so many parts are exact in any arithmetic."""
+LISTED = 2**16
+"""Numbers in a row up to which it is followed what they are. onnx lists them all, known or not: of a damaged model that
+claims 2**31 of them, in all of the memory.
+"""
 
 
 def infer(
@@ -162,10 +166,13 @@ def _seen_through(bare: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         FAILURES: they cannot be inferred.
     """
+    plain = onnx.shape_inference.infer_shapes(bare)
+    if any(len(shape) == 1 and isinstance(shape[0], int) and shape[0] > LISTED for shape in _known(plain).values()):
+        return plain
     try:
         return onnx.shape_inference.infer_shapes(bare, data_prop=True)
     except FAILURES:
-        return onnx.shape_inference.infer_shapes(bare)
+        return plain
 
 
 def _whole(partial: Partial) -> Shapes:
