@@ -27,9 +27,10 @@ from onnx_tucker.curves import cost_as_is, curves
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
-from onnx_tucker.groups import sharing
+from onnx_tucker.groups import excluded, sharing
 from onnx_tucker.job import Job
 from onnx_tucker.law import CHANGES, CLEARLY, Law, best
+from onnx_tucker.menu import Menu, only_lowered
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rough import Rough
 from onnx_tucker.timed import arranged, raced, timed
@@ -259,7 +260,7 @@ class Allocator:
         assert self._tuner is not None
         recipes = allocation.recipes
         if recipes not in self._timed:
-            timings = raced(self._job, [arranged(self._job, self._tuner, allocation)])
+            timings = raced(self._job, [self._arranged(allocation)])
             if not timings:
                 raise PromiseError(UNTIMED)
             self._timed[recipes] = 1 / timings[1].speedup
@@ -314,9 +315,20 @@ class Allocator:
         self._job.progress("trying allocations", trials, trials)
         return lawful
 
+    def _arranged(self, allocation: Allocation) -> Mapping[str, Candidate]:
+        assert self._tuner is not None
+        return arranged(self._job, self._tuner, allocation, self._others)
+
+    @cached_property
+    def _others(self) -> Sequence[Menu]:
+        """What nodes could become that cannot be factorised."""
+        assert self._tuner is not None
+        skipped = (group for group in sharing(self._job).values() if group[0].skipped)
+        return [only_lowered(self._job, self._tuner, g) for g in skipped if not excluded(self._job.settings, g)]
+
     def _candidates(self, allocation: Allocation) -> Mapping[str, Candidate]:
         if self._tuner is not None:
-            return arranged(self._job, self._tuner, allocation)
+            return self._arranged(allocation)
         candidates: dict[str, Candidate] = {}
         for curve, point in allocation:
             if point.method and point.ranks:

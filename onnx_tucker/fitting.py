@@ -175,7 +175,7 @@ class Fitting:
     def _made(self, found: Found, candidate: Candidate) -> Chain | None:
         """A node's chain, by its weight alone where it cannot be fitted; None where its weight is to stay."""
         site = found.site
-        if candidate.method is None and not self._changed:
+        if candidate.method is None and (found.skipped or not self._changed):
             return None
         halves = known_rows(self._read_for(found), found, self, self._positions)
         if not isinstance(halves, str) and not min(half.rows for half in halves):

@@ -197,6 +197,8 @@ class _Work:
     def effort(self) -> float:
         """See `effort`."""
         groups, columns = self.stage.groups, self.columns
+        if self.channels == self.results == groups:
+            groups = 1  # a kernel computes several of these together
         blocks = math.ceil(self.results / groups * columns / BLOCK) * BLOCK / columns * groups
         ragged = 1.5 if self.channels / groups >= BLOCK and self.channels / groups % 4 else 1.0
         given = self.results * self.areas[1] * (2 if columns > 1 else 1)

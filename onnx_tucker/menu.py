@@ -14,6 +14,7 @@ from onnx_tucker.rank import Rules, search
 from onnx_tucker.settings import Settings
 from onnx_tucker.tuning import Option, Tuner
 from onnx_tucker.types import Candidate
+from onnx_tucker.ways import lowerable
 
 logger = logging.getLogger(__name__)
 
@@ -107,15 +108,21 @@ def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:
 
 
 def _menu(job: Job, tuner: Tuner, group: list[Found], rules: Rules) -> Menu:
-    if group[0].skipped:
-        return Menu(group, group[0].skipped, [], [])
     rule = next(filter(None, (rules.rule(found.label) for found in group)), None)
     asked = "kept as asked" if rule and rule.policy is None else ""
     left_out = excluded(job.settings, group) or asked
+    if group[0].skipped:
+        return Menu(group, group[0].skipped, [], []) if left_out else only_lowered(job, tuner, group)
     chains = left_out or ("the ranks do not name it" if rule is None else search.candidates(group[0].site, rule))
     reason, candidates = (chains, []) if isinstance(chains, str) else ("", chains)
     options = tuner.options(group, candidates, lower=job.settings.lower and not left_out)
     return Menu(group, reason, candidates, options)
+
+
+def only_lowered(job: Job, tuner: Tuner, group: list[Found]) -> Menu:
+    """The menu of nodes that cannot be factorised: other forms of them as they are, if there are any."""
+    may = job.settings.lower and lowerable(job.context, group[0])
+    return Menu(group, group[0].skipped, [], tuner.options(group, [], lower=True) if may else [])
 
 
 def _check_globs(job: Job) -> None:

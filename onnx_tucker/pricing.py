@@ -18,7 +18,7 @@ from onnx_tucker.menu import Menu, menus
 from onnx_tucker.rank import Rules
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.tuning import Option, Tuner
-from onnx_tucker.types import Candidate, Choice, Plan, Skip, Status, recipe
+from onnx_tucker.types import Candidate, Choice, Plan, Status, recipe
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def price(job: Job, tuner: Tuner, changed: Mapping[str, Candidate]) -> dict[str,
     prices = {}
     for found in job.found:
         label = found.label
-        if not found.is_site:
+        if not found.is_site and label not in changed:
             continue
         entry = layout.entered.get(found.input)
         borders = Borders(bool(entry and entry.first == label), found.place.node.output[0] in layout.left)
@@ -122,10 +122,9 @@ def together(prices: Sequence[Price]) -> float:
 
 def choice_of(found: Found, candidate: Candidate | None, reason: str) -> Choice:
     """The choice that makes a node what a candidate is, or keeps it for a reason."""
-    reading, node = found.reading.result, found.place.node
-    if isinstance(reading, Skip):
-        return Choice(reading.name, reading.op, None, "skipped", reading.reason)
-    kept = Choice(reading.name, node.op_type, reading.stage.shape, "kept", reason)
+    if candidate is None and found.skipped:
+        return Choice(found.label, found.place.node.op_type, None, "skipped", found.skipped)
+    kept = Choice(found.label, found.place.node.op_type, found.site.stage.shape, "kept", reason)
     if candidate is None:
         return kept
     status: Status = "factorized" if candidate.method else "lowered"

@@ -12,7 +12,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.pricing import Decision, price
 from onnx_tucker.rank import search
 from onnx_tucker.tuning import Tuner
-from onnx_tucker.types import Candidate, Choice, Plan, Skip
+from onnx_tucker.types import Candidate, Choice, Plan
 from onnx_tucker.ways import alike, forms_of
 
 
@@ -43,21 +43,21 @@ def planned_candidate(context: Context, found: Found, choice: Choice) -> Candida
     Raises:
         PlanError: the node is not the one that the plan was made for.
     """
-    reading = found.reading.result
-    if isinstance(reading, Skip):
-        raise PlanError(f"The plan changes {choice.name!r}, but it cannot be: {reading.reason}.")
-    if choice.shape != reading.stage.shape or choice.op != reading.op:
+    if not found.is_layer or (found.skipped and choice.method):
+        raise PlanError(f"The plan changes {choice.name!r}, but it cannot be: {found.skipped}.")
+    site = found.site
+    if choice.shape != site.stage.shape or choice.op != site.op:
         raise PlanError(
             f"The plan is for another model: its {choice.name!r} is a {choice.op} of shape {choice.shape}, "
-            f"here it is a {reading.op} of shape {reading.stage.shape}."
+            f"here it is a {site.op} of shape {site.stage.shape}."
         )
     if (choice.method and choice.method not in METHODS) or choice.form not in FORMS:
         raise PlanError(f"The plan asks for {choice.method} ({choice.form}) at {choice.name!r}, which is unknown.")
     if choice.method and choice.ranks is not None:
         method = METHODS[choice.method]
-        if not method.applies(reading.stage, by_name=True):
+        if not method.applies(site.stage, by_name=True):
             raise PlanError(f"The plan asks for {choice.method} at {choice.name!r}, which does not apply to its shape.")
-        search.check_ranks(reading, method, choice.ranks)
+        search.check_ranks(site, method, choice.ranks)
     candidate = found.own(Candidate(choice.method, choice.ranks, (), form=choice.form))
     if FORMS[choice.form] not in forms_of(context, found, candidate.stages):
         raise PlanError(f"The plan asks for {choice.form} at {choice.name!r}, which does not fit it.")

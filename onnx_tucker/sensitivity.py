@@ -69,7 +69,7 @@ def probe_of(job: Job) -> Probe | None:
     names = Names(job.model)
     planned, weights = dict[str, Candidate](), dict[str, list[onnx.TensorProto]]()
     for found in job.found:
-        if found.is_site and not shared(job, found):
+        if found.is_layer and not shared(job, found):
             candidate = quick(job.context, found, untouched(found))
             if candidate.changes:
                 label, chain = found.label, Chain(candidate.stages, (found.site.read(),))

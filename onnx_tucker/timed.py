@@ -69,9 +69,18 @@ def _thinned(points: Sequence[Point], most: int) -> list[Point]:
     return [points[i] for i in sorted(nearest)]
 
 
-def arranged(job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]]) -> dict[str, Candidate]:
-    """What nodes become if points of timed curves are taken, by label, in the forms that take the least time."""
-    menus = [_menu(*pair) for pair in chosen]
+def arranged(
+    job: Job, tuner: Tuner, chosen: Sequence[tuple[Curve, Point]], others: Sequence[Menu]
+) -> dict[str, Candidate]:
+    """What nodes become if points of timed curves are taken, by label, in the forms that take the least time.
+
+    Args:
+        job: the run.
+        tuner: measures.
+        chosen: the points.
+        others: what nodes could become that cannot be factorised.
+    """
+    menus = [*(_menu(*pair) for pair in chosen), *others]
     return becoming(menus, laid_out(job, tuner, menus))
 
 

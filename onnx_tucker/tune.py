@@ -97,8 +97,8 @@ def restored(job: Job, model: onnx.ModelProto) -> Made:
             "The factorised model does not say what was made of the original: give ORIGINAL and then FACTORISED, which "
             "this version has made of it."
         )
-    sites = {found.label for found in job.found if found.is_site}
-    strange = sorted(noted.keys() - sites)
+    layers = {found.label for found in job.found if found.is_layer}
+    strange = sorted(noted.keys() - layers)
     if strange:
         raise PlanError(
             f"The factorised model has a chain for {strange[0]!r}, which the original has not to be factorised: give "

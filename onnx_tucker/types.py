@@ -178,11 +178,19 @@ class Site:
 
 @dataclass(frozen=True)
 class Skip:
-    """A weight-bearing node that is left alone, and why."""
+    """A weight-bearing node that is not factorised.
+
+    Attributes:
+        name: as in `Site`.
+        op: operator type.
+        reason: why.
+        site: what it computes, if it may be computed in another form.
+    """
 
     name: str
     op: str
     reason: str
+    site: Site | None = None
 
 
 @dataclass(frozen=True)

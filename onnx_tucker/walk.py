@@ -83,7 +83,7 @@ class Walk:
         self._pieces: dict[str, list[onnx.NodeProto]] = {}
         self._tensors = {tensor.name: tensor for tensor in job.model.graph.initializer}
         for found in job.found:
-            if found.is_site and quick(job.context, found, untouched(found)).changes:
+            if found.is_layer and quick(job.context, found, untouched(found)).changes:
                 self.replace(found, untouched(found), Chain((found.site.stage,), (found.site.read(),)))
         self._fronts = [Reached(frozenset(feed), {}) for feed in feeds]
 

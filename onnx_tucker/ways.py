@@ -38,6 +38,11 @@ def forms_of(context: Context, found: Found, stages: Sequence[Stage]) -> list[Fo
     return [DIRECT, *(form for form in forms.fitting(stages, size) if framed or not form.on_frames)]
 
 
+def lowerable(context: Context, found: Found) -> bool:
+    """Whether a node as it is, factorised or not, can be computed in another form than its own."""
+    return found.is_layer and len(forms_of(context, found, [found.site.stage])) > 1
+
+
 def quick(context: Context, found: Found, candidate: Candidate) -> Candidate:
     """A candidate in the form on frames that should take its chain the least time, by estimate; direct without one."""
     stages, shape = candidate.stages, found.site.input_shape

@@ -40,6 +40,7 @@ def multiplications(made: onnx.ModelProto, x: Array) -> int:
         ((20, 4, 3, 1, 1), (8, 5, 5), {"pads": [1, 0, 0] * 2}),
         ((4, 3, 1, 3, 3), (5, 6, 6), {}),
         ((8, 2, 3, 3, 3), (6, 8, 8), {"group": 2}),
+        ((8, 1, 3, 3, 3), (6, 8, 8), {"group": 8, "pads": [1] * 6}),
     ],
 )
 def test_multiplications_of_forms_are_those_of_their_nodes(

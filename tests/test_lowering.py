@@ -119,6 +119,59 @@ def test_a_lowered_model_is_left_alone_by_a_second_run() -> None:
     assert not [n for n in twice.report.nodes if n.status in ("lowered", "factorized")]
 
 
+def separated() -> onnx.ModelProto:
+    """As in mobile video networks: a pointwise convolution, a depthwise one of frames, and one more pointwise."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a.w"], ["a"], "a"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "d.w", "d.b"], ["d"], "d", pads=[1] * 6, group=24),
+        helper.make_node("HardSwish", ["d"], ["h"]),
+        helper.make_node("Conv", ["h", "c.w"], ["c"], "c"),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+    ]
+    tensors = {
+        "a.w": noise(24, 8, 1, 1, 1),
+        "d.w": noise(24, 1, 3, 3, 3),
+        "d.b": noise(24),
+        "c.w": noise(16, 24, 1, 1, 1) / np.float32(5),
+    }
+    return model(nodes, tensors, {"x": ["n", *SHAPE]}, {"y": 5})
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_what_cannot_be_factorised_is_lowered_all_the_same(tmp_path: Path) -> None:
+    made, data = separated(), {"x": noise(40, *SHAPE)}
+    result = compress(made, tmp_path / "a.onnx", ranks={"a": 4, "c": 4}, data=data, plan_out=tmp_path / "p.json")
+    a, d, c = result.report.nodes
+    assert (a.method, c.method, d.method, d.status) == ("svd", "svd", None, "lowered")
+    assert "depthwise" in d.reason
+    assert d.error.weight == 0
+    assert d.form_macs is not None
+    assert provenance.recipes(result.model)["d"].method is None
+    again = compress(made, tmp_path / "b.onnx", plan=tmp_path / "p.json", data=data)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert again.plan == result.plan
+    assert {n.status for n in compress(result.model, ranks="full").report.nodes} <= {"skipped", "kept"}
+    budget = compress(made, ranks="auto", budget="params:0.8", data=data, keep_slower=True).report.nodes
+    assert [n.status for n in budget if n.name == "d"] == ["lowered"]
+
+
+@pytest.mark.usefixtures("frames_win")
+def test_and_left_alone_if_that_is_asked_for() -> None:
+    made = separated()
+    kept = {"exclude": "d"}, {"include": ["a", "c"]}, {"ranks": {"d": "keep", "*": "full"}}, {"lower": False}
+    for options in kept:
+        _, d, _ = compress(made, **{"ranks": "full", **options}).report.nodes
+        assert (d.status, "depthwise" in d.reason) == ("skipped", True)
+    assert [n.status for n in compress(made, ranks="full").report.nodes] == ["lowered"] * 3
+    plan = compress(made, ranks="full").plan
+    wrong = replace(
+        plan, choices=(*plan.choices[:1], replace(plan.choices[1], method="svd", ranks=(1,)), plan.choices[2])
+    )
+    with pytest.raises(PlanError, match=r"The plan changes 'd', but it cannot be: depthwise"):
+        compress(made, plan=wrong)
+
+
 def shared(frames: int) -> onnx.ModelProto:
     """Two convolutions with one weight, on 8 frames and on another number of them."""
     nodes = [helper.make_node("Conv", [x, "w"], [y], y, pads=[1] * 6) for x, y in (("x", "a"), ("z", "c"))]

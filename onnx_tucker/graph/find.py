@@ -60,11 +60,21 @@ class Found:
         return not self.skipped
 
     @property
+    def is_layer(self) -> bool:
+        """Whether it is known what it computes, so that it may be computed in another form."""
+        return self._layer is not None
+
+    @property
     def site(self) -> Site:
-        """The site; only for nodes that were not skipped."""
-        if isinstance(self.reading.result, Skip):
-            raise TypeError(f"{self.label} is skipped: {self.reading.result.reason}")
-        return self.reading.result
+        """What it computes; only for nodes of which that is known."""
+        if self._layer is None:
+            raise TypeError(f"{self.label} is skipped: {self.skipped}")
+        return self._layer
+
+    @property
+    def _layer(self) -> Site | None:
+        result = self.reading.result
+        return result.site if isinstance(result, Skip) else result
 
     @property
     def seat(self) -> Seat:
@@ -214,7 +224,8 @@ def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | No
         held = _stored(place, context)
         if held:
             reading = replace(reading, params=math.prod(held.tensor.dims), origins=frozenset([held.origin]))
-    if own.hold(place) and (isinstance(reading.result, Site) or own.transforms(place)):
+    layer = isinstance(reading.result, Site) or reading.result.site is not None
+    if own.hold(place) and (layer or own.transforms(place)):
         return replace(reading, result=Skip(place.label, place.node.op_type, why))
     return reading
 

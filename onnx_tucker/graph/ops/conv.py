@@ -19,7 +19,7 @@ from onnx_tucker.types import Array, Stage, Window
 
 
 def read(place: Place, context: Context) -> Reading:
-    """Reads a Conv or FusedConv node; depthwise ones are skipped."""
+    """Reads a Conv or FusedConv node; depthwise ones can only be lowered."""
     weight = weight_of(place, context, _stage)
     if isinstance(weight, Reading):
         return weight

@@ -232,21 +232,22 @@ def settle(
         canonical: the stored weight in the layout (groups * out, in, *kernel).
         bias: whether something is added to the output.
         scalings: as in `Site`.
-        objection: why the operator does not allow it.
+        objection: why the operator does not allow it; it may be computed in another form all the same.
     """
     weight, op_type = seat.weight, place.node.op_type
     layer = _layer(stage, input_shape, bias, scalings)
     constant_bias = context.constant(place, 2) if bias else None
     bias_params = math.prod(constant_bias.shape) if constant_bias else 0
-    reason = objection or context.objection(weight)
+    untouchable = context.objection(weight)
     found: Site | Skip
-    if reason:
-        found = Skip(place.label, op_type, reason)
+    if untouchable:
+        found = Skip(place.label, op_type, objection or untouchable)
     else:
         dtype = helper.tensor_dtype_to_np_dtype(weight.elem_type)
         read = partial(_read, weight, canonical)
         size = _fixed_size(context.fixed.get(place.node.input[seat.data])) if stage.window.kernel else None
-        found = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings, size)
+        site = Site(place.label, op_type, stage, dtype, read, input_shape, bias, scalings, size)
+        found = Skip(place.label, op_type, objection, site) if objection else site
     added = Added(constant_bias, place, 2) if constant_bias else None
     origins, bias_origin = frozenset([weight.counted]), constant_bias.counted if constant_bias else None
     return Reading(found, math.prod(weight.shape), bias_params, layer, seat, origins, bias_origin, added)

@@ -23,15 +23,15 @@ def noise(*shape: int) -> Array:
 
 @st.composite
 def convolutions(draw: st.DrawFn) -> tuple[onnx.ModelProto, Array]:
-    """A 3D or 1D convolution of either direction, on a batch of a free size."""
-    transposed, groups = draw(st.booleans()), draw(st.sampled_from([1, 1, 2]))
+    """A 3D or 1D convolution of either direction, depthwise too, on a batch of a free size."""
+    transposed, groups = draw(st.booleans()), draw(st.sampled_from([1, 1, 2, 6]))
     axes = draw(st.sampled_from([3, 3, 3, 1]))
 
     def each(low: int, high: int) -> list[int]:
         return draw(st.lists(st.integers(low, high), min_size=axes, max_size=axes))
 
     kernel, strides, dilations = each(1, 4), draw(st.sampled_from([[1] * axes, each(1, 2)])), each(1, 2)
-    out, inp = draw(st.integers(1, 4)), draw(st.integers(2, 5))
+    out, inp = draw(st.integers(1, 4)), draw(st.integers(1 if groups == 6 else 2, 5))
     attributes = {"strides": strides, "dilations": dilations, "group": groups, "pads": [*each(0, 2), *each(0, 2)]}
     size = each(4, 7)
     if transposed:
