@@ -25,8 +25,8 @@ import onnx
 from search import ALL, MODELS, Subject, machine, options_of, runner, subjects, write
 
 import onnx_tucker
+from onnx_tucker.course import Course
 from onnx_tucker.errors import TuckerError
-from onnx_tucker.settings import Course
 
 THESIS = "thesis"
 RANKS = ("flops:0.25", "flops:0.5", THESIS)

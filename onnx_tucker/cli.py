@@ -115,7 +115,7 @@ def _compress(given: list[str], err: Console) -> tuple[argparse.Namespace, Shown
     meant = difflib.get_close_matches(args.model, COMMANDS, 1)
     if args.model in COMMANDS and not Path(args.model).exists():
         raise UsageError(f"{args.model} is a command, which comes first: onnx-tucker {args.model} ...")
-    if meant and not Path(args.model).exists():
+    if meant and not Path(args.model).suffix and not Path(args.model).exists():
         raise UsageError(f"There is no file {args.model}; the command is {meant[0]}.")
     if args.output is None and not args.dry_run:
         raise UsageError("Name the file to write: onnx-tucker IN OUT, or give --dry-run.")

@@ -17,7 +17,7 @@ from onnx_tucker.report.table import machine, samples
 from onnx_tucker.rivals import check_seconds, named, rivals
 from onnx_tucker.runtime.fidelity import Comparison
 from onnx_tucker.runtime.session import FAILURES, environment, first_line
-from onnx_tucker.runtime.timing import Timing
+from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.settings import RACE_SECONDS, Settings
 from onnx_tucker.types import Closeness
 
@@ -125,6 +125,7 @@ def compare(
     if settings.benchmark and job.timed_feed is not None:
         progress("timing", 0, 1)
         timings = tuple(job.stopwatch.race([job.session, rival.session], job.timed_feed, seconds))
+        warn_if_noisy(timings)
     both = job.inputs.fit.samples + (job.inputs.check.samples if job.inputs.held_out else 0)
     sizes = Change(job.size, rival.size)
     return Compared(

@@ -21,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnx_tucker.course import Course
 from onnx_tucker.errors import DataError, ModelError
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.trainable import trainable
@@ -30,7 +31,6 @@ from onnx_tucker.parts import Part, blocks
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import Feed, cores, cpu_name, run_named
-from onnx_tucker.settings import Course
 from onnx_tucker.teachable import (
     UNTRAINABLE,
     alike,
@@ -192,13 +192,23 @@ def _shortened(
     began = time.perf_counter()
     later = Later(job, model, task, weights, partial(_teacher, job))
     chosen = None if key is None else str(joblib.hash((key, job.settings.threads, cpu_name())))  # times differ
-    known = job.memory.recall(chosen)
-    choice = later.choice(course) if known is None else Extent(*known.value)
-    if known is None:
+    choice = _known(job, chosen)
+    if choice is None:
+        choice = later.choice(course)
         job.memory.remember(chosen, choice)
     shortened = later.task(choice)
     left = replace(course, minutes=max(0.0, course.minutes - (time.perf_counter() - began) / 60))
     return shortened, left, key and str(joblib.hash((key, choice)))
+
+
+def _known(job: Job, key: str | None) -> Extent | None:
+    """What an earlier run chose to train, if that is remembered."""
+    recalled = job.memory.recall(key)
+    if recalled is None or not isinstance(recalled.value, list | tuple) or len(recalled.value) != len(Extent._fields):
+        return None
+    still, share = recalled.value
+    good = isinstance(still, int) and isinstance(share, int | float) and still >= 0 and 0 < share <= 1
+    return Extent(still, share) if good else None
 
 
 def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | None:

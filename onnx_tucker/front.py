@@ -58,7 +58,7 @@ def front(job: Job, promises: Promises, number: int) -> Front:
             made[way] = spot = _spot(job, promises, one)
             logger.info("error %.4g at %s", spot.error, spot.shares)
             best = _undominated(made, job.cost)
-            if way > first[middle] and spot.error >= NOTHING:
+            if way > first[middle] and NOTHING <= spot.error < math.inf:
                 useless = way
         if not left and len(best) < number:
             left = _between(best, job.cost, set(range(useless)) - made.keys())

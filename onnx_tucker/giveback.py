@@ -103,8 +103,8 @@ def outlined(job: Job, made: Made, closeness: Sequence[Closeness] | None = None)
 
 def planned_only(job: Job, decision: Decision) -> Made:
     """A decision that is not carried out, and the time of the model as it is."""
-    untouched = Factorised(job.model, {}, {}, {})
-    return timed(job, Made(decision, untouched))
+    made = timed(job, Made(decision, Factorised(job.model, {}, {}, {})))
+    return replace(made, timings=made.timings and made.timings[:1])
 
 
 def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
@@ -292,5 +292,4 @@ def _times(job: Job, made: Factorised) -> list[Timing] | None:
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
     warn_if_noisy(timings)
     job.progress("timing the whole model", 1, 1)
-    unchanged = not made.weights and not job.settings.dry_run
-    return timings * 2 if unchanged else timings  # comparing a model with itself would only report noise
+    return timings if made.weights else timings * 2  # comparing a model with itself would only report noise

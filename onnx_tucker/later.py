@@ -19,12 +19,12 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnx_tucker.course import Course
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
 from onnx_tucker.parts import single_precision, taken
 from onnx_tucker.runtime.batches import Batches, Cut, some
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line, run_named
-from onnx_tucker.settings import Course
 
 if TYPE_CHECKING:
     from onnx_tucker.extras.training import Task, Teacher

@@ -170,7 +170,7 @@ def _within(choice: Choice, outcome: Outcome, *, made: bool) -> Time:
 
 def _reason(choice: Choice, outcome: Outcome) -> str:
     """Why a node is what it is; one that only has new weights is not factorised either."""
-    refitted = choice.method is None and outcome.weight_errors.get(choice.name, 0.0) != 0.0
+    refitted = choice.method is None and outcome.weight_errors.get(choice.name) not in (None, 0.0)
     return "; ".join(filter(None, (choice.reason, "weights refitted to what comes before" if refitted else "")))
 
 

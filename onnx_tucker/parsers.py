@@ -10,9 +10,10 @@ import platformdirs
 
 import onnx_tucker
 from onnx_tucker.cost import FLOPS
+from onnx_tucker.course import LOSSES, Course
 from onnx_tucker.errors import UsageError
 from onnx_tucker.report import FORMATS, front
-from onnx_tucker.settings import LOSSES, POINTS, RACE_SECONDS, Course, Settings
+from onnx_tucker.settings import POINTS, RACE_SECONDS, Settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -241,7 +242,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
         metavar="T",
         type=float,
         default=Settings.tune_seconds,
-        help="time to spend on trying ways to compute a layer (default: %(default)g)",
+        help="time to spend on trying ways to compute layers (default: %(default)g)",
     )
     group.add_argument(
         "--jobs",
@@ -304,7 +305,11 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         help="threads of an operator; 0: one a core, the default",
     )
     group.add_argument(
-        "--seed", metavar="N", type=int, default=Settings.seed, help="of everything random (default: %(default)s)"
+        "--seed",
+        metavar="N",
+        type=int,
+        default=Settings.seed,
+        help="of noise, draws and training (default: %(default)s)",
     )
     group.add_argument("--custom-op-lib", metavar="LIB", help="shared library with custom operators")
     group.add_argument("-q", "--quiet", action="store_true", help="print errors only")

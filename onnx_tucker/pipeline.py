@@ -1,9 +1,10 @@
-"""Wires the parts together: load, find, price, plan, factorise, splice, measure, write. No algorithms here."""
+"""Wires the parts together: load, find, price, plan, factorise, splice, measure, write."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnx
 
 from onnx_tucker import budgets, outputs, rank, remarks, statistics
 from onnx_tucker.auto import search
+from onnx_tucker.course import Course
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.front import front
 from onnx_tucker.giveback import Made, hold, make, planned_only, timed
@@ -20,6 +22,7 @@ from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging
 from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import Outcome, in_situ, output_errors, report
+from onnx_tucker.options import require_range
 from onnx_tucker.prepare import Model, Source, prepare, source_of
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict
@@ -31,7 +34,7 @@ from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import Evaluate, load_function
 from onnx_tucker.runtime.threads import limited
-from onnx_tucker.settings import POINTS, Course, Settings
+from onnx_tucker.settings import POINTS, Settings
 from onnx_tucker.teachable import require_known, require_torch
 from onnx_tucker.tune import course_of, loss_of, restored, student, trained
 from onnx_tucker.types import Plan
@@ -86,8 +89,6 @@ def _compressed(
     model: Model, output: str | Path | None, settings: Settings, rules: Rules | None, progress: Progress
 ) -> Result:
     """See `compress`; by rules, or where there are none by a plan or by search."""
-    if not isinstance(model, Model):
-        raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     source = source_of(model)
     target = Path(output) if output is not None else None
     written = outputs.claimed([source], target, settings)
@@ -132,8 +133,7 @@ def sweep(
         TuckerError: see `errors`; no file has then been written.
     """
     settings = Settings.of(options, "sweep")
-    if not 2 <= points <= 1000:
-        raise UsageError("--points is from 2 to 1000.")
+    require_range("points", points, 2, 1000, whole=True)
     source = source_of(model)
     reports = [Path(path) for path in settings.report]
     writers = [writer(path, FORMATS) for path in reports]
@@ -157,8 +157,12 @@ def sweep(
         staging.commit(None, job.data_files)
     if plans is not None and settings.overwrite:  # those of a sweep before, that found more
         rest = takewhile(Path.is_file, (_plan_path(plans, i) for i in count(points)))
-        for path in (*filter(Path.is_file, planned[len(found.points) :]), *rest):
-            path.unlink(missing_ok=True)
+        left = {*filter(Path.is_file, planned[len(found.points) :]), *rest}
+        new = {path.resolve() for path in reports}
+        for path in left:
+            if path.resolve() not in new:
+                with suppress(OSError):  # what was found is there all the same
+                    path.unlink()
     return found
 
 
@@ -223,7 +227,6 @@ def finetune(
     if loaded.data_files:  # weights in a file of their own stay in one
         job = replace(job, settings=replace(settings, save_as_external_data=True))
     outputs.protect(read, written)
-    budgets.require_known(job)
     remarks.undivided(job)
     promises = Promises(job, evaluate)
     made, verdict = trained(job, restored(job, loaded.model), course, promises)

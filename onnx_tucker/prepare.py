@@ -12,7 +12,7 @@ import onnx.inliner
 import onnxruntime as ort
 
 from onnx_tucker import feeds, judged, observed
-from onnx_tucker.errors import ModelError
+from onnx_tucker.errors import ModelError, UsageError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, merges, weight_bytes
@@ -40,7 +40,13 @@ DERIVED_MACS = 5e10
 
 
 def source_of(model: Model) -> Source:
-    """A model, or its path as one."""
+    """A model, or its path as one.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if not isinstance(model, Model):
+        raise UsageError(f"A model is an onnx.ModelProto or a path, not a {type(model).__name__}.")
     return model if isinstance(model, onnx.ModelProto) else Path(model)
 
 

@@ -111,7 +111,7 @@ class Promises:
         """
         most = self._job.settings.max_drop
         pairs = [(fidelity.mean_error(v.closeness or []), v.fall) for v in verdicts]
-        known = [(error, fall) for error, fall in pairs if fall is not None and math.isfinite(error)]
+        known = [(error, fall) for error, fall in pairs if fall is not None and math.isfinite(error * fall)]
         if most is None or not pairs or pairs[-1][1] is None or not math.isfinite(pairs[-1][0]):
             return False
         squares = sum(error**2 for error, _ in known)

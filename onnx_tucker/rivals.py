@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import onnx
@@ -98,7 +99,7 @@ def check_seconds(seconds: float) -> None:
     Raises:
         UsageError: there is none.
     """
-    if not seconds > 0:
+    if not (isinstance(seconds, Real) and float(seconds) > 0):
         raise UsageError("--seconds is a number above 0.")
 
 

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from onnx_tucker.cost import FLOPS
 from onnx_tucker.errors import UsageError
+from onnx_tucker.given import parts_of
 from onnx_tucker.graph.ops import OPS
+from onnx_tucker.options import PathLike, flag, require_kind, require_range
 from onnx_tucker.rank.budget import Budget, parse_budgets
 from onnx_tucker.types import Plan
-
-PathLike = str | Path
 
 RACE_SECONDS = 10.0
 """Time that models are compared for at most, beyond seven rounds."""
 POINTS = 12
 """Models on a front at most."""
-LOSSES = ("distill", "labels", "both")
 INPUTS = ("data", "labels", "input_shape", "dim", "threads", "seed", "custom_op_lib")
 COMMON = (*INPUTS, "flops", "benchmark", "cache", "report", "overwrite")
 WEIGHTS = ("freeze_initializer_inputs", "inline_functions", "dequantize", "refactorize")
@@ -33,8 +33,6 @@ TAKEN = {
     "bench": INPUTS,
 }
 """The settings that commands beside the main one take, which takes all."""
-WHOLE = (str, Path, Mapping)
-"""Parts of the data that are no arrays themselves."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Settings:
         input_shape: whole shapes of inputs by name.
         dim: sizes of symbolic dimensions by name.
         threads: of one operator; 0 for one for each core that the process may use.
-        seed: of all randomness.
+        seed: of noise, of the samples and positions that are drawn, and of training.
         jobs: layers that are factorised at the same time.
         flops: counting convention, one of `cost.FLOPS`.
         plan: a plan, or the path of one, to carry out instead of choosing.
@@ -154,16 +152,13 @@ class Settings:
         for name in ("budget", "include", "exclude", "op_types", "report"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         _check_kinds(self)
-        object.__setattr__(self, "data", _data(self.data))
-        _check_ranges(
-            self,
-            ("threads", 0, 1024),
-            ("seed", 0, 2**63),
-            ("jobs", 1, 1024),
-            ("min_speedup", 0, 1e9),
-            ("tune_seconds", 0, 1e9),
-            ("finetune_epochs", 0, 1e6),
-        )
+        object.__setattr__(self, "data", parts_of(self.data))
+        require_range("threads", self.threads, 0, 1024, whole=True)
+        require_range("seed", self.seed, 0, 2**63, whole=True)
+        require_range("jobs", self.jobs, 1, 1024, whole=True)
+        require_range("min_speedup", self.min_speedup, 0, 1e9, whole=False)
+        require_range("tune_seconds", self.tune_seconds, 0, 1e9, whole=False)
+        require_range("finetune_epochs", self.finetune_epochs, 0, 1e6, whole=True)
         if isinstance(self.ranks, list):
             object.__setattr__(self, "ranks", tuple(self.ranks))
         if self.flops not in FLOPS:
@@ -196,12 +191,12 @@ class Settings:
         for name in ("max_error", "max_drop"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, Real) and float(value) >= 0):
-                raise UsageError(f"{_flag(name)} is a number from 0.")
+                raise UsageError(f"{flag(name)} is a number from 0.")
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """`budget`, one of each quantity."""
-        return parse_budgets(tuple(self.budget or ()))
+        return parse_budgets(tuple(map(str, self.budget or ())))
 
     @property
     def insists(self) -> bool:
@@ -229,46 +224,6 @@ class Settings:
         return plain | {"data": _plain(self.data_paths or self.data_arrays[:1])}  # the other batches look the same
 
 
-@dataclass(frozen=True)
-class Course:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the samples, at most.
-        minutes: time to take, at most; there are fewer epochs where so many would take longer.
-        learning_rate: of Muon and AdamW, relative to the size of each weight, from which it falls to 0 as a cosine.
-        batch: samples of a step, at most, where the model's first dimension is free.
-        loss: what is learnt, one of `LOSSES`: what the original gives, labels, or both.
-        blocks: whether what lies between two linear nodes is trained by itself, one after another.
-        seed: of all randomness.
-    """
-
-    epochs: int = 240
-    minutes: float = 10.0
-    learning_rate: float = 1e-2
-    batch: int = 16
-    loss: str = "distill"
-    blocks: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the numbers.
-
-        Raises:
-            UsageError: one is out of its range.
-        """
-        _check_ranges(self, ("epochs", 1, 1e6), ("minutes", 0, 1e6), ("learning_rate", 0, 10), ("batch", 1, 1e6))
-        if self.loss not in LOSSES:
-            raise UsageError(f"--loss {self.loss}: it is one of {', '.join(LOSSES)}.")
-        if self.blocks and self.loss != "distill":
-            raise UsageError("--blocks matches what the original gives block by block, so --loss is distill.")
-
-    @property
-    def distilled(self) -> bool:
-        """Whether what the original gives is learnt."""
-        return self.loss != "labels"
-
-
 def _texts(name: str, value: Any) -> tuple[PathLike, ...]:
     """What was given once or several times, or not at all.
 
@@ -278,68 +233,28 @@ def _texts(name: str, value: Any) -> tuple[PathLike, ...]:
     several = value if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else [value]
     found = () if value is None else tuple(several)
     if not all(isinstance(one, PathLike) for one in found):
-        raise UsageError(f"{_flag(name)} is a text or several of them, not {value!r}.")
+        raise UsageError(f"{flag(name)} is a text or several of them, not {value!r}.")
     return found
 
 
 def _check_kinds(settings: Settings) -> None:
-    """Makes sure that paths and mappings are that.
+    """Makes sure that values are of the kinds that they have to be.
 
     Raises:
         UsageError: one is not.
     """
-    for name in ("statistics", "statistics_out", "plan", "plan_out", "custom_op_lib", "cache"):
-        value = getattr(settings, name)
-        if not (value is None or isinstance(value, PathLike) or (name == "plan" and isinstance(value, Plan))):
-            raise UsageError(f"{_flag(name)} is a path, not {value!r}.")
+    for one in fields(settings):
+        if isinstance(one.default, bool):
+            require_kind(one.name, getattr(settings, one.name), (bool,), "True or False")
+    for name in ("statistics", "statistics_out", "plan_out", "custom_op_lib", "cache"):
+        require_kind(name, getattr(settings, name), (str, Path, NoneType), "a path")
+    require_kind("plan", settings.plan, (str, Path, Plan, NoneType), "a path or a plan")
+    require_kind("flops", settings.flops, (str,), "a text")
+    require_kind("labels", settings.labels, (str, NoneType), "the name of an array")
     for name in ("input_shape", "dim"):
-        if not isinstance(getattr(settings, name), Mapping):
-            raise UsageError(f"{_flag(name)} is a dict of sizes by name, not {getattr(settings, name)!r}.")
-
-
-def _flag(name: str) -> str:
-    """An option as the command line has it."""
-    return f"--{name.replace('_', '-')}"
-
-
-def _check_ranges(options: Settings | Course, *ranges: tuple[str, float, float]) -> None:
-    """Makes sure that numbers are within what makes sense: name, least and largest.
-
-    Raises:
-        UsageError: one is not.
-    """
-    for name, least, most in ranges:
-        value, whole = getattr(options, name), isinstance(getattr(type(options), name), int)
-        if not isinstance(value, Integral if whole else Real) or not least <= float(value) <= most:
-            kind = "a whole number" if whole else "a number"
-            raise UsageError(f"{_flag(name)} is {kind} from {least:g} to {most:g}.")
-
-
-def _data(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
-    """Paths or batches of arrays, however they were given; a batch of a single input may have no name.
-
-    Raises:
-        UsageError: they are neither, or both.
-    """
-    if given is None:
-        return ()
-    if callable(getattr(given, "get_next", None)):
-        given = iter(given.get_next, None)
-    try:
-        parts = (given,) if isinstance(given, WHOLE) or _is_array(given) else tuple(given)
-    except TypeError:
-        parts = (given,)
-    parts = tuple({"": part} if _is_array(part) else part for part in parts)
-    if not parts and not isinstance(given, list | tuple):
-        raise UsageError("The data has no samples: what gives them is at its end.")
-    if not any(all(isinstance(part, kinds) for part in parts) for kinds in (str | Path, Mapping)):
-        raise UsageError("The data is neither paths of .npz or .npy files nor arrays by input name.")
-    return parts
-
-
-def _is_array(value: Any) -> bool:
-    """Whether it is an array, of numpy or another library."""
-    return hasattr(value, "__array__") and not isinstance(value, WHOLE)
+        require_kind(name, getattr(settings, name), (Mapping,), "a dict of sizes by name")
+    kinds = (str, Integral, Path, Mapping, list, tuple)
+    require_kind("ranks", settings.ranks, kinds, "a policy, a rank, a pair of ranks, a file or a dict by node")
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from onnx_tucker.course import Course
 from onnx_tucker.errors import DataError, ModelError, TuckerError
 from onnx_tucker.graph.ends import maker
 from onnx_tucker.graph.segment import between, model_of, probe, uses
@@ -18,7 +19,6 @@ from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.runtime.fidelity import relative_l2
 from onnx_tucker.runtime.inputs import divisible
 from onnx_tucker.runtime.session import FAILURES, Feed, first_line, output_names, run_named
-from onnx_tucker.settings import Course
 
 if TYPE_CHECKING:
     from onnx_tucker.extras.network import Network

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from onnx_tucker.course import Course
 from onnx_tucker.distil import tuned
 from onnx_tucker.errors import ModelError, PlanError
 from onnx_tucker.factorise import Factorised
@@ -22,7 +23,7 @@ from onnx_tucker.pricing import choice_of
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import replay
 from onnx_tucker.runtime.fidelity import mean_error
-from onnx_tucker.settings import Course, Settings
+from onnx_tucker.settings import Settings
 from onnx_tucker.teachable import require_torch
 from onnx_tucker.types import Candidate, Plan
 

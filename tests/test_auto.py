@@ -286,6 +286,8 @@ def test_a_dry_run_says_what_would_be_made(smooth: tuple[onnx.ModelProto, Array]
     result = compress(made, ranks="auto", budget="flops:0.5", data=[{"x": x}], benchmark=False, dry_run=True)
     assert result.model == made
     assert {choice.status for choice in result.plan.choices} == {"factorized"}
+    with pytest.raises(PromiseError, match=r"time:0\.0001"):
+        compress(made, ranks="auto", budget="time:0.0001", data=[{"x": x}], dry_run=True, threads=1)
 
 
 def test_a_node_that_is_worth_what_it_costs_says_so(smooth: tuple[onnx.ModelProto, Array]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -95,6 +96,31 @@ def test_a_score_is_that_of_each_model(folder: Path) -> None:
     scores = [spot.score for spot in front.points]
     assert scores[-1] is not None
     assert scores[-1] < 0
+
+
+def test_a_model_without_a_score_says_nothing_of_cheaper_ones(folder: Path) -> None:
+    x = np.load(folder / "data.npz", allow_pickle=False)["x"]
+
+    def cheapest(unknown: int) -> float:
+        asked = itertools.count()
+        front = onnx_tucker.sweep(
+            folder / "in.onnx",
+            data={"x": x},
+            eval=lambda run: float("nan") if next(asked) == unknown else 1.0,
+            benchmark=False,
+            points=8,
+        )
+        return front.points[-1].shares["flops"]
+
+    assert cheapest(7) == pytest.approx(cheapest(-1), rel=0.5)
+
+
+def test_a_report_is_no_plan_of_an_earlier_sweep(folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "plan-03.json"
+    options = {"data": folder / "data.npz", "benchmark": False, "points": 2, "plans": tmp_path, "overwrite": True}
+    (tmp_path / "plan-04.json").write_text("of an earlier one")
+    onnx_tucker.sweep(folder / "in.onnx", report=report, **options)
+    assert {path.name for path in tmp_path.iterdir()} == {"plan-01.json", "plan-02.json", "plan-03.json"}
 
 
 def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_tucker import compress, later
+from onnx_tucker.course import Course
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.job import silent
 from onnx_tucker.later import Extent, Later
@@ -20,7 +21,7 @@ from onnx_tucker.pipeline import finetune
 from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime.batches import some
 from onnx_tucker.runtime.session import run_named
-from onnx_tucker.settings import Course, Settings
+from onnx_tucker.settings import Settings
 from tests.helpers import Array, model, relative, run, session, two_layers
 
 pytest.importorskip("torch")

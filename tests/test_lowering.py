@@ -156,6 +156,16 @@ def test_what_cannot_be_factorised_is_lowered_all_the_same(tmp_path: Path) -> No
     assert [n.status for n in budget if n.name == "d"] == ["lowered"]
 
 
+def test_trained_weights_are_not_called_refitted() -> None:
+    pytest.importorskip("torch")
+    choices = compress(video(), ranks={"a": "full", "c": 8}, keep_slower=True).plan.choices
+    plan = Plan((replace(choices[0], status="lowered", form="frames_in"), choices[1]), "weights")
+    data = {"x": noise(10, *SHAPE)}
+    for epochs in (0, 3):
+        a, _ = compress(video(), plan=plan, data=data, finetune_epochs=epochs).report.nodes
+        assert "refitted" not in a.reason
+
+
 @pytest.mark.usefixtures("frames_win")
 def test_and_left_alone_if_that_is_asked_for() -> None:
     made = separated()

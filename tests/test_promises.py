@@ -8,8 +8,13 @@ from onnx import helper
 
 from onnx_tucker import compare, compress
 from onnx_tucker.errors import PromiseError
+from onnx_tucker.job import silent
+from onnx_tucker.prepare import prepare
+from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.runtime.batches import turns
 from onnx_tucker.runtime.inputs import HELD_OUT
+from onnx_tucker.settings import Settings
+from onnx_tucker.types import Closeness
 from tests.helpers import model, run
 
 
@@ -34,3 +39,17 @@ def test_an_error_holds_on_the_samples_kept_apart_and_on_all() -> None:
         compress(made, ranks=1, data=data, benchmark=False, max_error=between)
     held = compress(made, ranks=1, data=data, benchmark=False, max_error=1.01 * of_all.relative_l2)
     np.testing.assert_array_equal(run(held.model, **data)[0], run(free.model, **data)[0])
+
+
+@pytest.mark.parametrize("unknown", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_none_does_not_make_others_less_lucky(unknown: float) -> None:
+    made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n", 12]}, {"y": 2})
+    settings = Settings(benchmark=False, eval=lambda run: 1.0, max_drop=0.04)
+    promises = Promises(prepare(made, settings, silent), lambda run: 1.0)
+
+    def verdict(error: float, fall: float) -> Verdict:
+        return Verdict([Closeness("y", error, error, 1.0, None, None)], 1 - fall, fall)
+
+    others = [verdict(0.5, unknown), verdict(0.5, 0.4)]
+    assert promises.lucky([*others, verdict(0.4, 0.01)])
+    assert not promises.lucky([*others[:1], verdict(0.4, 0.01)])

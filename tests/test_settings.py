@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from onnx_tucker import parsers
+from onnx_tucker.course import Course
 from onnx_tucker.errors import UsageError
-from onnx_tucker.settings import TAKEN, Course, Settings
+from onnx_tucker.settings import TAKEN, Settings
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,11 @@ from onnx_tucker.settings import TAKEN, Course, Settings
         ({"plan": {}}, "--plan is a path"),
         ({"cache": 3}, "--cache is a path, not 3"),
         ({"input_shape": {"x": 5}}, "for x are not all whole numbers"),
+        ({"dry_run": "no"}, "--dry-run is True or False, not 'no'"),
+        ({"benchmark": "false"}, "--benchmark is True or False"),
+        ({"labels": 3}, "--labels is the name of an array, not 3"),
+        ({"flops": []}, "--flops is a text"),
+        ({"ranks": np.array([8, 16])}, "--ranks is a policy, a rank, a pair"),
     ],
 )
 def test_what_is_no_value_of_an_option(options: dict[str, Any], words: str) -> None:

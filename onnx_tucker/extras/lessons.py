@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_tucker.course import Course
 from onnx_tucker.runtime.batches import Batches, some
 from onnx_tucker.runtime.session import Feed
-from onnx_tucker.settings import Course
 
 MOVED = 8
 """Inputs are moved along an axis by at most one part in so many."""

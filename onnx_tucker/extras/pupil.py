@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onnx_tucker.course import Course
 from onnx_tucker.extras.muon import Muon
 from onnx_tucker.extras.network import Network
-from onnx_tucker.settings import Course
 
 DECAY = 1e-4
 """Of weights, at a learning rate of one."""

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnx_tucker.course import Course
 from onnx_tucker.errors import ModelError
 from onnx_tucker.extras.labels import Criterion, tensor
 from onnx_tucker.extras.lessons import Lesson, Lessons
@@ -30,7 +31,6 @@ from onnx_tucker.extras.pupil import Pupil, copied
 from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.runtime.memory import keep
 from onnx_tucker.runtime.session import Feed
-from onnx_tucker.settings import Course
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from numbers import Integral
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -28,7 +29,7 @@ def limited(work: Callable[P, T]) -> Callable[P, T]:
         known = ThreadpoolController()
         paths = [one.filepath for one in known.lib_controllers]
         own = [path for path in paths if {"scipy", "scipy.libs"} & set(Path(path).parts[-3:-1])]
-        limit = threads if isinstance(threads, int) and threads > 0 else None
+        limit = max(0, int(threads)) or None if isinstance(threads, Integral) else None
         with known.limit(limits=limit, user_api="blas"), known.select(filepath=own).limit(limits=1):
             return work(*args, **options)
 

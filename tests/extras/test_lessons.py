@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_tucker.course import Course
 from onnx_tucker.extras.lessons import LOOKS, Lessons, varied
 from onnx_tucker.runtime.batches import Batches
-from onnx_tucker.settings import Course
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from onnx_tucker.settings import Course
+from onnx_tucker.course import Course
 from tests.helpers import model
 
 torch = pytest.importorskip("torch")

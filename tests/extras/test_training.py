@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from onnx_tucker.course import Course
 from onnx_tucker.extras.lessons import Lessons
 from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.runtime.session import run_named
-from onnx_tucker.settings import Course
 from tests.helpers import model, session
 
 torch = pytest.importorskip("torch")
