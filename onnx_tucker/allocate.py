@@ -219,24 +219,24 @@ class Allocator:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
         return self.rough.made(self._candidates(allocation))[1]
 
-    def _within(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
-        """The allocation by a law that holds all budgets, that of time by measurement."""
+    def _within(self, curves_: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
+        """The allocation of some curves that holds all budgets, that of time by measurement."""
         if self._tuner is not None:
-            return self._within_time(law, shares)
-        chosen = within(law, self._limits(shares))
+            return self._within_time(curves_, shares)
+        chosen = within(curves_, self._limits(shares))
         if chosen is None:
             raise self._unreached(shares)
         return chosen
 
-    def _within_time(self, law: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
+    def _within_time(self, curves_: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The same by a search for what the layers may take alone in sum, of which the model's time is a function."""
         limits, share = self._limits(shares), shares["time"]
 
         def at(limit: float) -> Aimed[Allocation] | None:
-            chosen = within(law, {**limits, "time": limit * (1 + 1e-9)})
+            chosen = within(curves_, {**limits, "time": limit * (1 + 1e-9)})
             return None if chosen is None else Aimed(chosen, chosen.used, self._share_of_time(chosen))
 
-        aimed = aim(at, reach(law, "time"), share)
+        aimed = aim(at, reach(curves_, "time"), share)
         if not aimed:
             raise self._unreached(shares)
         found = max((one for one in aimed if one.taken <= share), key=lambda one: one.used, default=None)

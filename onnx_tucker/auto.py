@@ -11,7 +11,7 @@ from onnx_tucker.allocate import Allocator
 from onnx_tucker.allocation import Allocation
 from onnx_tucker.budgets import require_held
 from onnx_tucker.errors import PromiseError
-from onnx_tucker.giveback import SLOWER, Made, candidates_of, fitted, hold, make, outlined, paying, planned_only
+from onnx_tucker.giveback import Made, candidates_of, fitted, hold, make, outlined, paying, planned_only
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import Decision, decide
 from onnx_tucker.promises import Promises, Verdict
@@ -24,9 +24,9 @@ from onnx_tucker.timed import raced
 logger = logging.getLogger(__name__)
 
 TRIES = 3
-"""Models that are made for budgets, each for tighter ones if the one before measured above them; and how often chains
-that cost too much time are left out.
-"""
+"""Models that are made for budgets, each for tighter ones if the one before measured above them."""
+TURNS = 3
+"""How often chains that cost too much time are left out: others take their place, which may too."""
 TIGHTER = 0.98
 """How far below a budget that was missed the next model is to be, relative to what it was missed by."""
 FASTER = 0.98
@@ -81,11 +81,11 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
     if job.settings.dry_run:
         return planned_only(job, decision), None
     made = paying(job, decision)
-    if _slower(made) and untimed:
+    if made.slower and untimed:
         logger.info("what is closest within the budgets is slower than the original")
         try:
             outcome = _within(job, promises, (*budgets, Budget("time", FASTER)), allocator)
-            if not _slower(outcome[0]):
+            if not outcome[0].slower:
                 return outcome
         except PromiseError as error:
             logger.info("%s", error)
@@ -107,6 +107,21 @@ def _quicker(
         allocation: the closest within them.
         decision: what nodes become by that.
     """
+    allocation, decision = _filled(job, allocator, budgets, allocation, decision)
+    for _ in range(TURNS):
+        slow = _slow_chains(job, decision)
+        fewer = allocator.without(slow, allocation, budgets)
+        if fewer is allocation:
+            break
+        logger.info("slower than their nodes: the chains of %s", ", ".join(slow))
+        allocation, decision = fewer, decide(job, fewer.rules)
+    return decision
+
+
+def _filled(
+    job: Job, allocator: Allocator, budgets: Sequence[Budget], allocation: Allocation, decision: Decision
+) -> tuple[Allocation, Decision]:
+    """The allocation, and what nodes become by it, with ranks that fill blocks as large as is worth what is lost."""
     for block in BLOCKS if decision.prices else ():
         filled = allocator.filled(block, allocation, budgets)
         if filled is None:
@@ -118,14 +133,7 @@ def _quicker(
         if saved < FILLED or not allocator.prefers(filled, allocation, saved):
             break  # larger blocks lose more
         allocation, decision = filled, other
-    for _ in range(TRIES):
-        slow = _slow_chains(job, decision)
-        fewer = allocator.without(slow, allocation, budgets)
-        if fewer is allocation:
-            break
-        logger.info("slower than their nodes: the chains of %s", ", ".join(slow))
-        allocation, decision = fewer, decide(job, fewer.rules)
-    return decision
+    return allocation, decision
 
 
 def _slow_chains(job: Job, decision: Decision) -> dict[str, float]:
@@ -146,11 +154,6 @@ def _slow_chains(job: Job, decision: Decision) -> dict[str, float]:
             more[found.group] += price.after.ms - price.before.ms
     ordered = sorted(more, key=lambda label: -more[label])
     return {label: more[label] / whole for label in ordered if more[label] > NOTICED * whole}
-
-
-def _slower(made: Made) -> bool:
-    """Whether chains had to be given back for the time of the whole model."""
-    return any(choice.reason.startswith(SLOWER) for choice in made.decision.plan.choices)
 
 
 def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[Budget, ...]) -> Made:
@@ -185,7 +188,7 @@ def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[
 def _exceeded(job: Job, made: Made, budgets: Sequence[Budget]) -> dict[str, float]:
     """What a model has of the original's time and bytes, which are known only now, where that is above a budget."""
     shares = dict(outlined(job, made).shares())
-    if _slower(made):  # what was given back for that may be missed by other budgets
+    if made.slower:  # what was given back for that may be missed by other budgets
         shares["time"] = max(shares.get("time", 1.0), 1.0)
     return {b.of: shares[b.of] for b in budgets if b.of not in FIRM and shares.get(b.of, 0.0) > b.share}
 

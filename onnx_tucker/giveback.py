@@ -26,8 +26,6 @@ from onnx_tucker.types import Basis, Candidate, Closeness, Plan
 
 logger = logging.getLogger(__name__)
 
-SLOWER = "given back, the whole model measured"
-"""How the reason begins why a chain was given back for the time of the whole model."""
 COMPARED_SECONDS = 3.0
 """Time spent at most on comparing the whole model before and after."""
 
@@ -40,11 +38,13 @@ class Made:
         decision: what became of the nodes.
         result: the model.
         timings: of the whole model before and after, or None.
+        slower: whether chains had to be given back for the time of the whole model.
     """
 
     decision: Decision
     result: Factorised
     timings: list[Timing] | None = None
+    slower: bool = False
 
     def plan(self, job: Job) -> Plan:
         """The plan that gives this model again."""
@@ -211,9 +211,9 @@ def _not_slower(job: Job, made: Made) -> Made:
             break
         ordered = sorted(made.result.changed, key=_saved(job, made).__getitem__)
         weak = ordered[: -(-len(ordered) // 2)]
-        reason = f"{SLOWER} x{made.timings[1].speedup:.2f}"
+        reason = f"given back, the whole model measured x{made.timings[1].speedup:.2f}"
         logger.info("%s: %s", ", ".join(sorted(weak)), reason)
-        made = timed(job, _with_less(job, made, dict.fromkeys(weak, reason)))
+        made = timed(job, replace(_with_less(job, made, dict.fromkeys(weak, reason)), slower=True))
     return made
 
 
@@ -248,11 +248,12 @@ def _with_less(job: Job, made: Made, reasons: Mapping[str, str], trusts: trust.T
     """
     decision, basis = _given_back(job, made.decision, reasons), made.result.basis
     candidates = candidates_of(job, decision)
+    less = Made(decision, made.result, slower=made.slower)
     if basis == "weights":
-        return Made(decision, made.result.only(job, candidates))
+        return replace(less, result=made.result.only(job, candidates))
     if trusts is not None:
-        return Made(decision, factorise(job, candidates, basis, trusts=trusts))
-    return fitted(job, Made(decision, factorise(job, candidates, "weights")), basis)
+        return replace(less, result=factorise(job, candidates, basis, trusts=trusts))
+    return fitted(job, replace(less, result=factorise(job, candidates, "weights")), basis)
 
 
 def _given_back(job: Job, decision: Decision, reasons: Mapping[str, str]) -> Decision:

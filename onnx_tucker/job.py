@@ -12,7 +12,6 @@ from typing import Any
 
 import joblib
 import onnx
-import onnx.inliner
 import onnxruntime as ort
 
 from onnx_tucker.graph.check import invalid

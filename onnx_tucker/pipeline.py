@@ -146,7 +146,6 @@ def sweep(
     evaluate = _given_function(settings)
     job = prepare(source, settings, progress)
     outputs.protect(job.data_files, [*reports, *planned])
-    statistics.check(job)
     found = front(job, Promises(job, evaluate), points)
     remarks.unguarded(job, [point.plan for point in found.points])
     with Staging(settings.overwrite) as staging:
