@@ -1,10 +1,11 @@
-"""Larger 3D networks with seeded random weights, for timing: C3D, R3D-18 and a 3D U-Net.
+"""Larger 3D networks with seeded random weights, for timing: C3D, R3D-18, X3D-S and a 3D U-Net.
 
 The layer shapes follow the papers; the weights are noise, so nothing about accuracy can be learnt from them. Needs
 numpy and onnx only.
 
 - C3D: Tran et al., "Learning Spatiotemporal Features with 3D Convolutional Networks", ICCV 2015.
 - R3D-18: Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
+- X3D: Feichtenhofer, "X3D: Expanding Architectures for Efficient Video Recognition", CVPR 2020.
 - 3D U-Net: Cicek et al., "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation", MICCAI 2016.
 """
 
@@ -59,6 +60,20 @@ class Network:
             pads=[kernel // 2] * 6,
         )
         return self.node("Relu", f"{name}.relu", y) if relu else y
+
+    def depthwise(self, name: str, x: str, channels: int, kernel: Sequence[int], stride: int = 1) -> str:
+        """A convolution of each channel by itself, with a stride in height and width."""
+        weight = self.noise(f"{name}.weight", channels, 1, *kernel, fan_in=math.prod(kernel))
+        bias, pads = self.zeros(f"{name}.bias", channels), [k // 2 for k in kernel] * 2
+        return self.node("Conv", name, x, weight, bias, group=channels, strides=[1, stride, stride], pads=pads)
+
+    def excited(self, name: str, x: str, channels: int) -> str:
+        """Channels weighted by what all positions hold (squeeze and excitation)."""
+        inner = max(8, (channels // 16 + 7) // 8 * 8)
+        y = self.node("GlobalAveragePool", f"{name}.mean", x)
+        y = self.conv(f"{name}.squeeze", y, channels, inner, kernel=1)
+        y = self.conv(f"{name}.excite", y, inner, channels, kernel=1, relu=False)
+        return self.node("Mul", f"{name}.scaled", x, self.node("Sigmoid", f"{name}.weights", y))
 
     def up(self, name: str, x: str, inp: int, out: int) -> str:
         """A transposed convolution that doubles the size."""
@@ -119,6 +134,30 @@ def r3d18(width: int = 32, classes: int = 101) -> onnx.ModelProto:
     return net.model(net.gemm("fc", x, inp, classes, relu=False), 2)
 
 
+def x3d(classes: int = 400) -> onnx.ModelProto:
+    """X3D-S, with depthwise convolutions over frames, on 13 frames of 160x160."""
+    net = Network("x3d", (3, 13, 160, 160))
+    weight, bias = net.noise("stem.weight", 24, 3, 1, 3, 3, fan_in=27), net.zeros("stem.bias", 24)
+    x = net.node("Conv", "stem", "x", weight, bias, strides=[1, 2, 2], pads=[0, 1, 1] * 2)
+    x, inp = net.node("Relu", "stem.relu", net.depthwise("stem.frames", x, 24, (5, 1, 1))), 24
+    for stage, (out, depth) in enumerate(((24, 3), (48, 5), (96, 11), (192, 7))):
+        inner = out * 9 // 4
+        for block in range(depth):
+            stride, name = 1 if block else 2, f"layer{stage + 1}.{block}"
+            y = net.conv(f"{name}.expand", x, inp, inner, kernel=1)
+            y = net.depthwise(f"{name}.depthwise", y, inner, (3, 3, 3), stride)
+            y = y if block % 2 else net.excited(name, y, inner)
+            y = net.node("Mul", f"{name}.swish", y, net.node("Sigmoid", f"{name}.sigmoid", y))
+            y = net.conv(f"{name}.project", y, inner, out, kernel=1, relu=False)
+            if not block:
+                weight, bias = net.noise(f"{name}.skip.weight", out, inp, 1, 1, 1, fan_in=inp), f"{name}.skip.bias"
+                x = net.node("Conv", f"{name}.skip", x, weight, net.zeros(bias, out), strides=[1, 2, 2])
+            x, inp = net.node("Relu", f"{name}.relu", net.node("Add", f"{name}.add", x, y)), out
+    x = net.node("GlobalAveragePool", "pool", net.conv("last", x, inp, 432, kernel=1))
+    x = net.gemm("fc1", net.node("Flatten", "flatten", x), 432, 2048)
+    return net.model(net.gemm("fc2", x, 2048, classes, relu=False), 2)
+
+
 def unet3d(width: int = 16, classes: int = 3) -> onnx.ModelProto:
     """A 3D U-Net of three levels on one channel of 64x64x64."""
     net = Network("unet3d", (1, 64, 64, 64))
@@ -139,4 +178,4 @@ def unet3d(width: int = 16, classes: int = 3) -> onnx.ModelProto:
     return net.model(net.conv("head", x, inp, classes, kernel=1, relu=False), 5)
 
 
-BUILDERS: dict[str, Callable[[], onnx.ModelProto]] = {"c3d": c3d, "r3d18": r3d18, "unet3d": unet3d}
+BUILDERS: dict[str, Callable[[], onnx.ModelProto]] = {"c3d": c3d, "r3d18": r3d18, "x3d": x3d, "unet3d": unet3d}

@@ -3,6 +3,7 @@
 - `direct`: layers of the node's own operator.
 - `plane`: each layer as a 2D one on reshaped values: a 1D convolution on one row, and a 3D one that looks at one
   frame's position or one row of positions only.
+- `taps`: a depthwise 3D convolution as a 2D one for each tap in time, and the sum of their results.
 - `frames_in`, `frames_out`, `tiles`: each layer as a 2D convolution on the frames of a 3D one; see `temporal`.
   The value between layers is then kept as (batch * frames, channels, height, width).
 
@@ -35,7 +36,7 @@ class Form:
     """One form.
 
     Attributes:
-        kind: "direct", "plane", "frames_in", "frames_out" or "tiles".
+        kind: "direct", "plane", "taps", "frames_in", "frames_out" or "tiles".
         tile: of "tiles", outputs from one tile.
         split: of "tiles", whether each product is a convolution of its own, and not a group of one.
         columns: output columns that are computed as channels.
@@ -54,16 +55,17 @@ class Form:
     @property
     def on_frames(self) -> bool:
         """Whether values between layers are kept as frames."""
-        return self.kind not in ("direct", "plane")
+        return self.kind not in ("direct", "plane", "taps")
 
 
 COLUMNS = (2, 4, 8)
-DIRECT, PLANE = Form("direct"), Form("plane")
+DIRECT, PLANE, TAPS = Form("direct"), Form("plane"), Form("taps")
 FORMS: dict[str, Form] = {
     str(form): form
     for form in (
         DIRECT,
         PLANE,
+        TAPS,
         *(Form(kind, columns=c) for kind in ("frames_in", "frames_out") for c in (1, *COLUMNS)),
         *(Form("tiles", tile) for tile in (2, 3, 4, 5, 6)),
         *(Form("tiles", tile, True, c) for tile in (2, 3, 4, 5, 6) for c in (1, *COLUMNS)),
@@ -83,6 +85,8 @@ def fitting(stages: Sequence[Stage], size: tuple[int, ...] | None) -> Iterator[F
         yield PLANE
     if size is None or len(size) != 3 or min(size) < 1:
         return
+    if _fits_depthwise(stages, size):
+        yield TAPS
     for form in FORMS.values():
         if form.on_frames and _fits_frames(stages, size, form):
             yield form
@@ -93,6 +97,12 @@ def _fits_plane(stages: Sequence[Stage], size: tuple[int, ...] | None) -> bool:
         return False
     axes = len(stages[0].window.kernel)
     return axes == 1 or (axes == 3 and size is not None and all(_flat(stage) for stage in stages))
+
+
+def _fits_depthwise(stages: Sequence[Stage], size: tuple[int, ...]) -> bool:
+    stage, window = stages[0], stages[0].window
+    alone = len(stages) == 1 and stage.inp == stage.out == 1 and stage.groups > 1
+    return alone and not window.transposed and window.strides[0] == 1 and min(window.output_size(size)) > 0
 
 
 def _flat(stage: Stage) -> bool:

@@ -14,10 +14,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
-from onnx_tucker.forms import DIRECT, FORMS, PLANE
+from onnx_tucker.forms import DIRECT, FORMS, PLANE, TAPS
 from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found
-from onnx_tucker.graph.lower import frames, plane
+from onnx_tucker.graph.lower import frames, plane, taps
 from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import Names
@@ -64,6 +64,8 @@ def store(found: Found, candidate: Candidate, chain: Chain, names: Names) -> lis
             size = stage.window.output_size(size)
         elif form == PLANE:
             array = plane.stored(stage, factor)
+        elif form == TAPS:
+            array = taps.stored(factor)
         else:
             array = found.seat.store(stage, factor)
         tensors.append(_tensor(array, site.dtype, names.fresh(f"{_prefix(found, candidate)}/{i}/weight")))
@@ -159,6 +161,9 @@ def _lowered(found: Found, candidate: Candidate, weights: Sequence[str], writer:
     own = weights[len(candidate.stages) :]
     bias = own[0] if own else node.input[2] if found.site.bias else ""
     weights = weights[: len(candidate.stages)]
+    if form == TAPS and size is not None:
+        taps.convolve(writer, node.input[0], candidate.stages[0], weights[0], bias, size, node.output[0])
+        return
     if ends is None:
         plane.convolve(writer, node.input[0], candidate.stages, weights, bias, size, node.output[0])
         return

@@ -13,6 +13,8 @@ from onnx import helper, numpy_helper
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.types import Array
 
+PAD_INPUTS = 11
+"""The first opset in which Pad takes how much as an input."""
 SLICE_INPUTS = 10
 """The first opset in which Slice takes its bounds as inputs."""
 REDUCE_INPUTS = 18
@@ -79,6 +81,16 @@ class Writer:
         if self._opset < REDUCE_INPUTS:
             return self.add("ReduceMax", value, axes=[axis], keepdims=0)
         return self.add("ReduceMax", value, self.constant(np.array([axis], np.int64)), keepdims=0)
+
+    def pad(self, value: str, axis: int, before: int, after: int) -> str:
+        """A value of five axes with zeros at both ends of one, or where a number is below 0, with fewer entries."""
+        pads = [0] * 10
+        pads[axis], pads[axis + 5] = before, after
+        if not any(pads):
+            return value
+        if self._opset < PAD_INPUTS:
+            return self.add("Pad", value, pads=pads)
+        return self.add("Pad", value, self.constant(np.array(pads, np.int64)))
 
     def slice(self, value: str, axis: int, end: int, output: str = "") -> str:
         """The first `end` entries along an axis."""

@@ -84,13 +84,14 @@ METHODS_AND_RANKS: tuple[tuple[str | None, tuple[int, ...] | None], ...] = (
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_fits_layers_and_chains(form: str) -> None:
-    """The thesis's kind of layer, a large kernel and few channels, and a long 1D kernel."""
+    """The thesis's kind of layer, a large kernel and few channels, a long 1D kernel, and a depthwise layer."""
     tried = 0
-    for weight, size in ((noise(8, 6, 7), [20]), (noise(8, 6, 3, 5, 5), [8, 12, 12])):
-        made = conv_model(weight, size=size, pads=[k // 2 for k in weight.shape[2:]] * 2)
+    layers = (noise(8, 6, 7), [20], 1), (noise(8, 6, 3, 5, 5), [8, 12, 12], 1), (noise(6, 1, 3, 5, 5), [7, 12, 12], 6)
+    for weight, size, groups in layers:
+        made = conv_model(weight, size=size, pads=[k // 2 for k in weight.shape[2:]] * 2, group=groups)
         x, (context, [found]) = noise(2, 6, *size), look(made)
         for method, ranks in METHODS_AND_RANKS:
-            if method and not METHODS[method].applies(found.site.stage, by_name=True):
+            if method and (found.skipped or not METHODS[method].applies(found.site.stage, by_name=True)):
                 continue
             planned = candidate(found, method, ranks, form)
             if FORMS[form] in forms_of(context, found, planned.stages):
