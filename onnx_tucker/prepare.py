@@ -20,6 +20,7 @@ from onnx_tucker.graph.find import context_of, find
 from onnx_tucker.graph.view import View
 from onnx_tucker.influence import Influences
 from onnx_tucker.job import CHAIN_BYTES, WANTED_BYTES, Job, Progress
+from onnx_tucker.reached import reached
 from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
@@ -88,6 +89,8 @@ def prepare(source: Source, settings: Settings, progress: Progress, *, again: bo
     if data is not None and session is not None:
         data = feeds.batched(session, samples, data, feeds.value_bytes(model, known, sample))
     ran = feeds.runnable(session, data, known, settings.seed, found)
+    if session is not None and ran is not None and ran.kind == "data":
+        found = reached(model, found, ran.feeds, machine, folder)
     view = View.of(model, context)
     reference = Reference(session, ran.feeds) if session is not None and ran is not None else None
     judges = reference

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 
 import onnx
 
+from onnx_tucker.graph.nodes import places
+
 TAG = re.compile(r"#(\d+)#")
 BLOCKED = "_nchwc"
 """What onnxruntime adds to the name of a value that it computes in the blocked layout."""
@@ -18,13 +20,18 @@ FUSED = 4
 """How many nodes back the one may be whose output a fused operator computes."""
 
 
-def tagged(model: onnx.ModelProto) -> bytes:
-    """The model with a tag for the name of every node of the main graph."""
+def tagged(model: onnx.ModelProto, *, bodies: bool = False) -> bytes:
+    """The model with a tag for the name of every node of the main graph, or in the order of `places` of all nodes."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for i, node in enumerate(copy.graph.node):
+    for i, node in enumerate([place.node for place in places(copy)] if bodies else copy.graph.node):
         node.name = f"#{i}#"
     return copy.SerializeToString(deterministic=True)
+
+
+def untagged(names: Iterable[str]) -> set[int]:
+    """Numbers of the nodes whose tags are among some names."""
+    return {int(tag[1]) for tag in map(TAG.search, names) if tag}
 
 
 def times(

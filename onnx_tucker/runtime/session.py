@@ -106,7 +106,13 @@ class Machine:
         }
 
     def session(
-        self, model: bytes, folder: Path | None = None, profile: Path | None = None, *, arena: bool = True
+        self,
+        model: bytes,
+        folder: Path | None = None,
+        profile: Path | None = None,
+        *,
+        arena: bool = True,
+        optimised: bool = True,
     ) -> ort.InferenceSession:
         """A CPU session on a model's bytes.
 
@@ -116,6 +122,7 @@ class Machine:
             profile: beginning of the path of a file that gets a profile of its runs; None for none.
             arena: whether it keeps the memory that runs have taken, as it does by default, up to twice as much as they
                 take at most; an output that is held keeps all of that.
+            optimised: whether onnxruntime merges and replaces nodes; else all run as they are.
 
         Raises:
             FAILURES: onnxruntime cannot run the model.
@@ -124,7 +131,8 @@ class Machine:
         options.intra_op_num_threads = self.threads or (cores() if cores() < (os.cpu_count() or 1) else 0)
         options.log_severity_level = 4
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = arena
         if profile is not None:
             options.enable_profiling = True

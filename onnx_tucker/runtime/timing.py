@@ -14,12 +14,12 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -282,8 +282,7 @@ def _profiled(machine: Machine, model: bytes, feed: Feed, folder: Path | None) -
         while number < least or (number < most and time.perf_counter() < end):
             run()
             number += 1
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith(KERNEL)]
+        ran = _events(session)
     count = len(ran) // (1 + number)
     runs = [ran[i : i + count] for i in range(0, len(ran), count or 1)]
     names = [[event["name"] for event in run] for run in runs]
@@ -294,6 +293,25 @@ def _profiled(machine: Machine, model: bytes, feed: Feed, folder: Path | None) -
         Step(event["name"].removesuffix(KERNEL), event["args"]["op_name"], float(ms))
         for event, ms in zip(ran[:count], times, strict=True)
     ]
+
+
+def nodes_run(machine: Machine, model: bytes, feeds: Iterable[Feed], folder: Path | None) -> set[str]:
+    """Names of the nodes of a model that run on some inputs, those in bodies of others too.
+
+    Raises:
+        session.FAILURES: onnxruntime cannot run it.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        session = machine.session(model, folder, profile=Path(place) / "profile", optimised=False)
+        for feed in feeds:
+            session.run(None, dict(feed))
+        return {event["name"].removesuffix(KERNEL) for event in _events(session)}
+
+
+def _events(session: ort.InferenceSession) -> list[dict[str, Any]]:
+    """What a session that profiles has run, in order."""
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith(KERNEL)]
 
 
 def _half_width(ratios: NDArray[np.float64]) -> float:
