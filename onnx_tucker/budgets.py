@@ -35,6 +35,8 @@ def require_known(job: Job) -> None:
             "the inputs with --input-shape or --dim, or leave the nodes out with --exclude."
         )
     others = [f.label for f in job.found if f.reading.layer is None]
+    if others and len(others) == len(job.found):
+        raise PromiseError(f"A budget of FLOPs cannot be held, because those of {_named(others)} are not known.")
     if others:
         logger.warning("The budget of FLOPs is without those of %s, which are not known.", _named(others))
 

@@ -135,7 +135,7 @@ class _Watch:
             began = time.monotonic()
             self._scored = f", score {self._score(_with_weights(self._model, best)):.6g}"
             self._spent += time.monotonic() - began
-        told = f"loss {loss:.4g}, error {error:.4g}{self._scored}"
+        told = f"loss {loss:.4g}, kept apart {error:.4g}{self._scored}"
         self._job.progress(f"fine-tuning, {self._what}{told}", done, epochs)
         logger.info("%sepoch %d: %s", self._what, done, told)
 

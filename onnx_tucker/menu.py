@@ -76,8 +76,7 @@ class Menu:
 
         return [o for o in self.options if o != pick and may(o) and o.ms <= CLOSE * pick.ms]
 
-    @property
-    def beaten(self) -> str:
+    def beaten(self, settings: Settings) -> str:
         """Why it is no chain after all, though there are some."""
         chains = [o for o in self.options if o.candidate.method]
         if not chains:
@@ -85,7 +84,9 @@ class Menu:
         before, best = self.options[0].ms, min(chains, key=lambda o: o.ms)
         exact = min((o for o in self.options if o.candidate.method is None), key=lambda o: o.ms)
         without = f", x{before / exact.ms:.2f} without loss" if exact.candidate.changes else ""
-        return f"measured x{before / best.ms:.2f} with {best.candidate}{without}"
+        worth = best.ms < exact.ms and best.ms * settings.min_speedup <= before
+        within = " alone, but no faster within the whole model" if worth else ""
+        return f"measured x{before / best.ms:.2f} with {best.candidate}{within}{without}"
 
 
 def menus(job: Job, tuner: Tuner, rules: Rules) -> list[Menu]:

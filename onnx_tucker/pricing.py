@@ -73,7 +73,7 @@ def _verdict(job: Job, tuner: Tuner, offered: Sequence[Menu], picks: Mapping[str
         for found in menu.group:
             label = found.label
             last = "" if label in changed else reasons.get(label, "")
-            choices[label] = choice_of(found, changed.get(label), last or menu.reason or menu.beaten)
+            choices[label] = choice_of(found, changed.get(label), last or menu.reason or menu.beaten(job.settings))
     return Decision(Plan(tuple(choices[f.label] for f in job.found)), prices)
 
 

@@ -136,12 +136,12 @@ class _Ends(NamedTuple):
     """What is known of a model's outputs.
 
     Attributes:
-        axes: along which classes lie, by name.
+        axes: along which classes lie, by name; None where that is not known.
         fixed: names of those whose shape does not depend on values.
         whole: names of those of whole numbers or truths.
     """
 
-    axes: Mapping[str, int]
+    axes: Mapping[str, int | None]
     fixed: Collection[str]
     whole: Collection[str]
 

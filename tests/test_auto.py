@@ -342,8 +342,17 @@ def test_a_budget_of_flops_that_are_not_known_is_refused_in_words() -> None:
     )
     with pytest.raises(PromiseError, match="those of conv are not known; fix the shapes"):
         compress(made, ranks="auto", budget="flops:0.5")
+    nothing = model(
+        [helper.make_node("Einsum", ["x", "w"], ["y"], "sums", equation="bi,io->bo")],
+        {"w": np.eye(4, dtype=np.float32)},
+        {"x": ["n", 4]},
+        {"y": 2},
+    )
+    with pytest.raises(PromiseError, match=r"those of sums are not known\.$"):
+        compress(nothing, ranks="auto", budget="flops:0.5")
     assert compress(made, ranks="auto", budget="flops:0.5", dim={"h": 8, "w_": 8}, benchmark=False).model != made
-    assert compress(made, ranks="auto", budget="flops:0.5", exclude="conv", benchmark=False).model == made
+    with pytest.raises(PromiseError, match=r"those of conv are not known\.$"):
+        compress(made, ranks="auto", budget="flops:0.5", exclude="conv", benchmark=False)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.3])

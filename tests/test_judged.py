@@ -105,7 +105,9 @@ def test_layers_of_bodies_may_be_behind_a_choice() -> None:
         [],
         [helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, None)],
     )
-    made.graph.node.append(helper.make_node("If", ["yes"], ["further"], then_branch=body, else_branch=body))
+    other = helper.make_graph([helper.make_node("Identity", ["x"], ["same"])], "other", [], [])
+    other.output.append(helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, None))
+    made.graph.node.append(helper.make_node("If", ["yes"], ["further"], then_branch=body, else_branch=other))
     made.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     made.graph.output.append(helper.make_tensor_value_info("further", onnx.TensorProto.FLOAT, None))
     assert parts_of(made) == {}

@@ -30,3 +30,11 @@ def test_the_most_accurate_chain_that_is_worth_it(settings: Settings, rank: int 
     pick = Menu([one], "", [option.candidate for option in options[1:]], options).pick(settings, on_frames=False)
     assert pick is not None
     assert pick.candidate.ranks == (None if rank is None else (rank, rank))
+
+
+def test_a_chain_that_only_the_whole_model_is_against_says_so() -> None:
+    [one, _] = look(two_layers())[1]
+    options = [Option(candidate(one, None), 30.0), Option(candidate(one, "tucker2", (2, 2)), 20.0)]
+    menu = Menu([one], "", [options[1].candidate], options)
+    assert menu.beaten(Settings()) == "measured x1.50 with tucker2 2,2 alone, but no faster within the whole model"
+    assert menu.beaten(Settings(min_speedup=1.6)) == "measured x1.50 with tucker2 2,2"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_tucker.graph.behind import SHAPERS
+from onnx_tucker.graph.elementwise import OPERATORS
 from onnx_tucker.graph.fold import SIZES
 from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
 from onnx_tucker.graph.segment import uses
@@ -23,6 +24,19 @@ STATEMENTS = ("And", "Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "Less
 """Operators that make truths and whole numbers of values, or of other such."""
 SCORED = ("LogSoftmax", "Sigmoid", "Softmax")
 """Operators that make probabilities of scores."""
+CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv")
+"""Operators that give channels along the second axis."""
+PLACED = (
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Dropout",
+    "InstanceNormalization",
+    "MaxPool",
+    "Resize",
+    "Upsample",
+)
+"""Operators besides those of single values that leave the channels where they are."""
 PRODUCTS = ("FusedGemm", "FusedMatMul", "Gemm", "MatMul")
 """Operators that give vectors along the last axis."""
 
@@ -63,18 +77,37 @@ def maker(model: onnx.ModelProto, output: str) -> Maker:
     return Maker(node.op_type, axis, node.input[0] if name == output and node.op_type in SCORED else "")
 
 
-def class_axis(view: View, output: str) -> int:
-    """Along which axis of an output its classes would lie: what it compares along, or where its channels are."""
-    found = maker(view.model, output)
-    if found.axis is not None:
-        return found.axis
-    nodes, name = {made: node for node in view.model.graph.node for made in node.output}, output
-    while name in nodes and nodes[name].op_type in ("Add", "Identity"):  # a bias
-        varying = [value for value in nodes[name].input if view.constant(value) is None]
-        if len(varying) != 1:
-            break
-        name = varying[0]
-    return -1 if name in nodes and nodes[name].op_type in PRODUCTS else 1
+def class_axis(view: View, output: str) -> int | None:
+    """Along which axis of an output its classes would lie: what it compares along, or where its channels are.
+
+    None where that is not known.
+    """
+    made = {name: node for node in view.model.graph.node for name in node.output}
+    known: dict[str, int | None] = {}
+
+    def of(name: str) -> int | None:
+        if name not in known:
+            known[name] = None  # so that a cycle, which damaged models may have, ends
+            known[name] = found(made[name]) if name in made else None
+        return known[name]
+
+    def found(node: onnx.NodeProto) -> int | None:
+        kind, given = node.op_type, attributes(node)
+        if kind in ("Softmax", "LogSoftmax"):
+            return int(given.get("axis", -1 if view.context.opset >= 13 else 1))
+        if kind in PRODUCTS:
+            return -1
+        if kind in CONVOLUTIONS:
+            return 1
+        if kind == "Transpose" and given.get("perm"):
+            axis, order = of(node.input[0]), list(given["perm"])
+            return order.index(axis % len(order)) if axis is not None else None
+        if kind in PLACED:
+            return of(node.input[0])
+        axes = {of(name) for name in node.input if view.constant(name) is None} if kind in OPERATORS else set()
+        return axes.pop() if len(axes) == 1 else None
+
+    return of(output)
 
 
 def joined(view: View, value: str) -> list[str]:

@@ -30,8 +30,8 @@ class _Sums:
     same: bool = True
     finite: bool = True
 
-    def add(self, a: NDArray[Any], b: NDArray[Any], axis: int) -> None:
-        if 1 < a.ndim > axis and a.shape[axis] > 1:
+    def add(self, a: NDArray[Any], b: NDArray[Any], axis: int | None) -> None:
+        if axis is not None and 1 < a.ndim > axis and a.shape[axis] > 1:
             same = a.argmax(axis=axis) == b.argmax(axis=axis)
             self.agree += int(same.sum())
             self.positions += same.size
@@ -84,10 +84,10 @@ class Comparison:
     Sequences and maps count as the numbers in them; what has none, as text, is the same or cannot be compared.
 
     Attributes:
-        axes: along which axis of outputs classes lie; along the second of others.
+        axes: along which axis of outputs classes lie; where that is None, only of vectors, along the second.
     """
 
-    axes: Mapping[str, int] = field(default_factory=dict)
+    axes: Mapping[str, int | None] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
 
     def add(self, names: Sequence[str], a: Sequence[Any], b: Sequence[Any]) -> None:
@@ -96,7 +96,8 @@ class Comparison:
             sums = self.sums.setdefault(name, _Sums())
             p, q = numbers(x), numbers(y)
             if p is not None and q is not None and p.shape == q.shape:
-                sums.add(p, q, self.axes.get(name, 1))
+                axis = self.axes.get(name)
+                sums.add(p, q, 1 if axis is None and p.ndim == 2 else axis)
             else:
                 sums.comparable = False
                 sums.same &= p is None and q is None and alike(x, y)

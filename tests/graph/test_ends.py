@@ -32,10 +32,18 @@ CONV = helper.make_node("Conv", ["x", "k"], ["c"])
         ([CONV], 1),
         ([PRODUCT], -1),
         ([PRODUCT, helper.make_node("Add", ["b", "m"], ["y"])], -1),
-        ([PRODUCT, helper.make_node("Add", ["m", "x"], ["y"])], 1),
-        ([PRODUCT, helper.make_node("Relu", ["m"], ["y"])], 1),
+        ([PRODUCT, helper.make_node("Add", ["m", "x"], ["y"])], None),
+        ([PRODUCT, CONV, helper.make_node("Add", ["m", "c"], ["y"])], None),
+        ([PRODUCT, helper.make_node("Relu", ["m"], ["r"]), helper.make_node("Add", ["m", "r"], ["y"])], -1),
+        ([PRODUCT, helper.make_node("Sigmoid", ["m"], ["y"])], -1),
+        ([CONV, helper.make_node("Mul", ["c", "most"], ["s"]), helper.make_node("Tanh", ["s"], ["y"])], 1),
+        (
+            [CONV, helper.make_node("Transpose", ["c"], ["t"], perm=[0, 2, 1]), helper.make_node("Relu", ["t"], ["y"])],
+            2,
+        ),
+        ([CONV, helper.make_node("Flatten", ["c"], ["y"])], None),
         ([CONV, helper.make_node("Softmax", ["c"], ["y"], axis=2)], 2),
-        ([CONV, helper.make_node("Softmax", ["c"], ["s"]), helper.make_node("Identity", ["s"], ["y"])], None),
+        ([CONV, helper.make_node("Softmax", ["c"], ["s"]), helper.make_node("Identity", ["s"], ["y"])], -1),
         (
             [
                 CONV,
@@ -48,7 +56,7 @@ CONV = helper.make_node("Conv", ["x", "k"], ["c"])
 )
 def test_where_classes_lie(nodes: list[onnx.NodeProto], axis: int | None) -> None:
     output = nodes[-1].output[0]
-    assert class_axis(view_of(nodes, {output: 3}), output) == (axis or 1)
+    assert class_axis(view_of(nodes, {output: 3}), output) == axis
 
 
 def test_what_an_output_puts_together_is_found() -> None:
