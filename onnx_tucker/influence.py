@@ -123,14 +123,20 @@ class Influences:
             if least * sample > MOST:
                 logger.info("the outputs are not derived: that would take %.3g GB", least * sample / 2**30)
                 return totals
+            done = 0
             for feed in self._feeds(max(1, int(HELD / (sample or 1))), whole=least > 1):
-                for name, change in backward.run(feed, signs):
+                samples = self._batches.batch(feed)
+                for i, (name, change) in enumerate(backward.run(feed, signs)):
+                    so_far = min(self._draws, done + samples * i // len(self._found))
+                    self._progress("deriving the outputs", so_far, self._draws)
                     with np.errstate(all="ignore"):  # of samples that are not finite
                         squares = _squares(change, self._found[name])
                         if squares is not None:
                             totals[name] = totals[name] + squares if name in totals else squares
                             alike = change.size // change.shape[self._found[name].axis] // ALIKE
-                            rows[name] = rows.get(name, 0) + max(alike, self._batches.batch(feed))
+                            rows[name] = rows.get(name, 0) + max(alike, samples)
+                done += samples
+            self._progress("deriving the outputs", self._draws, self._draws)
         except (*FAILURES, LookupError) as error:
             logger.info("the outputs are not derived any further: %s", first_line(error))
         logger.info("influence on the outputs is known of %d of %d values", len(totals), len(self._found))
@@ -156,12 +162,10 @@ class Influences:
                 samples = self._batches.batch(feed)
                 step = min(at_once, samples) if along else samples
                 for start in range(0, samples, step):
-                    self._progress("deriving the outputs", min(done, self._draws), self._draws)
                     size = min(step, samples - start, self._draws - done if along else step)
                     yield some(feed, along, slice(start, start + size)) if size < samples else feed
                     done += size
                     if done >= self._draws:
-                        self._progress("deriving the outputs", self._draws, self._draws)
                         return
 
 
