@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_tucker.errors import DataError, ModelError
-from onnx_tucker.graph.ends import class_axis
+from onnx_tucker.graph.ends import class_axes
 from onnx_tucker.job import Progress, silent
 from onnx_tucker.prepare import Model, prepare, source_of
 from onnx_tucker.promises import too_far
@@ -108,8 +108,7 @@ def compare(
     missing = [name for name in names if name not in {value.name for value in rival.session.get_outputs()}]
     if missing:
         raise ModelError(f"{called[1]} has no output {missing[0]!r}, which {called[0]} has.")
-    view = job.view
-    comparison = Comparison(axes={name: class_axis(view, name) for name in names})
+    comparison = Comparison(axes=class_axes(job.view))
     taken = [value.name for value in rival.session.get_inputs()]
     for i, feed in enumerate(job.inputs.feeds):
         progress("comparing outputs", i, len(job.inputs.feeds))

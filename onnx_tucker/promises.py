@@ -17,7 +17,7 @@ from onnx_tucker import observed
 from onnx_tucker.errors import DataError, TuckerError
 from onnx_tucker.factorise import Factorised
 from onnx_tucker.graph.check import invalid
-from onnx_tucker.graph.ends import class_axis
+from onnx_tucker.graph.ends import class_axes
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
 from onnx_tucker.runtime import fidelity
@@ -125,11 +125,12 @@ class Promises:
     @cached_property
     def _ends(self) -> _Ends:
         """What is known of the outputs before any result is."""
-        job, view = self._job, self._job.view
+        job = self._job
         outputs = {value.name: value.type for value in job.session.get_outputs()} if job.session is not None else {}
         fixed = {name for name in outputs if name in job.context.shapes and observed.follow(job.model, [name])}
         whole = {name for name, kind in outputs.items() if "int" in kind or "bool" in kind}
-        return _Ends({name: class_axis(view, name) for name in outputs}, fixed, whole)
+        axes = class_axes(job.view) if job.session is not None else {}
+        return _Ends(axes, fixed, whole)
 
 
 class _Ends(NamedTuple):

@@ -77,37 +77,30 @@ def maker(model: onnx.ModelProto, output: str) -> Maker:
     return Maker(node.op_type, axis, node.input[0] if name == output and node.op_type in SCORED else "")
 
 
-def class_axis(view: View, output: str) -> int | None:
-    """Along which axis of an output its classes would lie: what it compares along, or where its channels are.
+def class_axes(view: View) -> dict[str, int | None]:
+    """Along which axis of the values of the main graph their classes would lie, by name.
 
-    None where that is not known.
+    That is what a value compares along, or where its channels are; None where it is not known.
     """
-    made = {name: node for node in view.model.graph.node for name in node.output}
-    known: dict[str, int | None] = {}
-
-    def of(name: str) -> int | None:
-        if name not in known:
-            known[name] = None  # so that a cycle, which damaged models may have, ends
-            known[name] = found(made[name]) if name in made else None
-        return known[name]
-
-    def found(node: onnx.NodeProto) -> int | None:
-        kind, given = node.op_type, attributes(node)
+    axes: dict[str, int | None] = {}
+    for node in view.model.graph.node:
+        axis, kind, given = None, node.op_type, attributes(node)
         if kind in ("Softmax", "LogSoftmax"):
-            return int(given.get("axis", -1 if view.context.opset >= 13 else 1))
-        if kind in PRODUCTS:
-            return -1
-        if kind in CONVOLUTIONS:
-            return 1
-        if kind == "Transpose" and given.get("perm"):
-            axis, order = of(node.input[0]), list(given["perm"])
-            return order.index(axis % len(order)) if axis is not None else None
-        if kind in PLACED:
-            return of(node.input[0])
-        axes = {of(name) for name in node.input if view.constant(name) is None} if kind in OPERATORS else set()
-        return axes.pop() if len(axes) == 1 else None
-
-    return of(output)
+            axis = int(given.get("axis", -1 if view.context.opset >= 13 else 1))
+        elif kind in PRODUCTS:
+            axis = -1
+        elif kind in CONVOLUTIONS:
+            axis = 1
+        elif kind == "Transpose" and given.get("perm"):
+            before, order = axes.get(node.input[0]), list(given["perm"])
+            axis = None if before is None else order.index(before % len(order))
+        elif kind in PLACED:
+            axis = axes.get(node.input[0])
+        elif kind in OPERATORS:
+            varying = {axes.get(name) for name in node.input if view.constant(name) is None}
+            axis = varying.pop() if len(varying) == 1 else None
+        axes |= dict.fromkeys(node.output, axis)
+    return axes
 
 
 def joined(view: View, value: str) -> list[str]:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker.graph.ends import chosen, class_axis, joined, maker
+from onnx_tucker.graph.ends import chosen, class_axes, joined, maker
 from onnx_tucker.graph.view import View
 from tests.helpers import look, model
 
@@ -56,7 +56,7 @@ CONV = helper.make_node("Conv", ["x", "k"], ["c"])
 )
 def test_where_classes_lie(nodes: list[onnx.NodeProto], axis: int | None) -> None:
     output = nodes[-1].output[0]
-    assert class_axis(view_of(nodes, {output: 3}), output) == axis
+    assert class_axes(view_of(nodes, {output: 3}))[output] == axis
 
 
 def test_what_an_output_puts_together_is_found() -> None:
