@@ -117,7 +117,7 @@ def compare(
             made = rival.session.run(names, {name: feed[name] for name in taken})
         except FAILURES as error:
             raise DataError(f"The models do not run on all of the inputs: {first_line(error)}") from error
-        comparison.add(names, expected, made)
+        comparison.add(names, expected, made, job.inputs.fit.batch(feed))
     outputs = tuple(comparison.results())
     broken = too_far(outputs, settings.max_error, job.inputs.kind) if settings.max_error is not None else None
     timings: tuple[Timing, ...] = ()

@@ -189,9 +189,10 @@ def _compare(
         for name, a, b in zip(names, expected, computed, strict=True):
             if isinstance(a, np.ndarray) and (a.dtype != b.dtype or (name in ends.fixed and a.shape != b.shape)):
                 raise TuckerError(f"The output {name} of the result has another shape or type, please report this.")
-        comparison.add(names, expected, computed)
+        samples = job.inputs.fit.batch(feed)
+        comparison.add(names, expected, computed, samples)
         known = dict(zip(job.judged.names, job.judged.outputs(i), strict=True)) if inside else {}
-        inner.add([*parts], [known[name] for name in parts], inside)
+        inner.add([*parts], [known[name] for name in parts], inside, samples)
     job.progress("comparing outputs", len(feeds), len(feeds))
     each = {part.name: part for part in inner.results()}
     of = {output: tuple(each[name] for name in names if name in each) for output, names in job.judged.parts.items()}

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 RUINED = 0.5
 """The relative error of an output from which on a model is hardly of use."""
+MANY, FEW = 8, 4.0
+"""Samples kept for checks from which on it is said if they count as fewer, and as how few that is."""
 
 
 def unguarded(job: Job, plans: Sequence[Plan]) -> None:
@@ -60,7 +62,16 @@ def far(job: Job, verdict: Verdict | None) -> None:
     """Says so where outputs are far from the original's, or nothing is known of them."""
     closeness = verdict.closeness if verdict else None
     compared = closeness if closeness is not None and job.inputs is not None and job.inputs.kind == "data" else ()
+    samples = job.inputs.check.samples if job.inputs is not None else 0
     for name, output in called(compared):
+        if output.relative_l2 and samples >= MANY and (output.effective_samples or FEW) < FEW:
+            logger.warning(
+                "Of the %d samples kept for checks, those with the largest values count most in the error of the %s, "
+                "as much as %.1f of one size would: it may be another on other data; give more.",
+                samples,
+                name,
+                output.effective_samples,
+            )
         if output.relative_l2 is None and output.max_abs is None and not output.parts:
             logger.warning(
                 "Nothing is known of the %s: on the samples kept for checks it has no finite numbers (is there "

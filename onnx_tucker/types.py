@@ -307,11 +307,13 @@ class Closeness:
         max_abs: largest absolute difference.
         cosine: cosine of the angle between all of A's values and all of B's.
         snr_db: -20 log10(relative_l2); None without any difference.
-        argmax_agreement: share of positions at which the largest value along the axis of classes is the same, which is
-            that of a Softmax, the last of a product, else axis 1; None where that has no two.
+        argmax_agreement: share of positions at which the largest value along the axis of classes is the same; see
+            `ends.class_axes`; None where that is not known, or has no two.
         finite: whether B is finite wherever A is.
         parts: the same of values that the output follows from, where its own error tells little: what it puts together
             of unlike sizes, as scores beside coordinates, or what it is chosen from.
+        effective_samples: as how many samples of one size those count of which A's values are unlike in size: the
+            squared sum of their squared norms over the sum of the squares of these (Kish, "Survey Sampling", 1965).
     """
 
     name: str
@@ -322,6 +324,7 @@ class Closeness:
     argmax_agreement: float | None
     finite: bool = True
     parts: tuple[Closeness, ...] = ()
+    effective_samples: float | None = None
 
 
 def recipe(method: str | None, ranks: Ranks | None, form: str | None) -> str:

@@ -53,3 +53,18 @@ def test_a_score_that_is_none_does_not_make_others_less_lucky(unknown: float) ->
     others = [verdict(0.5, unknown), verdict(0.5, 0.4)]
     assert promises.lucky([*others, verdict(0.4, 0.01)])
     assert not promises.lucky([*others[:1], verdict(0.4, 0.01)])
+
+
+@pytest.mark.parametrize(("loud", "told"), [(1.0, False), (30.0, True)])
+def test_an_error_that_few_samples_make_is_said_to_be_one(
+    loud: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((12, 12)).astype(np.float32)
+    made = model([helper.make_node("Gemm", ["x", "w"], ["y"], "fc")], {"w": weight}, {"x": ["n", 12]}, {"y": 2})
+    x = rng.standard_normal((60, 12)).astype(np.float32)
+    x[::12] *= loud
+    kept = turns(60, HELD_OUT, np.random.default_rng(0)) == 0
+    x[np.flatnonzero(kept)[0]] *= loud
+    compress(made, ranks=4, data={"x": x}, benchmark=False)
+    assert ("of the 12 samples kept for checks" in caplog.text.lower()) is told

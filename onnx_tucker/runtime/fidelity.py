@@ -29,8 +29,13 @@ class _Sums:
     comparable: bool = True
     same: bool = True
     finite: bool = True
+    norms: float = 0.0
+    squares: float = 0.0
 
-    def add(self, a: NDArray[Any], b: NDArray[Any], axis: int | None) -> None:
+    def add(self, a: NDArray[Any], b: NDArray[Any], axis: int | None, samples: int) -> None:
+        norms = _norms(a, samples)
+        self.norms += float(norms.sum())
+        self.squares += float(norms @ norms)
         if axis is not None and 1 < a.ndim > axis and a.shape[axis] > 1:
             same = a.argmax(axis=axis) == b.argmax(axis=axis)
             self.agree += int(same.sum())
@@ -74,6 +79,7 @@ class _Sums:
             snr_db=-20 * math.log10(relative) if relative else None,
             argmax_agreement=self.agree / self.positions if self.positions else None,
             finite=self.finite,
+            effective_samples=self.norms**2 / self.squares if self.squares else None,
         )
 
 
@@ -90,14 +96,14 @@ class Comparison:
     axes: Mapping[str, int | None] = field(default_factory=dict)
     sums: dict[str, _Sums] = field(default_factory=dict)
 
-    def add(self, names: Sequence[str], a: Sequence[Any], b: Sequence[Any]) -> None:
-        """Takes in the outputs for one feed."""
+    def add(self, names: Sequence[str], a: Sequence[Any], b: Sequence[Any], samples: int = 1) -> None:
+        """Takes in the outputs for one feed, which holds so many samples."""
         for name, x, y in zip(names, a, b, strict=True):
             sums = self.sums.setdefault(name, _Sums())
             p, q = numbers(x), numbers(y)
             if p is not None and q is not None and p.shape == q.shape:
                 axis = self.axes.get(name)
-                sums.add(p, q, 1 if axis is None and p.ndim == 2 else axis)
+                sums.add(p, q, 1 if axis is None and p.ndim == 2 else axis, samples)
             else:
                 sums.comparable = False
                 sums.same &= p is None and q is None and alike(x, y)
@@ -105,6 +111,14 @@ class Comparison:
     def results(self) -> list[Closeness]:
         """The outputs, in order; those that cannot be compared have no numbers."""
         return [sums.closeness(name) for name, sums in self.sums.items()]
+
+
+def _norms(a: NDArray[Any], samples: int) -> NDArray[np.float64]:
+    """The squared norm of each sample, or of all together where they are not along the first axis; 0 if not finite."""
+    rows = a.reshape(samples if a.ndim and len(a) == samples else 1, -1)
+    with np.errstate(all="ignore"):
+        norms = np.einsum("ij,ij->i", rows, rows, dtype=np.float64, casting="unsafe")
+    return np.where(np.isfinite(norms), norms, 0.0)
 
 
 def numbers(value: Any) -> NDArray[Any] | None:

@@ -130,6 +130,7 @@ def test_json_has_the_contracts_fields() -> None:
         "argmax_agreement",
         "parts",
         "finite",
+        "effective_samples",
     }
 
 

@@ -101,3 +101,15 @@ def test_outputs_that_are_not_finite_are_as_far_off_as_can_be() -> None:
         comparison = Comparison()
         comparison.add(["y", "z", "label"], [good, good, text], [good, other, text[:0]])
         assert mean_error(comparison.results()) == expected
+
+
+def test_samples_count_by_their_size() -> None:
+    comparison = Comparison()
+    sizes = np.array([1.0, 1.0, 1.0, 1.0, 3.0, np.nan])
+    for part in np.split(sizes, 2):
+        a = part[:, None] * np.eye(1, 4, dtype=np.float32)
+        comparison.add(["each", "none", "together"], [a, 0 * a, a.ravel()], [a, a, a.ravel()], samples=3)
+    each, none, together = comparison.results()
+    assert each.effective_samples == pytest.approx((4 + 9) ** 2 / (4 + 81))
+    assert none.effective_samples is None
+    assert together.effective_samples == pytest.approx(1)  # the second holds what is no number
