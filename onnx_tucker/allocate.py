@@ -242,8 +242,10 @@ class Allocator:
         found = max((one for one in aimed if one.taken <= share), key=lambda one: one.used, default=None)
         if found is None:
             fastest = min(one.taken for one in aimed)
+            why = "" if any(len(curve.points) > 1 for curve in curves_) else ", as nothing of it can be factorised"
             raise PromiseError(
-                f"The budget time:{share:g} cannot be reached: the fastest model found takes the share {fastest:.4g}."
+                f"The budget {Budget('time', share)} cannot be reached: the fastest model found takes the share "
+                f"{fastest:.4g}{why}."
             )
         return found.what
 

@@ -312,7 +312,7 @@ def test_a_model_without_layers_stays_as_it_is_and_keeps_its_time() -> None:
     made = model([helper.make_node("Relu", ["x"], ["y"], "relu")], {}, {"x": [2, 3]}, {"y": 2})
     assert compress(made, ranks="auto", budget="flops:0.5").model == made
     assert compress(made, ranks="auto", max_error=0.1).model == made
-    with pytest.raises(PromiseError, match=r"time:0\.1"):
+    with pytest.raises(PromiseError, match=r"time:0\.1 cannot be reached: .*, as nothing of it can be factorised"):
         compress(made, ranks="auto", budget="time:0.1")
 
 
