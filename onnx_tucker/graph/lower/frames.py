@@ -227,4 +227,4 @@ class _Layer:
         y = write.add("Transpose", write.reshape(y, -1, columns, out, rows, line), perm=[0, 2, 3, 4, 1])
         whole = line * columns == full
         y = write.reshape(y, -1, out, rows, line * columns, output=output if whole else "")
-        return y if whole else write.slice(y, 3, full, output)
+        return y if whole else write.slice(y, 3, 0, full, output)

@@ -1,15 +1,19 @@
-"""Depthwise 3D convolutions as a 2D one for each tap in time, whose results are shifted along the frames and added.
+"""Depthwise 3D convolutions as a 2D one for each tap in time, shifted along the frames and added.
 
 All frames of all channels are the channels of these, so that nothing has to be transposed.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from functools import reduce
+
 import numpy as np
 
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.temporal import Temporal
-from onnx_tucker.types import Array, Stage
+from onnx_tucker.types import Array, Stage, Window
 
 ALIGNED = 4
 """Channels of which onnxruntime's fast kernels for depthwise convolutions take multiples only."""
@@ -33,39 +37,87 @@ def convolve(writer: Writer, x: str, stage: Stage, weight: str, bias: str, size:
         output: the value that comes out.
     """
     window, channels = stage.window.explicit(size), stage.groups
-    temporal, plane = Temporal.of(window, size), window.output_size(size)[1:]
-    count = size[0]
-    while channels * count % ALIGNED:
-        count += 1  # frames of zeros, which are what padding is
-    if count > size[0]:
-        x = writer.pad(x, 2, 0, count - size[0])
-    x = writer.reshape(x, -1, channels * count, *size[1:])
-    sure = temporal.sure_tap() if bias else None
-    parts = []
-    for i, tap in enumerate(temporal.taps):
-        kernel = writer.product(np.eye(window.kernel[0])[tap : tap + 1], weight)
-        kernel = _of_frames(writer, writer.reshape(kernel, channels, 1, -1), count, 1, *window.kernel[1:])
-        own = [_of_frames(writer, writer.reshape(bias, channels, 1, 1), count)] if i == sure else []
-        y = writer.add(
+    layer = _Layer(writer, window, channels, size, weight)
+    frames = writer.reshape(x, -1, channels, size[0], math.prod(size[1:]))
+    smaller = max(window.strides) > 1
+    y = (layer.shifted if smaller else layer.shifting)(frames, Temporal.of(window, size), bias)
+    writer.reshape(y, -1, channels, *window.output_size(size), output=output)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The 2D convolutions, of values (batch, channels, frames, positions).
+
+    Attributes:
+        writer: takes the nodes.
+        window: of the stage, with explicit pads.
+        channels: how many.
+        size: frames, height, width of the input.
+        weight: as `stored` gives it.
+    """
+
+    writer: Writer
+    window: Window
+    channels: int
+    size: tuple[int, ...]
+    weight: str
+
+    def shifting(self, x: str, temporal: Temporal, bias: str) -> str:
+        """Each tap on the frames that it sees, between frames of zeros."""
+        write, count = self.writer, self._aligned(temporal.outputs)
+        first, last = self._late(temporal.taps[0]), self._late(temporal.taps[-1])
+        before = max(0, -first)
+        padded = write.pad(x, 2, before, max(0, last + count - self.size[0]))
+        parts = []
+        for tap in temporal.taps:
+            start = self._late(tap) + before
+            parts.append(self._convolved(write.slice(padded, 2, start, start + count), tap, count, bias))
+            bias = ""
+        y = self._frames(reduce(lambda a, b: write.add("Add", a, b), parts), count)  # as onnxruntime merges these
+        return y if count == temporal.outputs else write.slice(y, 2, 0, temporal.outputs)
+
+    def shifted(self, x: str, temporal: Temporal, bias: str) -> str:
+        """Each tap on all frames, and then its results, which are fewer."""
+        write, count = self.writer, self._aligned(self.size[0])
+        padded, sure = write.pad(x, 2, 0, count - self.size[0]), temporal.sure_tap() if bias else None
+        parts = [write.reshape(bias, 1, self.channels, 1, 1)] if bias and sure is None else []
+        for i, tap in enumerate(temporal.taps):
+            late, y = self._late(tap), self._convolved(padded, tap, count, bias if i == sure else "")
+            y = self._frames(y, count)
+            parts.append(write.pad(y, 2, -late, temporal.outputs + late - count))
+        return reduce(lambda a, b: write.add("Add", a, b), parts)
+
+    def _late(self, tap: int) -> int:
+        """How many frames behind that of an output a tap sees."""
+        return tap * self.window.dilations[0] - self.window.pads[0]
+
+    def _aligned(self, frames: int) -> int:
+        """So many frames, or as few more as there have to be; those of zeros are what padding is."""
+        return next(n for n in range(frames, frames + ALIGNED) if self.channels * n % ALIGNED == 0)
+
+    def _convolved(self, x: str, tap: int, count: int, bias: str) -> str:
+        """What a tap makes of so many frames: (batch, channels * frames, height, width)."""
+        write, window = self.writer, self.window
+        kernel = write.product(np.eye(window.kernel[0])[tap : tap + 1], self.weight)
+        kernel = self._of_frames(write.reshape(kernel, self.channels, 1, -1), count, 1, *window.kernel[1:])
+        own = [self._of_frames(write.reshape(bias, self.channels, 1, 1), count)] if bias else []
+        return write.add(
             "Conv",
-            x,
+            write.reshape(x, -1, self.channels * count, *self.size[1:]),
             kernel,
             *own,
             kernel_shape=window.kernel[1:],
             strides=window.strides[1:],
             dilations=window.dilations[1:],
             pads=(*window.pads[1:3], *window.pads[4:]),
-            group=channels * count,
+            group=self.channels * count,
         )
-        late = tap * window.dilations[0] - window.pads[0]
-        y = writer.reshape(y, -1, channels, count, *plane)
-        parts.append(writer.pad(y, 2, -late, temporal.outputs + late - count))
-    if bias and sure is None:
-        parts.append(writer.reshape(bias, 1, channels, 1, 1, 1))
-    writer.add("Sum", *parts, output=output)
 
+    def _frames(self, y: str, count: int) -> str:
+        """What the convolutions give, as (batch, channels, frames, positions)."""
+        return self.writer.reshape(y, -1, self.channels, count, math.prod(self.window.output_size(self.size)[1:]))
 
-def _of_frames(writer: Writer, value: str, count: int, *shape: int) -> str:
-    """What channels have, (channels, 1, values), for each of their frames: (channels * count, *shape)."""
-    ones = writer.constant(np.ones((1, count, 1), np.float32))
-    return writer.reshape(writer.add("Mul", value, ones), -1, *shape)
+    def _of_frames(self, value: str, count: int, *shape: int) -> str:
+        """What channels have, (channels, 1, values), for each of their frames: (channels * count, *shape)."""
+        ones = self.writer.constant(np.ones((1, count, 1), np.float32))
+        return self.writer.reshape(self.writer.add("Mul", value, ones), -1, *shape)

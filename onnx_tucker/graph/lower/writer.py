@@ -83,18 +83,18 @@ class Writer:
         return self.add("ReduceMax", value, self.constant(np.array([axis], np.int64)), keepdims=0)
 
     def pad(self, value: str, axis: int, before: int, after: int) -> str:
-        """A value of five axes with zeros at both ends of one, or where a number is below 0, with fewer entries."""
-        pads = [0] * 10
-        pads[axis], pads[axis + 5] = before, after
+        """A value of four axes with zeros at both ends of one, or where a number is below 0, with fewer entries."""
+        pads = [0] * 8
+        pads[axis], pads[axis + 4] = before, after
         if not any(pads):
             return value
         if self._opset < PAD_INPUTS:
             return self.add("Pad", value, pads=pads)
         return self.add("Pad", value, self.constant(np.array(pads, np.int64)))
 
-    def slice(self, value: str, axis: int, end: int, output: str = "") -> str:
-        """The first `end` entries along an axis."""
+    def slice(self, value: str, axis: int, start: int, end: int, output: str = "") -> str:
+        """The entries from `start` to `end` along an axis."""
         if self._opset < SLICE_INPUTS:
-            return self.add("Slice", value, output=output, axes=[axis], starts=[0], ends=[end])
-        bounds = [self.constant(np.array([i], np.int64)) for i in (0, end, axis)]
+            return self.add("Slice", value, output=output, axes=[axis], starts=[start], ends=[end])
+        bounds = [self.constant(np.array([i], np.int64)) for i in (start, end, axis)]
         return self.add("Slice", value, *bounds, output=output)
