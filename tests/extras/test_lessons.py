@@ -64,6 +64,25 @@ def test_inputs_are_varied_and_integers_are_not() -> None:
     assert made["i"] is feed["i"]
 
 
+def test_images_are_moved_by_an_eighth_and_mirrored_along_the_last_axis() -> None:
+    """Mixed with itself, a sample of two points stays one of them: the second is to the right of the first, or left."""
+    rng, x = np.random.default_rng(0), np.zeros((1, 1, 32, 32), np.float32)
+    x[0, 0, 16, 14], x[0, 0, 16, 17] = 1, 2
+    rows, columns, right = set[int](), set[int](), set[bool]()
+    for _ in range(200):
+        [[made]] = varied({"x": x}, {"x": x}, rng, {"x"})["x"]
+        if np.count_nonzero(made) != 2:
+            continue  # a box of it is elsewhere
+        (row, first), (_, second) = np.argwhere((made > 0.5) & (made < 1.5))[0], np.argwhere(made > 1.5)[0]
+        rows.add(int(row))
+        columns.add(int(first))
+        right.add(bool(first < second))
+    assert rows == set(range(12, 21))
+    assert min(columns) == 10
+    assert max(columns) == 21  # 31 - 10
+    assert right == {False, True}
+
+
 def test_what_is_the_same_for_all_stays_as_it_is() -> None:
     x, s = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32), np.array(2, np.float32)
     part = Batches(40, [{"s": s, "x": x}], (), frozenset({"x"}))
