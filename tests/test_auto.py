@@ -398,3 +398,16 @@ def test_of_bytes_no_less_is_aimed_at_than_can_be_reached() -> None:
     least = compress(made, ranks={"*": {"ranks": 1, "method": "svd"}}, benchmark=False).report.shares()["bytes"]
     result = compress(made, ranks="auto", budget=f"bytes:{least * 1.001:.6f}", data=[{"x": x}], benchmark=False)
     assert result.report.shares()["bytes"] <= least * 1.001
+
+
+def test_a_score_that_held_by_chance_only_is_not_taken_for_the_fastest() -> None:
+    """The score falls as the outputs err, but within a range it is that of the original."""
+    made, x = smooth_of(64, 0.9)
+    expected = run(made, x=x)[0]
+
+    def score(runs: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> float:
+        error = relative(expected, runs({"x": x})["y"])
+        return 1.0 if 0.1 <= error <= 0.2 else 1 - error
+
+    result = compress(made, ranks="auto", eval=score, max_drop=0.05, data={"x": x}, threads=1, benchmark=False)
+    assert relative(expected, run(result.model, x=x)[0]) < 0.165  # not as far as the range goes
