@@ -232,8 +232,7 @@ def finetune(
     if verdict.broken:
         raise PromiseError(verdict.broken)
     outcome = _outcome(job, timed(job, made), verdict, promises)
-    found = report(job, outcome)
-    found = replace(found, settings={**found.settings, **asdict(course)})
+    found = replace(report(job, outcome), settings={**settings.as_dict(), **asdict(course)})
     return _written(job, other, Result(made.result.model, found, made.decision.plan), verdict, target, read)
 
 

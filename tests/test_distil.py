@@ -205,8 +205,9 @@ def test_weights_in_other_files_are_trained(
         assert a.name == b.name
         np.testing.assert_array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
     assert (tmp_path / "tuned.onnx.data").exists()
-    finetune(made, tmp_path / "a" / "small.onnx", tmp_path / "t.onnx", **options)
+    result = finetune(made, tmp_path / "a" / "small.onnx", tmp_path / "t.onnx", **options)
     assert (tmp_path / "t.onnx.data").exists()
+    assert result.report.settings["save_as_external_data"] is False  # nobody asked for it
     both = {"ranks": 6, "finetune_epochs": 3, "data": {"x": x}, "benchmark": False, "threads": 1}
     compress(tmp_path / "in.onnx", tmp_path / "b.onnx", **both)
     np.testing.assert_array_equal(run(onnx.load(tmp_path / "b.onnx"), x=x), run(compress(made, **both).model, x=x))
