@@ -121,6 +121,18 @@ def test_damaged_head(folder: Path, model: Callable[[], ModelProto], data: st.Da
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nested_bodies", "function_overloads"])
+def test_texts_that_are_none(folder: Path, kind: str) -> None:
+    """Every byte in turn is one with which no character begins: in names, domains and whatever else."""
+    made = with_island(CORPUS[kind]())
+    for tensor in made.graph.initializer:
+        tensor.raw_data = tensor.raw_data[:8]
+    content = made.SerializeToString()
+    for at in range(len(content)):
+        survives(content[:at] + b"\x80" + content[at + 1 :], folder)
+
+
+@pytest.mark.slow
 @many
 @given(model=st.sampled_from(MODELS), data=st.data())
 def test_changed_fields(folder: Path, model: Callable[[], ModelProto], data: st.DataObject) -> None:

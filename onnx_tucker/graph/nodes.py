@@ -110,10 +110,13 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def name_standard(model: onnx.ModelProto) -> None:
     """Gives the domain of the standard operators its empty name, in place: not all tools know the other."""
-    for imported in (*model.opset_import, *(one for function in model.functions for one in function.opset_import)):
-        imported.domain = "" if imported.domain in STANDARD else imported.domain
+    imports = (*model.opset_import, *(one for function in model.functions for one in function.opset_import))
+    for imported in imports:
+        if imported.domain in STANDARD:  # another may be no text, in a damaged model
+            imported.domain = ""
     for place in places(model):
-        place.node.domain = "" if place.node.domain in STANDARD else place.node.domain
+        if place.node.domain in STANDARD:
+            place.node.domain = ""
 
 
 def _free(wanted: str, taken: set[str]) -> str:
