@@ -22,8 +22,9 @@ from onnx_tucker import trust
 from onnx_tucker.aim import Aimed, aim
 from onnx_tucker.allocation import SLOW, Allocation, reach, within
 from onnx_tucker.budgets import UNTIMED
+from onnx_tucker.counted import Counted
 from onnx_tucker.curve import Curve
-from onnx_tucker.curves import cost_as_is, curves
+from onnx_tucker.curves import curves
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.factor import METHODS
 from onnx_tucker.factorise import Factorised
@@ -33,6 +34,7 @@ from onnx_tucker.law import CHANGES, CLEARLY, Law, best
 from onnx_tucker.menu import Menu, only_lowered
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rough import Rough
+from onnx_tucker.runtime.batches import evenly
 from onnx_tucker.timed import arranged, raced, timed
 from onnx_tucker.tuning import Tuner
 from onnx_tucker.types import Candidate
@@ -51,9 +53,6 @@ lose about four times as much.
 HOPED = 0.2
 """The share of the time that ranks which fill blocks of channels may save."""
 
-SPOKEN_OF = 0.01
-"""The share of what cannot be factorised from which on a refused budget says so."""
-
 FINER = (1, 4, 16)
 """How many limits are tried for each allocation that is wanted, until there are enough."""
 
@@ -68,11 +67,12 @@ class Allocator:
 
     Attributes:
         rough: the models that were tried.
+        counted: what of the cost is counted.
     """
 
     def __init__(self, job: Job, quantities: Sequence[str], before: Allocator | None = None) -> None:
         self._job = job
-        self._counted = [quantity for quantity in quantities if quantity != "time"]
+        self._quantities = [quantity for quantity in quantities if quantity != "time"]
         self._tuner = Tuner(job) if "time" in quantities else None
         groups = [group for group in sharing(job).values() if group[0].is_site]
         self._groups = groups
@@ -80,8 +80,7 @@ class Allocator:
         self.rough: Rough = before.rough if before else Rough(job)
         self._law: Law | None = (before._law if before else None) if trust.usable(job) else Law()
         self._lawful: Sequence[Curve] | None = None if self._law is None else self._law.of(self._found)
-        self._total = {quantity: _total(job, quantity) for quantity in self._counted}
-        self._rest = {q: total - sum(c.points[0].costs[q] for c in self._found) for q, total in self._total.items()}
+        self.counted = Counted(job, self._quantities, self._found)
         self._full: Sequence[Curve] | None = None  # all of them, once later allocations choose among fewer
         self._timed: dict[object, float] = {}
 
@@ -91,7 +90,7 @@ class Allocator:
         return list(self._curves(blind=True)) if trust.few(self._job) else None
 
     def _curves(self, *, blind: bool) -> Iterator[Curve]:
-        quantities = list(dict.fromkeys([*self._counted, "flops"] if self._tuner else self._counted))
+        quantities = list(dict.fromkeys([*self._quantities, "flops"] if self._tuner else self._quantities))
         made = []
         for i, curve in enumerate(curves(self._job, quantities, self._groups, blind=blind)):
             self._job.progress("measuring errors of nodes", i + 1, len(self._groups))
@@ -101,7 +100,7 @@ class Allocator:
             return
         for i, curve in enumerate(made):
             self._job.progress("timing points", i + 1, len(made))
-            yield timed(self._job, self._tuner, curve, self._counted)
+            yield timed(self._job, self._tuner, curve, self._quantities)
 
     def allocation(self, budgets: Sequence[Budget]) -> Allocation:
         """A point for every group of nodes, such that the budgets are held and the model loses least.
@@ -114,7 +113,7 @@ class Allocator:
         """
         shares = _shares(budgets)
         if self._lawful is None:
-            limits = self._limits(shares)
+            limits = self.counted.limits(shares)
             if self._tuner is not None:  # what the layers may take is known from then on
                 limits["time"] = self._within(Law().of(self._found), shares).used
             self._lawful = self._best(limits)
@@ -136,7 +135,7 @@ class Allocator:
         Returns:
             It, or the given one where there is no such chain; later allocations leave the nodes out too, if they can.
         """
-        limits, curves_ = self._limits(_shares(budgets)), self._lawful or self._found
+        limits, curves_ = self.counted.limits(_shares(budgets)), self._lawful or self._found
         for label, share in slow.items():
             fewer = [
                 replace(curve, points=curve.points[:1], kept=SLOW) if label == curve.group[0].label else curve
@@ -156,7 +155,7 @@ class Allocator:
             allocation: by `allocation`.
             budgets: of what is counted.
         """
-        limits = self._limits(_shares(budgets))
+        limits = self.counted.limits(_shares(budgets))
         other = within([curve.filled(block) for curve in self._lawful or self._found], limits)
         if other is None or other.recipes == allocation.recipes:
             return None
@@ -209,12 +208,6 @@ class Allocator:
                 break
         return [found[i] for i in evenly(len(found), number)]
 
-    def least(self, quantity: str) -> float:
-        """The share of what is counted that remains at least; of time, which is not, none is known."""
-        if quantity == "time":
-            return 0.0
-        return (self._rest[quantity] + reach(self._found, quantity)[0]) / (self._total[quantity] or 1.0)
-
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
         return self.rough.made(self._candidates(allocation))[1]
@@ -223,14 +216,14 @@ class Allocator:
         """The allocation of some curves that holds all budgets, that of time by measurement."""
         if self._tuner is not None:
             return self._within_time(curves_, shares)
-        chosen = within(curves_, self._limits(shares))
+        chosen = within(curves_, self.counted.limits(shares))
         if chosen is None:
-            raise self._unreached(shares)
+            raise self.counted.unreached(shares)
         return chosen
 
     def _within_time(self, curves_: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The same by a search for what the layers may take alone in sum, of which the model's time is a function."""
-        limits, share = self._limits(shares), shares["time"]
+        limits, share = self.counted.limits(shares), shares["time"]
 
         def at(limit: float) -> Aimed[Allocation] | None:
             chosen = within(curves_, {**limits, "time": limit * (1 + 1e-9)})
@@ -238,7 +231,7 @@ class Allocator:
 
         aimed = aim(at, reach(curves_, "time"), share)
         if not aimed:
-            raise self._unreached(shares)
+            raise self.counted.unreached(shares)
         found = max((one for one in aimed if one.taken <= share), key=lambda one: one.used, default=None)
         if found is None:
             fastest = min(one.taken for one in aimed)
@@ -248,10 +241,6 @@ class Allocator:
                 f"{fastest:.4g}{why}."
             )
         return found.what
-
-    def _limits(self, shares: Mapping[str, float]) -> dict[str, float]:
-        """What all curves together may cost, of what is counted."""
-        return {q: s * self._total[q] - self._rest[q] for q, s in shares.items() if q != "time"}
 
     def _share_of_time(self, allocation: Allocation) -> float:
         """The share of the original's time that a model takes with an allocation.
@@ -268,29 +257,6 @@ class Allocator:
             self._timed[recipes] = 1 / timings[1].speedup
             logger.info("layers of %.3g ms alone: share of time %.3g", allocation.used, self._timed[recipes])
         return self._timed[recipes]
-
-    def _unreached(self, shares: Mapping[str, float]) -> PromiseError:
-        for quantity, share in shares.items():
-            least = self.least(quantity)
-            if least > share:
-                budget = Budget(quantity, share)
-                return PromiseError(
-                    f"The budget {budget} cannot be reached: at least the share {least:.3g} would remain"
-                    f"{self._left_alone(quantity)}."
-                )
-        together = " and ".join(str(Budget(*pair)) for pair in shares.items())
-        return PromiseError(f"The budgets {together} cannot be reached together.")
-
-    def _left_alone(self, quantity: str) -> str:
-        """Which nodes that cannot be factorised cost most, in words; empty where that is not known, or little."""
-        if quantity == "bytes":
-            return ""
-        costs = {f: cost_as_is(self._job, quantity, [f]) for f in self._job.found if not f.is_site}
-        share = sum(costs.values()) / (self._total[quantity] or 1.0)
-        if share < SPOKEN_OF:
-            return ""
-        most = max(costs, key=costs.__getitem__)
-        return f", {share:.3g} in nodes that cannot be factorised, of which {most.label} costs most: {most.skipped}"
 
     def _best(self, limits: Mapping[str, float]) -> Sequence[Curve]:
         """The curves by the law whose allocation comes closest to the original."""
@@ -340,15 +306,6 @@ class Allocator:
                     candidate = quick(self._job.context, curve.group[0], candidate)
                 candidates |= dict.fromkeys((one.label for one in curve.group), candidate)
         return candidates
-
-
-def evenly(count: int, number: int) -> list[int]:
-    """So many of the first numbers, or all if they are fewer, as far apart as they can be."""
-    return [int(i) for i in np.linspace(0, count - 1, min(number, count)).round()]
-
-
-def _total(job: Job, quantity: str) -> float:
-    return float(job.size) if quantity == "bytes" else sum(cost_as_is(job, quantity, [found]) for found in job.found)
 
 
 def _worth(lost: float, least: float, saved: float) -> bool:

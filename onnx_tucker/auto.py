@@ -176,7 +176,7 @@ def _measured_within(job: Job, made: Made, allocator: Allocator, budgets: tuple[
         logger.info("missed: %s", ", ".join(f"{quantity} {share:.4g}" for quantity, share in exceeded.items()))
         factors = {b.of: b.share / exceeded[b.of] * TIGHTER for b in budgets if b.of in exceeded}
         tighter = [replace(aim, share=aim.share * factors.get(aim.of, 1.0)) for aim in aims]
-        aims = tuple(replace(a, share=max(a.share, allocator.least(a.of) * (1 + 1e-9))) for a in tighter)
+        aims = tuple(replace(a, share=max(a.share, allocator.counted.least(a.of) * (1 + 1e-9))) for a in tighter)
         try:
             made = paying(job, decide(job, allocator.allocation(aims).rules))
         except PromiseError as error:  # what was asked for could be reached, but for a little

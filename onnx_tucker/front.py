@@ -7,13 +7,14 @@ import math
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 
-from onnx_tucker.allocate import Allocator, evenly
+from onnx_tucker.allocate import Allocator
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.giveback import Made, make, outlined
 from onnx_tucker.job import Job
 from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises
 from onnx_tucker.report.front import Front, Spot
+from onnx_tucker.runtime.batches import evenly
 from onnx_tucker.runtime.fidelity import mean_error
 from onnx_tucker.runtime.session import environment
 from onnx_tucker.types import Basis

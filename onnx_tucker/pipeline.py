@@ -337,5 +337,14 @@ def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) 
     size = io.file_bytes(result.model, apart=job.apart) if result.weights else job.size
     sizes = Change(job.size, None if job.settings.dry_run else size)
     scores = Change(promises.original_score, verdict.score if verdict else None)
-    changed = (sizes, result.biases, measured, profiled, scores)
-    return Outcome(made.decision, result.errors, made.timings, closeness, *changed)
+    return Outcome(
+        decision=made.decision,
+        weight_errors=result.errors,
+        timings=made.timings,
+        closeness=closeness,
+        file_bytes=sizes,
+        biases=result.biases,
+        output_errors=measured,
+        in_situ=profiled,
+        score=scores,
+    )

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from onnx_tucker.graph import owners
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import places
+from onnx_tucker.runtime.batches import evenly
 from onnx_tucker.runtime.session import FAILURES, Feed, Machine, first_line
 from onnx_tucker.runtime.timing import nodes_run
 from onnx_tucker.types import Skip
@@ -43,8 +43,7 @@ def reached(
     if not inner:
         return list(found)
     labels = [place.label for place in places(model)]
-    count = min(len(feeds), max(LEAST, MOST // len(labels)))
-    some = [feeds[i] for i in np.linspace(0, len(feeds) - 1, count).round().astype(int)]
+    some = [feeds[i] for i in evenly(len(feeds), max(LEAST, MOST // len(labels)))]
     try:
         ran = owners.untagged(nodes_run(machine, owners.tagged(model, bodies=True), some, folder))
     except FAILURES as error:

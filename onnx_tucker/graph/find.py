@@ -62,19 +62,14 @@ class Found:
     @property
     def is_layer(self) -> bool:
         """Whether it is known what it computes, so that it may be computed in another form."""
-        return self._layer is not None
+        return self.reading.site is not None
 
     @property
     def site(self) -> Site:
         """What it computes; only for nodes of which that is known."""
-        if self._layer is None:
+        if self.reading.site is None:
             raise TypeError(f"{self.label} is skipped: {self.skipped}")
-        return self._layer
-
-    @property
-    def _layer(self) -> Site | None:
-        result = self.reading.result
-        return result.site if isinstance(result, Skip) else result
+        return self.reading.site
 
     @property
     def seat(self) -> Seat:
@@ -224,8 +219,7 @@ def _read(place: Place, context: Context, own: Chains, why: str) -> Reading | No
         held = _stored(place, context)
         if held:
             reading = replace(reading, params=math.prod(held.tensor.dims), origins=frozenset([held.origin]))
-    layer = isinstance(reading.result, Site) or reading.result.site is not None
-    if own.hold(place) and (layer or own.transforms(place)):
+    if own.hold(place) and (reading.site or own.transforms(place)):
         return replace(reading, result=Skip(place.label, place.node.op_type, why))
     return reading
 

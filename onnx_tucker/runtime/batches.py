@@ -139,7 +139,7 @@ class Batches:
     def spread(self, samples: int) -> Batches:
         """So many samples, evenly from all of them; or all if there are no more."""
         kept = np.zeros(self.samples, bool)
-        kept[np.linspace(0, self.samples - 1, min(samples, self.samples)).round().astype(int)] = True
+        kept[evenly(self.samples, samples)] = True
         return self._only(np.split(kept, np.cumsum([self.batch(feed) for feed in self.feeds])[:-1]))
 
     def _only(self, kept: Sequence[NDArray[np.bool_]]) -> Batches:
@@ -293,3 +293,8 @@ def folds(data: Inputs, count: int) -> list[Inputs]:
         sides = (Batches(sum(map(data.fit.batch, part)), part, (), data.fit.along) for part in parts)
         made.append(Inputs(data.kind, *sides))
     return made
+
+
+def evenly(count: int, number: int) -> list[int]:
+    """So many of the first numbers, or all if they are fewer, as far apart as they can be."""
+    return [int(i) for i in np.linspace(0, count - 1, min(number, count)).round()]

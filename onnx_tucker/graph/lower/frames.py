@@ -155,6 +155,17 @@ def _mix(writer: Writer, value: str, matrix: Array, x: Frames) -> str:
     return writer.product(matrix, writer.reshape(value, -1, x.size[0], x.volume))
 
 
+def of_plane(window: Window, groups: int) -> dict[str, Any]:
+    """The attributes of a convolution along height and width, as a window with explicit pads has them."""
+    return {
+        "kernel_shape": window.kernel[1:],
+        "strides": window.strides[1:],
+        "dilations": window.dilations[1:],
+        "pads": (*window.pads[1:3], *window.pads[4:]),
+        "group": groups,
+    }
+
+
 @dataclass(frozen=True)
 class _Layer:
     """The 2D convolution of a stage.
@@ -185,13 +196,7 @@ class _Layer:
         window = self.window
         if self.columns > 1 and window.kernel[1:] != (1, 1):
             return self._packed(x, inp, weight, bias, out, output)
-        attributes: dict[str, Any] = {
-            "kernel_shape": window.kernel[1:],
-            "strides": window.strides[1:],
-            "dilations": window.dilations[1:],
-            "pads": (*window.pads[1:3], *window.pads[4:]),
-            "group": groups,
-        }
+        attributes = of_plane(window, groups)
         if any(window.output_padding[1:]):
             attributes["output_padding"] = window.output_padding[1:]
         op = "ConvTranspose" if window.transposed else "Conv"

@@ -11,6 +11,7 @@ from functools import reduce
 
 import numpy as np
 
+from onnx_tucker.graph.lower.frames import of_plane
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.temporal import Temporal
 from onnx_tucker.types import Array, Stage, Window
@@ -101,17 +102,8 @@ class _Layer:
         kernel = write.product(np.eye(window.kernel[0])[tap : tap + 1], self.weight)
         kernel = self._of_frames(write.reshape(kernel, self.channels, 1, -1), count, 1, *window.kernel[1:])
         own = [self._of_frames(write.reshape(bias, self.channels, 1, 1), count)] if bias else []
-        return write.add(
-            "Conv",
-            write.reshape(x, -1, self.channels * count, *self.size[1:]),
-            kernel,
-            *own,
-            kernel_shape=window.kernel[1:],
-            strides=window.strides[1:],
-            dilations=window.dilations[1:],
-            pads=(*window.pads[1:3], *window.pads[4:]),
-            group=self.channels * count,
-        )
+        images = write.reshape(x, -1, self.channels * count, *self.size[1:])
+        return write.add("Conv", images, kernel, *own, **of_plane(window, self.channels * count))
 
     def _frames(self, y: str, count: int) -> str:
         """What the convolutions give, as (batch, channels, frames, positions)."""

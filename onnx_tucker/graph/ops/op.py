@@ -85,6 +85,11 @@ class Reading:
     bias_origin: Value | None = None
     added: Added | None = None
 
+    @property
+    def site(self) -> Site | None:
+        """What the node computes, as far as it may be computed otherwise, factorised or not."""
+        return self.result.site if isinstance(self.result, Skip) else self.result
+
 
 @dataclass(frozen=True, eq=False)
 class Emission:
