@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,6 +57,20 @@ def test_how_far_errors_carry_is_the_same_on_frames(monkeypatch: pytest.MonkeyPa
     assert weights() == pytest.approx(on_frames, rel=1e-3)
 
 
+def test_how_far_errors_carry_is_tried_with_moderate_ones(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"], "last"),
+    ]
+    made = model(nodes, {"w": noise(40, 40), "v": noise(40, 40)}, {"x": ["n", 40]}, {"y": 2})
+    job = prepare(made, Settings(data={"x": noise(400, 40)}, benchmark=False), silent)
+    list(curves.curves(job, ["flops"], list(sharing(job).values())))
+    tried = [float(text.split("an error of ")[1].split()[0]) for text in caplog.messages if "an error of" in text]
+    assert tried == pytest.approx([sensitivity.PROBED] * 2, rel=0.5)
+
+
 def test_errors_are_those_on_other_samples() -> None:
     """Not those on the samples that chains are fitted to, which say too little."""
     rng = np.random.default_rng(0)
@@ -86,7 +101,7 @@ def test_errors_are_those_on_other_samples() -> None:
             errors.append(missed(wanted, weight))
     said = np.array([point.error for point in points])
 
-    assert np.abs(np.log(said / true)).mean() < 0.6 * np.abs(np.log(np.array(fitted) / true)).mean()
+    assert np.abs(np.log(said / true)).mean() < 0.3 * np.abs(np.log(np.array(fitted) / true)).mean()
 
 
 @pytest.mark.parametrize("prefix", ["", "/blocks/blocks.1/features/"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import onnx_tucker
 from onnx_tucker import compress
@@ -32,8 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_point_loses_less_than_all_that_cost_less_and_its_plan_makes_it_again(folder: Path) -> None:
     source, data = folder / "in.onnx", folder / "data.npz"
-    front = onnx_tucker.sweep(source, data=data, benchmark=False, points=8)
+    steps = list[tuple[str, int]]()
+
+    def noted(what: str, done: int, of: int) -> None:
+        steps.append((what, done))
+
+    front = onnx_tucker.sweep(source, data=data, benchmark=False, points=8, progress=noted)
     assert len(front.points) == 8
+    assert steps.count(("trying what chains are made from", 0)) == 1
     assert front.quantity == "flops"
     costs, errors = [s.shares["flops"] for s in front.points], [s.error for s in front.points]
     assert costs == sorted(set(costs), reverse=True)
@@ -50,6 +57,24 @@ def test_without_data_it_is_said_once_that_accuracy_is_unguarded(
 ) -> None:
     assert len(onnx_tucker.sweep(folder / "in.onnx", benchmark=False, points=3).points) == 3
     assert caplog.text.count("nothing guards the accuracy") == 1
+
+
+def test_others_take_the_place_of_what_turns_out_no_better(folder: Path) -> None:
+    assert len(onnx_tucker.sweep(folder / "in.onnx", benchmark=False, points=8).points) == 8
+
+
+def test_nothing_cheaper_is_made_than_what_is_worse_than_nothing() -> None:
+    """As chains of inputs far from zero may be, whose bias takes that away."""
+    made, _ = uneven()
+    weight, bias = made.graph.initializer[:2]
+    far = np.full(32, 3, np.float32)
+    bias.CopyFrom(numpy_helper.from_array(-far @ numpy_helper.to_array(weight), bias.name))
+    made.graph.initializer.append(numpy_helper.from_array(far, "far"))
+    made.graph.node[0].input[0] = "s"
+    made.graph.node.insert(0, helper.make_node("Add", ["x", "far"], ["s"]))
+    last = onnx_tucker.sweep(made, benchmark=False, points=8).points[-1]
+    assert last.error > 1
+    assert last.shares["flops"] > 0.2
 
 
 def test_the_command_line_writes_reports_and_plans(folder: Path, tmp_path: Path) -> None:
@@ -115,12 +140,16 @@ def test_a_model_without_a_score_says_nothing_of_cheaper_ones(folder: Path) -> N
     assert cheapest(7) == pytest.approx(cheapest(-1), rel=0.5)
 
 
-def test_a_report_is_no_plan_of_an_earlier_sweep(folder: Path, tmp_path: Path) -> None:
-    report = tmp_path / "plan-03.json"
-    options = {"data": folder / "data.npz", "benchmark": False, "points": 2, "plans": tmp_path, "overwrite": True}
-    (tmp_path / "plan-04.json").write_text("of an earlier one")
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_plans_of_an_earlier_sweep_go_only_where_files_may_be_overwritten_and_no_report_does(
+    folder: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    report, earlier = tmp_path / "plan-03.json", tmp_path / "plan-04.json"
+    options = {"data": folder / "data.npz", "benchmark": False, "points": 2, "plans": tmp_path, "overwrite": overwrite}
+    earlier.touch()
     onnx_tucker.sweep(folder / "in.onnx", report=report, **options)
-    assert {path.name for path in tmp_path.iterdir()} == {"plan-01.json", "plan-02.json", "plan-03.json"}
+    assert earlier.exists() is not overwrite
+    assert {path.name for path in tmp_path.iterdir()} - {earlier.name} == {"plan-01.json", "plan-02.json", report.name}
 
 
 def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:

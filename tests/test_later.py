@@ -169,6 +169,13 @@ def test_samples_that_have_different_numbers_of_rows_are_left_alone() -> None:
     assert chooser.task(Extent(1, 1.0)) is whole
 
 
+def test_later_weights_are_not_tried_alone_where_the_model_takes_batches_of_one_size() -> None:
+    made = on_frames()
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    chooser, _ = subject(made, RNG.standard_normal((40, 3, 8)).astype(np.float32), fixed=True)
+    assert chooser.choice(Course(minutes=0)) == Extent()
+
+
 def test_masks_of_samples_are_taken() -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], "first"),

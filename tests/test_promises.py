@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import NodeProto, TensorProto, helper
 
 from onnx_tucker import compare, compress
-from onnx_tucker.errors import PromiseError
+from onnx_tucker.errors import PromiseError, TuckerError
+from onnx_tucker.factorise import Factorised
 from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.promises import Promises, Verdict
@@ -41,11 +42,16 @@ def test_an_error_holds_on_the_samples_kept_apart_and_on_all() -> None:
     np.testing.assert_array_equal(run(held.model, **data)[0], run(free.model, **data)[0])
 
 
-@pytest.mark.parametrize("unknown", [float("nan"), float("inf"), -float("inf")])
-def test_a_score_that_is_none_does_not_make_others_less_lucky(unknown: float) -> None:
+def scored() -> Promises:
+    """Of a score that may fall by little."""
     made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n", 12]}, {"y": 2})
     settings = Settings(benchmark=False, eval=lambda run: 1.0, max_drop=0.04)
-    promises = Promises(prepare(made, settings, silent), lambda run: 1.0)
+    return Promises(prepare(made, settings, silent), lambda run: 1.0)
+
+
+@pytest.mark.parametrize("unknown", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_none_does_not_make_others_less_lucky(unknown: float) -> None:
+    promises = scored()
 
     def verdict(error: float, fall: float) -> Verdict:
         return Verdict([Closeness("y", error, error, 1.0, None, None)], 1 - fall, fall)
@@ -53,6 +59,29 @@ def test_a_score_that_is_none_does_not_make_others_less_lucky(unknown: float) ->
     others = [verdict(0.5, unknown), verdict(0.5, 0.4)]
     assert promises.lucky([*others, verdict(0.4, 0.01)])
     assert not promises.lucky([*others[:1], verdict(0.4, 0.01)])
+
+
+def test_a_score_is_not_lucky_where_nothing_is_known_of_the_outputs() -> None:
+    unknown = Verdict([Closeness("y", None, None, None, None, None)], 0.99, 0.01)
+    assert not scored().lucky([unknown])
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (helper.make_node("Cast", ["r"], ["y"], to=TensorProto.DOUBLE), TensorProto.DOUBLE),
+        (helper.make_node("Transpose", ["r"], ["y"]), TensorProto.FLOAT),
+    ],
+    ids=["type", "shape"],
+)
+def test_outputs_of_another_shape_or_type_are_a_fault(change: NodeProto, kind: int) -> None:
+    made = model([helper.make_node("Relu", ["x"], ["y"])], {}, {"x": ["n", 12]}, {"y": 2})
+    other = model([helper.make_node("Relu", ["x"], ["r"]), change], {}, {"x": ["n", 12]}, {"y": 2})
+    other.graph.output[0].type.tensor_type.elem_type = kind
+    x = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    promises = Promises(prepare(made, Settings(data=x, benchmark=False), silent), None)
+    with pytest.raises(TuckerError, match="The output y of the result has another shape or type"):
+        promises.verify(Factorised(other, {}, {}, {}))
 
 
 @pytest.mark.parametrize(("loud", "told"), [(1.0, False), (30.0, True)])

@@ -58,6 +58,21 @@ def test_commands_take_the_same_options_from_python_as_on_the_command_line(comma
         Settings.of({"dry_run": True}, command)
 
 
+@pytest.mark.parametrize(
+    ("options", "insists"),
+    [
+        ({}, False),
+        ({"keep_slower": True}, True),
+        ({"ranks": "auto", "budget": "time:0.5"}, False),
+        ({"ranks": "auto", "budget": ["time:0.5", "bytes:0.5"]}, True),
+    ],
+)
+def test_slower_chains_are_wanted_where_that_is_asked_for_or_what_they_save_is(
+    options: dict[str, Any], insists: bool
+) -> None:
+    assert Settings.of(options).insists is insists
+
+
 def test_numbers_of_any_kind_that_fit_are_taken() -> None:
     settings = Settings(threads=np.int64(2), max_error=np.float32(0.5), tune_seconds=3)
     assert settings.threads == 2

@@ -82,6 +82,19 @@ def test_a_node_is_closer_with_statistics_than_without(kept: Path, node: str) ->
     assert errors[1] < 0.9 * errors[0]
 
 
+def test_what_is_the_same_of_all_samples_is_left_to_the_bias(tmp_path: Path) -> None:
+    made = model(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "gemm")],
+        {"w": noise(16, 12), "b": noise(12)},
+        {"x": ["n", 16]},
+        {"y": 2},
+    )
+    x = noise(400, 3) @ noise(3, 16) + noise(16)
+    compress(made, dry_run=True, benchmark=False, data={"x": x}, statistics_out=tmp_path / "s.npz")
+    result = compress(made, ranks=3, benchmark=False, statistics=tmp_path / "s.npz").model
+    assert relative(run(made, x=x)[0], run(result, x=x)[0]) < 0.05
+
+
 def test_they_say_where_a_budget_goes(kept: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = compress(NETWORK, ranks="auto", budget="flops:0.5", benchmark=False, statistics=kept)
     flops = result.report.totals.flops

@@ -13,6 +13,7 @@ from onnx import helper
 from onnx_tucker import compress, trust
 from onnx_tucker.factor.moments import Moments
 from onnx_tucker.factor.ridge import RIDGES
+from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job, silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime import inputs
@@ -96,11 +97,15 @@ def statistics(rows: int, weight: Array, noise: float) -> Moments:
     return known
 
 
+def product(weight: Array) -> Found:
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"], "n")], {"w": weight.T}, {"x": ["n", 8]}, {"y": 2})
+    [found] = look(made)[1]
+    return found
+
+
 def test_what_both_halves_say_is_trusted_and_noise_is_not() -> None:
     weight = RNG.standard_normal((6, 8)).astype(np.float32)
-    [found] = look(
-        model([helper.make_node("MatMul", ["x", "w"], ["y"], "n")], {"w": weight.T}, {"x": ["n", 8]}, {"y": 2})
-    )[1]
+    found = product(weight)
     candidate = Candidate("svd", (3,), (), 0.0)
     other = weight + np.float32(0.5)
     told = trust.trusted(
@@ -113,6 +118,14 @@ def test_what_both_halves_say_is_trusted_and_noise_is_not() -> None:
     assert told.shrink is None
     assert noise.ridge > 1
     assert not told.means
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_bias_takes_means_where_there_is_a_spread_about_them(rows: int) -> None:
+    weight = RNG.standard_normal((6, 8)).astype(np.float32)
+    halves = statistics(rows, weight, 0.0), statistics(2, weight, 0.0)
+    told = trust.trusted(product(weight), Candidate("svd", (3,), (), 0.0), halves, means=True, unsure=False)
+    assert told.means is (rows >= trust.SPREAD)
 
 
 def test_weights_in_other_files_are_no_reason_to_find_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

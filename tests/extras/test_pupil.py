@@ -67,6 +67,17 @@ def test_matrices_are_told_from_others_and_weights_of_many_inputs_take_smaller_s
     assert rates[1] == pytest.approx([1, 1, (128 / 16384) ** 0.5])
 
 
+def test_its_mean_is_that_of_the_weights_behind_each_step() -> None:
+    network = Network(BIASED, ["w"])
+    learner, seen = pupil.Pupil(network, Course(learning_rate=0.1)), []
+    for _ in range(4):
+        learner.learn(network.weights["w"].sum(), 1.0, 9)
+        seen.append(pupil.copied(network)["w"])
+    with learner.at_its_mean():
+        assert torch.allclose(network.weights["w"], torch.stack(seen).mean(dim=0))
+    assert torch.equal(network.weights["w"], seen[-1])
+
+
 @pytest.mark.parametrize("made", [MADE, BIASED])
 def test_a_state_is_gone_on_from(made: object) -> None:
     course = Course(learning_rate=0.1)

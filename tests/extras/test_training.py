@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from onnx import helper
 
 from onnx_tucker.course import Course
 from onnx_tucker.extras.lessons import Lessons
+from onnx_tucker.graph.segment import probe
 from onnx_tucker.runtime.batches import Batches
 from onnx_tucker.runtime.session import run_named
 from tests.helpers import model, session
@@ -101,6 +103,23 @@ def test_values_that_are_not_finite_are_not_learnt() -> None:
 
     trained = training.train(training.Task(**{**vars(subject), "teacher": teacher}), Course(epochs=20), lambda *_: None)
     assert trained.after < 0.2 * trained.before
+
+
+def test_values_on_the_way_are_learnt_too() -> None:
+    """Here only the outputs are right at the start, as what is before them is in another order."""
+    start = {"w": np.roll(WEIGHTS["w"], 1, axis=1), "v": np.roll(WEIGHTS["v"], 1, axis=0)}
+    network = training.Network(made(start), list(WEIGHTS))
+    teacher = partial(run_named, session(probe(made(WEIGHTS), ["h", "y"])))
+    subject = replace(task(), network=network, teacher=teacher, hidden=["h"])
+    trained = training.train(subject, Course(epochs=20, learning_rate=0.05), lambda *_: None)
+    assert 1 < trained.after < 0.8 * trained.before
+
+
+def test_samples_kept_apart_count_alike_in_batches_of_any_size() -> None:
+    subject = task(80, varied=False)
+    courses = [Course(epochs=1, learning_rate=0, batch=size) for size in (20, 16)]
+    losses = [training.train(subject, course, lambda *_: None).before for course in courses]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_there_are_as_many_epochs_as_the_time_allows() -> None:
