@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_tucker.graph.ends import chosen, joined
+from onnx_tucker.graph.ends import chosen, compared, joined
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.view import View
@@ -46,22 +46,25 @@ def judged(
     sites = [one for one in found if one.is_site]
     main = all(one.place.scope.graph is view.model.graph for one in sites)
     layers = [one.output for one in sites] if main else []  # what bodies make is not followed
-    parts = _parts(view, layers, folder, machine, feeds)
-    if not parts:
+    parts, scores = _followed(view, layers, folder, machine, feeds)
+    if not parts and not scores:
         return reference
-    names = dict.fromkeys(name for output in reference.names for name in parts.get(output, [output]))
+    names = dict.fromkeys(
+        name for output in reference.names for name in parts.get(output, [scores.get(output, output)])
+    )
     return Reference(machine.session(probe(view.model, names), folder), feeds, parts)
 
 
-def _parts(
+def _followed(
     view: View, layers: Collection[str], folder: Path, machine: Machine, feeds: Sequence[Feed]
-) -> dict[str, list[str]]:
-    """The values with fractions that outputs are to be judged by in their place, by output.
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The values with fractions that outputs are to be judged by in their place, by output: parts, and scores.
 
     Of what is chosen from others, as by the suppression of boxes, those: it may be of another shape each time. Of what
     puts values together of which some are far larger than others, each: a detector's boxes, in pixels, are ten thousand
-    times its scores, which no error relative to all of them would show. Values that are not finite, or nothing but
-    zeros and rounding, judge nothing.
+    times its scores, which no error relative to all of them would show. Of other probabilities what these are the
+    Softmax of: where they are near 0 and 1, few samples show no error until a class is another one, and gradients
+    vanish. Values that are not finite, or nothing but zeros and rounding, judge nothing.
 
     Args:
         view: the main graph.
@@ -73,21 +76,23 @@ def _parts(
     choices = chosen(view, layers)
     ends = {output.name: choices.get(output.name, [output.name]) for output in view.model.graph.output}
     inner = {value: joined(view, value) for values in ends.values() for value in values}
-    if not choices and all(len(names) < 2 for names in inner.values()):
-        return {}
-    names = sorted({*inner, *(name for values in inner.values() for name in values)})
+    of = {output.name: compared(view, output.name) for output in view.model.graph.output}
+    scores = {output: name for output, name in of.items() if name is not None}
+    if not choices and not scores and all(len(names) < 2 for names in inner.values()):
+        return {}, {}
+    names = sorted({*inner, *scores.values(), *(name for values in inner.values() for name in values)})
     try:
         session = machine.session(probe(view.model, names), folder)
         sizes = _sizes(run_named(session, feed) for feed in feeds[:LOOKED_AT])
     except FAILURES as error:
         logger.info("parts of the outputs stay unknown: %s", first_line(error))
-        return {}
+        return {}, {}
     found = {}
     for output, before in ends.items():
         judged = [name for value in before for name in _unlike(value, inner[value], sizes) if name in sizes]
         if judged and judged != [output]:
             found[output] = [*dict.fromkeys(judged)]
-    return found
+    return found, {output: name for output, name in scores.items() if output not in found and name in sizes}
 
 
 def _sizes(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:

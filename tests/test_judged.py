@@ -74,6 +74,42 @@ def test_a_promise_is_of_the_parts_too() -> None:
         compress(detector(), **options, max_error=0.01)
 
 
+def classifier(scores: str, *, masked: float = 0.0) -> onnx.ModelProto:
+    """Of what is certain of all that it sees, with an output of scores or of probabilities."""
+    rng = np.random.default_rng(1)
+    tensors = {name: low_rank(rng, 6, 24, out) for name, out in (("w", 24), ("v", 24), ("u", 5))}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["g"], "second"),
+        helper.make_node("Relu", ["g"], ["f"]),
+        helper.make_node("MatMul", ["f", "u"], ["s"], "third"),
+        helper.make_node("Add", ["s", "mask"], [scores]),
+    ]
+    if scores != "y":
+        nodes.append(helper.make_node("Softmax", [scores], ["y"]))
+    return model(nodes, {**tensors, "mask": np.array([0, 0, 0, 0, masked], np.float32)}, {"x": ["n", 24]}, {"y": 2})
+
+
+def test_probabilities_are_judged_by_the_scores_that_they_are_made_of() -> None:
+    """So that a Softmax at the end changes nothing of what the nodes become."""
+    data = {"x": 9 * np.random.default_rng(2).standard_normal((60, 24)).astype(np.float32)}
+    judged = prepare(classifier("scores"), Settings(data=data), silent).judged
+    assert judged is not None
+    assert judged.names == ["scores"]
+    assert not judged.parts
+    options = {"ranks": "auto", "budget": "flops:0.3", "data": data, "benchmark": False}
+    plans = [compress(classifier(scores), **options).plan for scores in ("y", "scores")]
+    assert plans[0].choices == plans[1].choices
+
+
+def test_scores_that_are_not_finite_judge_nothing() -> None:
+    data = {"x": np.random.default_rng(2).standard_normal((60, 24)).astype(np.float32)}
+    judged = prepare(classifier("scores", masked=-np.inf), Settings(data=data), silent).judged
+    assert judged is not None
+    assert judged.names == ["y"]
+
+
 def suppressed() -> onnx.ModelProto:
     """The same with what is left of the boxes, which are as many as there are, and with classes by number."""
     made = detector()

@@ -105,21 +105,42 @@ def class_axes(view: View) -> dict[str, int | None]:
 
 def joined(view: View, value: str) -> list[str]:
     """What a value of the main graph is: others one after another, in whatever shape, but for constants and inputs."""
-    makers = {name: node for node in view.model.graph.node for name in node.output if name}
+    makers = _makers(view)
     found, seen, left = list[str](), set[str](), [value]
     while left:
         name = left.pop()
         if name in seen:
             continue
         seen.add(name)
-        node = makers.get(name)
-        while node is not None and node.domain in STANDARD and node.op_type in MOVERS:
-            node = makers.get(node.input[0])
-        if node is not None and node.domain in STANDARD and node.op_type == "Concat":
+        node = _unmoved(makers, name)
+        if node is not None and node.op_type == "Concat":
             left.extend(reversed(node.input))
         elif name in makers and view.constant(name) is None:
             found.append(name)
     return found
+
+
+def compared(view: View, value: str) -> str | None:
+    """The scores that a value of the main graph is the Softmax of, in whatever shape and order; None if it is not."""
+    makers = _makers(view)
+    node = _unmoved(makers, value)
+    if node is None or node.op_type != "Softmax":
+        return None
+    scores = node.input[0]
+    return scores if scores in makers and view.constant(scores) is None else None
+
+
+def _makers(view: View) -> dict[str, onnx.NodeProto]:
+    """The nodes of the main graph by the names of what they make."""
+    return {name: node for node in view.model.graph.node for name in node.output if name}
+
+
+def _unmoved(makers: Mapping[str, onnx.NodeProto], value: str) -> onnx.NodeProto | None:
+    """The node of onnx's own operators that makes a value, before that is put into another shape or order."""
+    node = makers.get(value)
+    while node is not None and node.domain in STANDARD and node.op_type in MOVERS:
+        node = makers.get(node.input[0])
+    return node if node is not None and node.domain in STANDARD else None
 
 
 def chosen(view: View, layers: Collection[str]) -> dict[str, list[str]]:

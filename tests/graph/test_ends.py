@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker.graph.ends import chosen, class_axes, joined, maker
+from onnx_tucker.graph.ends import chosen, class_axes, compared, joined, maker
 from onnx_tucker.graph.view import View
 from tests.helpers import look, model
 
@@ -90,6 +90,30 @@ def test_constants_and_inputs_are_no_parts() -> None:
 def test_operators_of_others_put_nothing_together() -> None:
     join = helper.make_node("Concat", ["c", "x"], ["y"], domain="of.others")
     assert joined(view_of([CONV, join], {"y": 3}), "y") == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scores"),
+    [
+        ([PRODUCT, helper.make_node("Softmax", ["m"], ["y"])], "m"),
+        (
+            [
+                PRODUCT,
+                helper.make_node("Softmax", ["m"], ["s"]),
+                helper.make_node("Transpose", ["s"], ["t"], perm=[0, 2, 1]),
+                helper.make_node("Identity", ["t"], ["y"]),
+            ],
+            "m",
+        ),
+        ([PRODUCT, helper.make_node("Sigmoid", ["m"], ["y"])], None),
+        ([PRODUCT, helper.make_node("Softmax", ["m"], ["s"]), helper.make_node("Neg", ["s"], ["y"])], None),
+        ([PRODUCT, helper.make_node("Softmax", ["m"], ["y"], domain="of.others")], None),
+        ([helper.make_node("Softmax", ["x"], ["y"])], None),
+        ([helper.make_node("Identity", ["b"], ["same"]), helper.make_node("Softmax", ["same"], ["y"])], None),
+    ],
+)
+def test_what_probabilities_are_made_of_is_found(nodes: list[onnx.NodeProto], scores: str | None) -> None:
+    assert compared(view_of(nodes, {"y": 3}), "y") == scores
 
 
 def test_what_outputs_are_chosen_from_is_found() -> None:
