@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_tucker.graph.ends import chosen, compared, joined
+from onnx_tucker.graph.ends import chosen, joined, scores
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.view import View
@@ -46,12 +46,11 @@ def judged(
     sites = [one for one in found if one.is_site]
     main = all(one.place.scope.graph is view.model.graph for one in sites)
     layers = [one.output for one in sites] if main else []  # what bodies make is not followed
-    parts, scores = _followed(view, layers, folder, machine, feeds)
-    if not parts and not scores:
+    parts, instead = _followed(view, layers, folder, machine, feeds)
+    if not parts and not instead:
         return reference
-    names = dict.fromkeys(
-        name for output in reference.names for name in parts.get(output, [scores.get(output, output)])
-    )
+    ends = (parts.get(output, [instead.get(output, output)]) for output in reference.names)
+    names = dict.fromkeys(name for values in ends for name in values)
     return Reference(machine.session(probe(view.model, names), folder), feeds, parts)
 
 
@@ -76,11 +75,11 @@ def _followed(
     choices = chosen(view, layers)
     ends = {output.name: choices.get(output.name, [output.name]) for output in view.model.graph.output}
     inner = {value: joined(view, value) for values in ends.values() for value in values}
-    of = {output.name: compared(view, output.name) for output in view.model.graph.output}
-    scores = {output: name for output, name in of.items() if name is not None}
-    if not choices and not scores and all(len(names) < 2 for names in inner.values()):
+    of = {output.name: scores(view, output.name) for output in view.model.graph.output}
+    instead = {output: name for output, name in of.items() if name is not None}
+    if not choices and not instead and all(len(names) < 2 for names in inner.values()):
         return {}, {}
-    names = sorted({*inner, *scores.values(), *(name for values in inner.values() for name in values)})
+    names = sorted({*inner, *instead.values(), *(name for values in inner.values() for name in values)})
     try:
         session = machine.session(probe(view.model, names), folder)
         sizes = _sizes(run_named(session, feed) for feed in feeds[:LOOKED_AT])
@@ -92,7 +91,7 @@ def _followed(
         judged = [name for value in before for name in _unlike(value, inner[value], sizes) if name in sizes]
         if judged and judged != [output]:
             found[output] = [*dict.fromkeys(judged)]
-    return found, {output: name for output, name in scores.items() if output not in found and name in sizes}
+    return found, {output: name for output, name in instead.items() if output not in found and name in sizes}
 
 
 def _sizes(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:

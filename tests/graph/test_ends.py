@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnx_tucker.graph.ends import chosen, class_axes, compared, joined, maker
+from onnx_tucker.graph.ends import chosen, class_axes, joined, maker, scores
 from onnx_tucker.graph.view import View
 from tests.helpers import look, model
 
@@ -93,7 +93,7 @@ def test_operators_of_others_put_nothing_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "scores"),
+    ("nodes", "before"),
     [
         ([PRODUCT, helper.make_node("Softmax", ["m"], ["y"])], "m"),
         (
@@ -112,8 +112,8 @@ def test_operators_of_others_put_nothing_together() -> None:
         ([helper.make_node("Identity", ["b"], ["same"]), helper.make_node("Softmax", ["same"], ["y"])], None),
     ],
 )
-def test_what_probabilities_are_made_of_is_found(nodes: list[onnx.NodeProto], scores: str | None) -> None:
-    assert compared(view_of(nodes, {"y": 3}), "y") == scores
+def test_what_probabilities_are_made_of_is_found(nodes: list[onnx.NodeProto], before: str | None) -> None:
+    assert scores(view_of(nodes, {"y": 3}), "y") == before
 
 
 def test_what_outputs_are_chosen_from_is_found() -> None:
@@ -129,6 +129,16 @@ def test_what_outputs_are_chosen_from_is_found() -> None:
     ]
     view = view_of(nodes, {"y": 3, "i": 3, "s": 3, "of_input": 3})
     assert chosen(view, ["m"]) == {"y": ["m", "s"], "i": ["s"]}
+
+
+def test_classes_are_chosen_from_scores() -> None:
+    nodes = [
+        PRODUCT,
+        helper.make_node("Softmax", ["m"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("ArgMax", ["t"], ["y"], axis=1),
+    ]
+    assert chosen(view_of(nodes, {"y": 3, "t": 3}), ["m"]) == {"y": ["m"]}
 
 
 def test_truths_are_of_the_values_that_they_compare() -> None:
