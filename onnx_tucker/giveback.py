@@ -13,7 +13,8 @@ from onnx_tucker.factorise import Factorised, factorise
 from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.groups import members
 from onnx_tucker.job import Job
-from onnx_tucker.measure import Outcome, in_situ, report
+from onnx_tucker.measure import in_situ
+from onnx_tucker.outcome import Outcome, report
 from onnx_tucker.pricing import Decision, choice_of
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.replay import planned_candidate
