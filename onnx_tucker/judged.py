@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 UNLIKE, ROUNDING = 10, 1e-7
 """Times that the values of one part of an output are as large as those of another, from which on each counts alone; and
 the share of the largest up to which one is but rounding."""
+MASKED = 1e3
+"""Size of scores from which on some of them are there to rule a class out, and no error relative to them says much."""
 LOOKED_AT = 8
 """Inputs, or batches of them, by which it is seen how large values are."""
 
@@ -46,18 +48,18 @@ def judged(
     sites = [one for one in found if one.is_site]
     main = all(one.place.scope.graph is view.model.graph for one in sites)
     layers = [one.output for one in sites] if main else []  # what bodies make is not followed
-    parts, instead = _followed(view, layers, folder, machine, feeds)
-    if not parts and not instead:
+    parts = _parts(view, layers, folder, machine, feeds)
+    if not parts:
         return reference
-    ends = (parts.get(output, [instead.get(output, output)]) for output in reference.names)
-    names = dict.fromkeys(name for values in ends for name in values)
-    return Reference(machine.session(probe(view.model, names), folder), feeds, parts)
+    names = dict.fromkeys(name for output in reference.names for name in parts.get(output, [output]))
+    scored = [output for output, values in parts.items() if values == [scores(view, output)]]
+    return Reference(machine.session(probe(view.model, names), folder), feeds, parts, scored)
 
 
-def _followed(
+def _parts(
     view: View, layers: Collection[str], folder: Path, machine: Machine, feeds: Sequence[Feed]
-) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The values with fractions that outputs are to be judged by in their place, by output: parts, and scores.
+) -> dict[str, list[str]]:
+    """The values with fractions that outputs are to be judged by in their place, by output.
 
     Of what is chosen from others, as by the suppression of boxes, those: it may be of another shape each time. Of what
     puts values together of which some are far larger than others, each: a detector's boxes, in pixels, are ten thousand
@@ -75,23 +77,22 @@ def _followed(
     choices = chosen(view, layers)
     ends = {output.name: choices.get(output.name, [output.name]) for output in view.model.graph.output}
     inner = {value: joined(view, value) for values in ends.values() for value in values}
-    of = {output.name: scores(view, output.name) for output in view.model.graph.output}
-    instead = {output: name for output, name in of.items() if name is not None}
-    if not choices and not instead and all(len(names) < 2 for names in inner.values()):
-        return {}, {}
-    names = sorted({*inner, *instead.values(), *(name for values in inner.values() for name in values)})
+    told = {output: name for output in sorted(view.outputs()) if (name := scores(view, output)) is not None}
+    if not choices and not told and all(len(names) < 2 for names in inner.values()):
+        return {}
+    names = sorted({*inner, *told.values(), *(name for values in inner.values() for name in values)})
     try:
         session = machine.session(probe(view.model, names), folder)
         sizes = _sizes(run_named(session, feed) for feed in feeds[:LOOKED_AT])
     except FAILURES as error:
         logger.info("parts of the outputs stay unknown: %s", first_line(error))
-        return {}, {}
-    found = {}
-    for output, before in ends.items():
-        judged = [name for value in before for name in _unlike(value, inner[value], sizes) if name in sizes]
+        return {}
+    found = {output: [name] for output, name in told.items() if sizes.get(name, math.inf) < MASKED}
+    for output, values in ends.items():
+        judged = [name for value in values for name in _unlike(value, inner[value], sizes) if name in sizes]
         if judged and judged != [output]:
             found[output] = [*dict.fromkeys(judged)]
-    return found, {output: name for output, name in instead.items() if output not in found and name in sizes}
+    return found
 
 
 def _sizes(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -209,9 +209,11 @@ def _broken(job: Job, closeness: list[Closeness] | None, whole: Collection[str],
             return f"The {name} is not finite where the original's is."
     if settings.max_error is None:
         return None
-    if closeness is None or job.inputs is None:
+    if closeness is None or job.inputs is None or job.judged is None:
         return f"--max-error {CANNOT_BE_CHECKED}"
-    far = too_far(closeness, settings.max_error, job.inputs.kind, whole)
+    scored = job.judged.scored  # what is promised of probabilities is not of scores
+    promised = [replace(output, parts=()) if output.name in scored else output for output in closeness]
+    far = too_far(promised, settings.max_error, job.inputs.kind, whole)
     return f"{far}." if far else None
 
 

@@ -311,7 +311,7 @@ class Closeness:
             `ends.class_axes`; None where that is not known, or has no two.
         finite: whether B is finite wherever A is.
         parts: the same of values that the output follows from, where its own error tells little: what it puts together
-            of unlike sizes, as scores beside coordinates, or what it is chosen from.
+            of unlike sizes, as scores beside coordinates, what it is chosen from, or the scores of probabilities.
         effective_samples: as how many samples of one size those count of which A's values are unlike in size: the
             squared sum of their squared norms over the sum of the squares of these (Kish, "Survey Sampling", 1965).
     """

@@ -97,15 +97,33 @@ def test_probabilities_are_judged_by_the_scores_that_they_are_made_of() -> None:
     judged = prepare(classifier("scores"), Settings(data=data), silent).judged
     assert judged is not None
     assert judged.names == ["scores"]
-    assert not judged.parts
     options = {"ranks": "auto", "budget": "flops:0.3", "data": data, "benchmark": False}
-    plans = [compress(classifier(scores), **options).plan for scores in ("y", "scores")]
-    assert plans[0].choices == plans[1].choices
+    results = [compress(classifier(scores), **options) for scores in ("y", "scores")]
+    assert results[0].plan.choices == results[1].plan.choices
+    errors = [output for result in results if result.report.fidelity for output in result.report.fidelity.outputs]
+    [scores] = errors[1].parts
+    assert scores.relative_l2 == pytest.approx(errors[0].relative_l2, rel=1e-3)
+    assert errors[1].relative_l2 is not None
 
 
-def test_scores_that_are_not_finite_judge_nothing() -> None:
+def test_what_is_promised_of_probabilities_is_not_of_scores() -> None:
+    data = {"x": 30 * np.random.default_rng(2).standard_normal((60, 24)).astype(np.float32)}
+    options = {"ranks": 5, "data": data, "benchmark": False, "keep_slower": True}
+    free = compress(classifier("scores"), **options)
+    assert free.report.fidelity is not None
+    [output] = free.report.fidelity.outputs
+    [scores] = output.parts
+    assert output.relative_l2 is not None
+    assert scores.relative_l2 is not None
+    assert scores.relative_l2 > 3 * output.relative_l2
+    held = compress(classifier("scores"), **options, max_error=2.5 * output.relative_l2)
+    assert held.plan == free.plan
+
+
+@pytest.mark.parametrize("masked", [-np.inf, -1e4])
+def test_scores_that_rule_out_a_class_judge_nothing(masked: float) -> None:
     data = {"x": np.random.default_rng(2).standard_normal((60, 24)).astype(np.float32)}
-    judged = prepare(classifier("scores", masked=-np.inf), Settings(data=data), silent).judged
+    judged = prepare(classifier("scores", masked=masked), Settings(data=data), silent).judged
     assert judged is not None
     assert judged.names == ["y"]
 
