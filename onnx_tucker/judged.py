@@ -52,7 +52,7 @@ def judged(
     if not parts:
         return reference
     names = dict.fromkeys(name for output in reference.names for name in parts.get(output, [output]))
-    scored = [output for output, values in parts.items() if values == [scores(view, output)]]
+    scored = [output for output, values in parts.items() if output in values]
     return Reference(machine.session(probe(view.model, names), folder), feeds, parts, scored)
 
 
@@ -64,8 +64,9 @@ def _parts(
     Of what is chosen from others, as by the suppression of boxes, those: it may be of another shape each time. Of what
     puts values together of which some are far larger than others, each: a detector's boxes, in pixels, are ten thousand
     times its scores, which no error relative to all of them would show. Of other probabilities what these are the
-    Softmax of: where they are near 0 and 1, few samples show no error until a class is another one, and gradients
-    vanish. Values that are not finite, or nothing but zeros and rounding, judge nothing.
+    Softmax of, too: where they are near 0 and 1, few samples show no error until a class is another one, and gradients
+    vanish; but scores alone may differ by what changes no probability. Values that are not finite, or nothing but zeros
+    and rounding, judge nothing.
 
     Args:
         view: the main graph.
@@ -87,7 +88,7 @@ def _parts(
     except FAILURES as error:
         logger.info("parts of the outputs stay unknown: %s", first_line(error))
         return {}
-    found = {output: [name] for output, name in told.items() if sizes.get(name, math.inf) < MASKED}
+    found = {output: [output, name] for output, name in told.items() if sizes.get(name, math.inf) < MASKED}
     for output, values in ends.items():
         judged = [name for value in values for name in _unlike(value, inner[value], sizes) if name in sizes]
         if judged and judged != [output]:

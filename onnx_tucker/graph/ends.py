@@ -123,14 +123,11 @@ def joined(view: View, value: str) -> list[str]:
 def scores(view: View, value: str) -> str | None:
     """The scores that a value of the main graph is the Softmax of, in whatever shape and order; None if it is not."""
     makers = _makers(view)
-    found = _scores(makers, value)
-    return found if found in makers and view.constant(found) is None else None
-
-
-def _scores(makers: Mapping[str, onnx.NodeProto], value: str) -> str | None:
-    """The same by the nodes that make values, though they may be constants or inputs."""
     node = _unmoved(makers, value)
-    return node.input[0] if node is not None and node.op_type == "Softmax" else None
+    if node is None or node.op_type != "Softmax":
+        return None
+    found = node.input[0]
+    return found if found in makers and view.constant(found) is None else None
 
 
 def _makers(view: View) -> dict[str, onnx.NodeProto]:
@@ -175,7 +172,7 @@ def chosen(view: View, layers: Collection[str]) -> dict[str, list[str]]:
 
 
 def _compared(makers: Mapping[str, onnx.NodeProto], value: str) -> Iterator[str]:
-    """The values that a truth, or a whole number, says something of, or the scores of probabilities; itself for others.
+    """The values that a truth, or a whole number, says something of; itself for others.
 
     Args:
         makers: the nodes that make values which vary.
@@ -186,7 +183,7 @@ def _compared(makers: Mapping[str, onnx.NodeProto], value: str) -> Iterator[str]
         name = left.pop()
         node = makers.get(name)
         if node is None or node.op_type not in STATEMENTS or node.domain not in STANDARD:
-            yield _scores(makers, name) or name
+            yield name
             continue
         fresh = [taken for taken in node.input if taken in makers and taken not in seen]
         seen.update(fresh)

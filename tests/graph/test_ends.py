@@ -131,16 +131,6 @@ def test_what_outputs_are_chosen_from_is_found() -> None:
     assert chosen(view, ["m"]) == {"y": ["m", "s"], "i": ["s"]}
 
 
-def test_classes_are_chosen_from_scores() -> None:
-    nodes = [
-        PRODUCT,
-        helper.make_node("Softmax", ["m"], ["s"]),
-        helper.make_node("Transpose", ["s"], ["t"], perm=[0, 2, 1]),
-        helper.make_node("ArgMax", ["t"], ["y"], axis=1),
-    ]
-    assert chosen(view_of(nodes, {"y": 3, "t": 3}), ["m"]) == {"y": ["m"]}
-
-
 def test_truths_are_of_the_values_that_they_compare() -> None:
     nodes = [
         PRODUCT,

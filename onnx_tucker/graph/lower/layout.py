@@ -83,7 +83,7 @@ def lay_out(context: Context, labels: Collection[str], names: Names) -> Layout:
             made[node.output[0]] = named(node.output[0], replace(y, batch=taken.batch))
             needed.update(node.input[1:])
             continue
-        found = carrier(node, [made.get(name) for name in node.input], context.opset) if is_main(place) else None
+        found = carrier(node, [made.get(name) for name in node.input]) if is_main(place) else None
         if found is None:
             needed.update(node.input)
             continue
