@@ -68,7 +68,7 @@ def criterion(
     shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
     raise DataError(
         f"The labels, {labels.dtype} of shape {list(labels.shape)} from {least:g} to {most:g}, are neither classes nor "
-        f"values of an output ({shapes})."
+        f"values of an output ({shapes or 'there is none of numbers with fractions'})."
     )
 
 
@@ -101,7 +101,7 @@ def _of_classes(axis: int, maker: Maker) -> Callable[[Tensor, Tensor], Tensor]:
             logarithms = made.clamp_min(torch.finfo(made.dtype).tiny).log()
         else:  # which leaves those of a LogSoftmax as they are
             logarithms = functional.log_softmax(made, axis)
-        return functional.nll_loss(logarithms.movedim(axis, 1), wanted.long())
+        return functional.nll_loss(logarithms.movedim(axis, 1).contiguous(), wanted.long())  # its gradient has to be
 
     return loss
 

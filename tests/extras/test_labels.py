@@ -62,6 +62,15 @@ def test_classes_of_every_place(axis: int) -> None:
     assert loss(told, output) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_classes_that_are_moved_have_a_gradient() -> None:
+    """torch computes none of values that are in another order in memory."""
+    output, told = np.zeros((2, 5, 3, 4), np.float32), RNG.integers(0, 5, (2, 3, 4))
+    found = labels.criterion([told], {"y": output}, {"y": labels.Maker("Softmax", 1)})
+    scores = torch.zeros(2, 3, 4, 5, requires_grad=True)
+    found.loss(scores.softmax(3).movedim(3, 1), labels.tensor(told)).backward()
+    assert torch.isfinite(scores.grad).all()
+
+
 def test_one_of_them_is_one() -> None:
     told = np.eye(5, dtype=np.int64)[CLASSES]
     assert loss(told, LOGITS) == pytest.approx(loss(CLASSES, LOGITS))
