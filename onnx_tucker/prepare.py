@@ -96,6 +96,8 @@ def prepare(source: Source, settings: Settings, progress: Progress, *, again: bo
     judges = reference
     if reference is not None and ran is not None and ran.kind == "data":
         judges = judged.judged(reference, view, found, ran.feeds, machine, folder)
+        parts = (name for values in judges.parts.values() for name in values)
+        context = replace(context, seen=frozenset(parts) - view.outputs())
     remembered = Memory(Path(settings.cache) if settings.cache else None)
     job = Job(
         settings=settings,

@@ -169,7 +169,7 @@ def _compare(
     if session is None or job.inputs is None or job.reference is None or job.judged is None:
         return None
     comparison, names = fidelity.Comparison(ends.axes), job.reference.names
-    made = {name for node in model.graph.node for name in node.output}  # on frames some are by other names
+    made = {name for node in model.graph.node for name in node.output}  # of an earlier run, not all may be
     parts = dict.fromkeys(name for inner in job.judged.parts.values() for name in inner if name in made)
     within = job.open(probe(model, parts)) if parts else None
     inner = fidelity.Comparison()

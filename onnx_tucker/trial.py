@@ -40,7 +40,7 @@ def error(job: Job, model: onnx.ModelProto, samples: int | None = None) -> float
     """
     assert job.judged is not None
     assert job.inputs is not None
-    made = {name for node in model.graph.node for name in node.output}  # on frames some are by other names
+    made = {name for node in model.graph.node for name in node.output}  # of an earlier run, not all may be
     names, comparison = [name for name in job.judged.names if name in made], Comparison()
     usual = min(SAMPLES, max(LEAST, job.samples_for(HEAVY_MACS)))
     tried, most = 0, samples or max(usual, job.samples_for(trust.LIGHT_MACS))

@@ -15,6 +15,7 @@ from onnx_tucker.pipeline import compress
 from onnx_tucker.prepare import prepare
 from onnx_tucker.report.table import table
 from onnx_tucker.settings import Settings
+from onnx_tucker.types import Choice, Plan
 from tests.helpers import low_rank, model, relative, run
 
 X = np.random.default_rng(0).standard_normal((60, 16, 8, 8)).astype(np.float32)
@@ -124,6 +125,36 @@ def test_scores_that_rule_out_a_class_judge_nothing(masked: float) -> None:
     judged = prepare(classifier("scores", masked=masked), Settings(data=data), silent).judged
     assert judged is not None
     assert judged.names == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "parts"),
+    [
+        ([helper.make_node("Softmax", ["r"], ["y"], axis=1)], ["y", "r"]),
+        (
+            [
+                helper.make_node("Exp", ["r"], ["sizes"]),
+                helper.make_node("Sigmoid", ["r"], ["scores"]),
+                helper.make_node("Concat", ["sizes", "scores"], ["y"], axis=1),
+            ],
+            ["sizes", "scores"],
+        ),
+    ],
+    ids=["probabilities", "parts"],
+)
+def test_what_models_are_judged_by_is_seen_on_frames(ends: list[onnx.NodeProto], parts: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["r"], "conv", pads=[1] * 6), *ends]
+    kernel = 0.3 * rng.standard_normal((4, 3, 3, 3, 3))
+    made = model(nodes, {"w": kernel.astype(np.float32)}, {"x": [1, 3, 4, 5, 5]}, {"y": 5})
+    frames = Choice("conv", "Conv", (4, 3, 3, 3, 3), "lowered", "", None, "frames_out", None)
+    x = rng.standard_normal((10, 3, 4, 5, 5)).astype(np.float32)
+    result = compress(made, plan=Plan((frames,)), data={"x": x}, benchmark=False)
+    assert result.plan.choices == (frames,)
+    assert result.report.fidelity is not None
+    [output] = result.report.fidelity.outputs
+    assert [part.name for part in output.parts] == parts
+    assert all(part.relative_l2 is not None and part.relative_l2 < 1e-5 for part in output.parts)
 
 
 def suppressed() -> onnx.ModelProto:

@@ -26,6 +26,7 @@ class Context:
         fixed: shapes as far as the model itself fixes them; the sizes that it leaves free are names or None.
         opset: version of the standard operators, 0 where there are none.
         dequantize: whether weights that are stored as integers are factorised.
+        seen: names of values besides the outputs that are to be there in what is made of the model.
     """
 
     places: Sequence[Place]
@@ -34,6 +35,7 @@ class Context:
     fixed: Mapping[str, tuple[Size, ...]]
     opset: int
     dequantize: bool = False
+    seen: frozenset[str] = frozenset()
 
     def constant(self, place: Place, index: int) -> Constant | None:
         """The constant that is the node's input `index`."""

@@ -28,6 +28,10 @@ TOGETHER = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum"))
 """Operators of values of the same shape, element by element."""
 
 
+SOFTMAX_OF_ONE_AXIS = 13
+"""The first opset in which Softmax is over its axis, and not over all from there on."""
+
+
 @dataclass(frozen=True)
 class Carrier:
     """A node that works on frames.
@@ -43,14 +47,13 @@ class Carrier:
     out: Frames | None
 
 
-def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None]) -> Carrier | None:
+def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None], opset: int) -> Carrier | None:
     """How a node works on frames, or None where it does not.
-
-    A Softmax could, but models are judged by its scores, which are to be seen.
 
     Args:
         node: a node of the standard operators.
         frames: for each of its inputs, the frames that it could be, or None.
+        opset: version of the standard operators.
     """
     if len(node.output) != 1 or not frames:
         return None
@@ -61,6 +64,8 @@ def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None]) -> Carrier | 
     if kind in TOGETHER and all(f and replace(f, name="") == blank for f in frames):
         return Carrier(range(len(frames)), _same, blank)
     if kind in POINTWISE or (kind == "BatchNormalization" and given.get("spatial", 1)):
+        return Carrier([0], _same, blank)
+    if kind in ("Softmax", "LogSoftmax") and given.get("axis") == 1 and opset >= SOFTMAX_OF_ONE_AXIS:
         return Carrier([0], _same, blank)
     if kind == "Concat" and given.get("axis") in (1, -4):
         joined = [f for f in frames if f and (f.batch, f.size) == (x.batch, x.size)]

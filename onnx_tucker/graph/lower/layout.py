@@ -83,7 +83,8 @@ def lay_out(context: Context, labels: Collection[str], names: Names) -> Layout:
             made[node.output[0]] = named(node.output[0], replace(y, batch=taken.batch))
             needed.update(node.input[1:])
             continue
-        found = carrier(node, [made.get(name) for name in node.input]) if is_main(place) else None
+        alone = is_main(place) and context.seen.isdisjoint(node.input)
+        found = carrier(node, [made.get(name) for name in node.input], context.opset) if alone else None
         if found is None:
             needed.update(node.input)
             continue

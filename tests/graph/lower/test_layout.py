@@ -78,6 +78,7 @@ def test_functions_of_values_alike_are_carried(op: str) -> None:
 NODES: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
     "clip": (helper.make_node("Clip", ["a", "low", "high"], ["m"]), {"low": np.float32(-0.5), "high": np.float32(0.5)}),
     "leaky": (helper.make_node("LeakyRelu", ["a"], ["m"], alpha=0.3), {}),
+    "softmax": (helper.make_node("Softmax", ["a"], ["m"], axis=1), {}),
     "concat": (helper.make_node("Concat", ["a", "c"], ["m"], axis=1), {}),
     "concat from behind": (helper.make_node("Concat", ["a", "c"], ["m"], axis=-4), {}),
     "norm": (
@@ -94,7 +95,7 @@ def test_other_nodes_that_are_carried(kind: str) -> None:
 
 
 OTHERS: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
-    "softmax": (helper.make_node("Softmax", ["a"], ["m"], axis=1), {}),
+    "softmax over frames": (helper.make_node("Softmax", ["a"], ["m"], axis=2), {}),
     "concat of frames": (helper.make_node("Concat", ["a", "a"], ["m"], axis=2), {}),
     "add to all": (helper.make_node("Add", ["a", "s"], ["m"]), {"s": noise(1, 4, 1, 1, 1)}),
     "slopes": (helper.make_node("PRelu", ["a", "s"], ["m"]), {"s": noise(4, 1, 1, 1)}),
@@ -207,6 +208,13 @@ def test_names_that_are_taken_are_left_alone() -> None:
                 for i, name in enumerate(values):
                     values[i] = new if name == old else name
     lowered(made)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("opset", [7, 11, 12])
+def test_a_softmax_of_all_axes_from_one_on_is_left_alone(op: str, opset: int) -> None:
+    made = network(helper.make_node(op, ["a"], ["m"], axis=1), opset=opset)
+    assert transposes(lowered(made)) == 4
 
 
 @pytest.mark.parametrize("batches", [("n", 1), (1, "n"), ("n", "k")])
