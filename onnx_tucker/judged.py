@@ -52,8 +52,7 @@ def judged(
     if not parts:
         return reference
     names = dict.fromkeys(name for output in reference.names for name in parts.get(output, [output]))
-    scored = [output for output, values in parts.items() if output in values]
-    return Reference(machine.session(probe(view.model, names), folder), feeds, parts, scored)
+    return Reference(machine.session(probe(view.model, names), folder), feeds, parts)
 
 
 def _parts(

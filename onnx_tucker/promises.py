@@ -169,7 +169,7 @@ def _compare(
     if session is None or job.inputs is None or job.reference is None or job.judged is None:
         return None
     comparison, names = fidelity.Comparison(ends.axes), job.reference.names
-    made = {name for node in model.graph.node for name in node.output}  # of an earlier run, not all may be
+    made = {name for node in model.graph.node for name in node.output}.difference(names)  # an earlier run may hide some
     parts = dict.fromkeys(name for inner in job.judged.parts.values() for name in inner if name in made)
     within = job.open(probe(model, parts)) if parts else None
     inner = fidelity.Comparison()
@@ -195,9 +195,10 @@ def _compare(
         known = dict(zip(job.judged.names, job.judged.outputs(i), strict=True)) if inside else {}
         inner.add([*parts], [known[name] for name in parts], inside, samples)
     job.progress("comparing outputs", len(feeds), len(feeds))
-    each = {part.name: part for part in inner.results()}
+    outputs = comparison.results()
+    each = {one.name: one for one in (*inner.results(), *outputs)}
     of = {output: tuple(each[name] for name in names if name in each) for output, names in job.judged.parts.items()}
-    return [replace(one, parts=of.get(one.name, ())) for one in comparison.results()]
+    return [replace(one, parts=of.get(one.name, ())) for one in outputs]
 
 
 def _broken(job: Job, closeness: list[Closeness] | None, whole: Collection[str], *, changed: bool) -> str | None:
@@ -210,10 +211,10 @@ def _broken(job: Job, closeness: list[Closeness] | None, whole: Collection[str],
             return f"The {name} is not finite where the original's is."
     if settings.max_error is None:
         return None
-    if closeness is None or job.inputs is None or job.judged is None:
+    if closeness is None or job.inputs is None:
         return f"--max-error {CANNOT_BE_CHECKED}"
-    scored = job.judged.scored  # what is promised of probabilities is not of scores
-    promised = [replace(output, parts=()) if output.name in scored else output for output in closeness]
+    # What is judged by itself too, as probabilities are besides their scores, is all that is promised of it.
+    promised = [output if output.others == output.parts else replace(output, parts=()) for output in closeness]
     far = too_far(promised, settings.max_error, job.inputs.kind, whole)
     return f"{far}." if far else None
 

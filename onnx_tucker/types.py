@@ -311,7 +311,8 @@ class Closeness:
             `ends.class_axes`; None where that is not known, or has no two.
         finite: whether B is finite wherever A is.
         parts: the same of values that the output follows from, where its own error tells little: what it puts together
-            of unlike sizes, as scores beside coordinates, what it is chosen from, or the scores of probabilities.
+            of unlike sizes, as scores beside coordinates, what it is chosen from, or of probabilities itself and the
+            scores.
         effective_samples: as how many samples of one size those count of which A's values are unlike in size: the
             squared sum of their squared norms over the sum of the squares of these (Kish, "Survey Sampling", 1965).
     """
@@ -325,6 +326,11 @@ class Closeness:
     finite: bool = True
     parts: tuple[Closeness, ...] = ()
     effective_samples: float | None = None
+
+    @property
+    def others(self) -> tuple[Closeness, ...]:
+        """The parts but for the output itself."""
+        return tuple(part for part in self.parts if part.name != self.name)
 
 
 def recipe(method: str | None, ranks: Ranks | None, form: str | None) -> str:

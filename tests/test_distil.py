@@ -18,6 +18,7 @@ from onnx_tucker.errors import DataError, ModelError, PlanError, PromiseError, U
 from onnx_tucker.graph.segment import probe
 from onnx_tucker.graph.trainable import trainable
 from onnx_tucker.pipeline import finetune
+from onnx_tucker.types import Choice, Plan
 from tests.helpers import Array, model, relative, run, two_layers
 from tests.test_judged import detector, suppressed
 
@@ -312,6 +313,22 @@ def test_parts_of_an_output_are_learnt_and_labels_are_of_all_of_it() -> None:
         missed.append(relative(wanted[..., 16:], found[..., 16:]))
     [before] = run(factorised, x=x)
     assert max(missed) < 0.95 * relative(wanted[..., 16:], before[..., 16:])
+
+
+def test_scores_that_an_earlier_run_has_hidden_on_frames_are_not_needed() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["s"], "conv", pads=[1] * 6)]
+    nodes.append(helper.make_node("Softmax", ["s"], ["y"], axis=1))
+    kernel = 0.3 * rng.standard_normal((8, 8, 3, 3, 3)).astype(np.float32)
+    made = model(nodes, {"w": kernel}, {"x": [1, 8, 4, 5, 5]}, {"y": 5})
+    frames = Choice("conv", "Conv", (8, 8, 3, 3, 3), "factorized", "", "tucker2", "frames_out", (3, 3))
+    factorised = compress(made, plan=Plan((frames,)), benchmark=False).model
+    assert "s" not in {name for node in factorised.graph.node for name in node.output}
+    x = rng.standard_normal((20, 8, 4, 5, 5)).astype(np.float32)
+    tuned = finetune(made, factorised, data={"x": x}, **{**QUICK, "epochs": 2})
+    assert tuned.report.fidelity is not None
+    [output] = tuned.report.fidelity.outputs
+    assert [part.name for part in output.parts] == ["y"]
 
 
 def test_nothing_behind_what_a_choice_is_made_from_is_needed() -> None:

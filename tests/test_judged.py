@@ -105,6 +105,12 @@ def test_probabilities_are_judged_by_the_scores_that_they_are_made_of_too() -> N
     assert f"(of what it follows from: scores {scores.relative_l2:.2g})" in "\n".join(table(result.report).notes)
 
 
+def test_what_is_far_off_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    data = {"x": 9 * np.random.default_rng(2).standard_normal((60, 24)).astype(np.float32)}
+    compress(classifier("scores"), ranks=3, data=data, benchmark=False, keep_slower=True)
+    assert caplog.text.count("of its size") == 1
+
+
 def test_what_is_promised_of_probabilities_is_not_of_scores() -> None:
     made, x = classifier("scores"), 30 * np.random.default_rng(2).standard_normal((60, 24)).astype(np.float32)
     options = {"ranks": 5, "data": {"x": x}, "benchmark": False, "keep_slower": True}

@@ -137,8 +137,7 @@ def _fidelity(fidelity: Fidelity, output: Closeness) -> str:
         "" if output.argmax_agreement is None else f", largest value in the same place {output.argmax_agreement:.1%}"
     )
     where = samples(fidelity.inputs, fidelity.samples)
-    others = [part for part in output.parts if part.name != output.name]
-    parts = ", ".join(f"{part.name} {small(part.relative_l2)}" for part in others)
+    parts = ", ".join(f"{part.name} {small(part.relative_l2)}" for part in output.others)
     inner = f" (of what it follows from: {parts})" if parts else ""
     return f"Output {output.name}: relative error {small(output.relative_l2)}{inner}{agree}, on {where}."
 

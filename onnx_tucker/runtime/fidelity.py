@@ -155,7 +155,7 @@ def called(outputs: Iterable[Closeness]) -> Iterator[tuple[str, Closeness]]:
     """Outputs and their parts, with what they are called in a sentence."""
     for output in outputs:
         yield f"output {output.name}", output
-        yield from ((f"part {part.name} of output {output.name}", part) for part in output.parts)
+        yield from ((f"part {part.name} of output {output.name}", part) for part in output.others)
 
 
 def mean_error(outputs: Sequence[Closeness]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,28 +22,22 @@ class Reference:
         session: the model.
         feeds: the inputs.
         parts: names of those of its outputs that some output of a model follows from, by the name of that.
-        scored: names of outputs of a model that are probabilities, and follow from their scores.
 
     Attributes:
         names: of the outputs, in the order of the model.
         parts: the same as given.
-        scored: the same as given.
     """
 
     def __init__(
-        self,
-        session: ort.InferenceSession,
-        feeds: Sequence[Feed],
-        parts: Mapping[str, Sequence[str]] | None = None,
-        scored: Collection[str] = (),
+        self, session: ort.InferenceSession, feeds: Sequence[Feed], parts: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         self._session, self._feeds = session, feeds
-        self.names, self.parts, self.scored = output_names(session), parts or {}, scored
+        self.names, self.parts = output_names(session), parts or {}
         self._held: Held[list[Any]] = Held(HELD)
 
     def on(self, feeds: Sequence[Feed]) -> Reference:
         """The same model on other inputs."""
-        return Reference(self._session, feeds, self.parts, self.scored)
+        return Reference(self._session, feeds, self.parts)
 
     def outputs(self, index: int) -> list[Any]:
         """All outputs on one of the inputs.
