@@ -29,9 +29,9 @@ import onnx
 import onnxruntime as ort
 
 import onnx_tucker
-from onnx_tucker import calibrate
 from onnx_tucker.factor import METHODS, reconstruct
 from onnx_tucker.factor.metric import Root
+from onnx_tucker.fitting import calibrate
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.graph.piece import store
 from onnx_tucker.graph.splice import splice

@@ -7,22 +7,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from onnx_tucker import trust
 from onnx_tucker.errors import PromiseError, TuckerError
-from onnx_tucker.factorise import Factorised, factorise
+from onnx_tucker.fitting import trust
+from onnx_tucker.fitting.factorise import Factorised, factorise
+from onnx_tucker.fitting.rough import Rough
 from onnx_tucker.graph.io import file_bytes
-from onnx_tucker.groups import members
 from onnx_tucker.job import Job
 from onnx_tucker.measure import in_situ
 from onnx_tucker.outcome import Outcome, report
-from onnx_tucker.pricing import Decision, choice_of
+from onnx_tucker.planning.groups import members
+from onnx_tucker.planning.pricing import Decision, choice_of
+from onnx_tucker.planning.race import MODEL_TIGHT
+from onnx_tucker.planning.replay import planned_candidate
 from onnx_tucker.promises import Promises, Verdict
-from onnx_tucker.replay import planned_candidate
 from onnx_tucker.report.schema import Change, Report
-from onnx_tucker.rough import Rough
 from onnx_tucker.runtime.session import FAILURES, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
-from onnx_tucker.timed import MODEL_TIGHT
 from onnx_tucker.types import Basis, Candidate, Closeness, Plan
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ import joblib
 import onnx
 import onnxruntime as ort
 
+from onnx_tucker.adjoints.influence import Influences
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found, macs
 from onnx_tucker.graph.view import View
-from onnx_tucker.influence import Influences
 from onnx_tucker.runtime import batches
 from onnx_tucker.runtime.batches import Inputs
 from onnx_tucker.runtime.held import Held
@@ -72,8 +72,8 @@ class Job:
         inputs: what factors are fitted to and outputs are compared on, or None where nothing can be run.
         reference: the model's outputs on all of them, or None where nothing can be run.
         judged: the values that models are judged by while they are searched for: see `judged`.
-        wanted: what the nodes are to give where factors are fitted; see `rows.Wanted`.
-        chains: those fitted so far, by all that they follow from; see `fitting.Fitting`.
+        wanted: what the nodes are to give where factors are fitted; see `fitting.rows.Wanted`.
+        chains: those fitted so far, by all that they follow from; see `fitting.sequential.Fitting`.
         timed_feed: what the whole model is timed on, or None where nothing can be run.
         influences: how much errors of nodes' outputs count, or None where there is no data.
         memory: of what this run and earlier ones have measured.

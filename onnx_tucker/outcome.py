@@ -13,7 +13,7 @@ from onnx_tucker.factor import METHODS
 from onnx_tucker.forms import FORMS, macs
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job
-from onnx_tucker.pricing import Decision, Price
+from onnx_tucker.planning.pricing import Decision, Price
 from onnx_tucker.report.schema import (
     Change,
     Fidelity,
@@ -39,7 +39,7 @@ class Outcome:
         timings: of the whole model before and after, or None.
         closeness: of the outputs, or None.
         file_bytes: size of the model before, and after unless nothing was made.
-        biases: what new weights come with, by node; see `factorise.Factorised`.
+        biases: what new weights come with, by node; see `fitting.factorise.Factorised`.
         output_errors: relative L2 error of each chain's output, by node, where it was measured.
         in_situ: times of single nodes within the whole model, before and after.
         score: the user's, before and after, if it was asked for.

@@ -10,8 +10,9 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnx_tucker import rank, statistics
+from onnx_tucker import rank
 from onnx_tucker.errors import ModelError, OutputError, UsageError
+from onnx_tucker.fitting import statistics
 from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging, check_target, free_data_path, same
 from onnx_tucker.job import Job

@@ -12,12 +12,10 @@ from typing import Any
 
 import onnx
 
-from onnx_tucker import budgets, outputs, rank, remarks, statistics
-from onnx_tucker.auto import search
+from onnx_tucker import outputs, rank, remarks
 from onnx_tucker.course import Course
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
-from onnx_tucker.finetuning import course_of, loss_of, trained
-from onnx_tucker.front import front
+from onnx_tucker.fitting import statistics
 from onnx_tucker.giveback import Made, hold, make, planned_only, timed
 from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging
@@ -25,20 +23,24 @@ from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import in_situ, output_errors
 from onnx_tucker.options import require_range
 from onnx_tucker.outcome import Outcome, report
+from onnx_tucker.planning.pricing import decide
+from onnx_tucker.planning.replay import replay
 from onnx_tucker.prepare import Model, Source, prepare, source_of
-from onnx_tucker.pricing import decide
 from onnx_tucker.promises import Promises, Verdict
 from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.fixed import Full
-from onnx_tucker.replay import replay
 from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
 from onnx_tucker.runtime.evaluate import Evaluate, load_function
 from onnx_tucker.runtime.threads import limited
+from onnx_tucker.search import budgets
+from onnx_tucker.search.auto import search
+from onnx_tucker.search.front import front
 from onnx_tucker.settings import POINTS, Settings
-from onnx_tucker.student import restored, student
-from onnx_tucker.teachable import require_known, require_torch
+from onnx_tucker.training.finetuning import course_of, loss_of, trained
+from onnx_tucker.training.student import restored, student
+from onnx_tucker.training.teachable import require_known, require_torch
 from onnx_tucker.types import Plan
 
 logger = logging.getLogger(__name__)

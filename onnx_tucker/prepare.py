@@ -12,13 +12,13 @@ import onnx.inliner
 import onnxruntime as ort
 
 from onnx_tucker import feeds, judged, observed
+from onnx_tucker.adjoints.influence import Influences
 from onnx_tucker.errors import ModelError, UsageError
 from onnx_tucker.graph import io, shapes
 from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, merges, weight_bytes
 from onnx_tucker.graph.find import context_of, find
 from onnx_tucker.graph.view import View
-from onnx_tucker.influence import Influences
 from onnx_tucker.job import CHAIN_BYTES, WANTED_BYTES, Job, Progress
 from onnx_tucker.reached import reached
 from onnx_tucker.runtime import inputs

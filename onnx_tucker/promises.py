@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from onnx_tucker import observed
 from onnx_tucker.errors import DataError, TuckerError
-from onnx_tucker.factorise import Factorised
+from onnx_tucker.fitting.factorise import Factorised
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.ends import class_axes
 from onnx_tucker.graph.segment import probe

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from onnx_tucker import trust
+from onnx_tucker.fitting import trust
+from onnx_tucker.fitting.obstacles import unread
 from onnx_tucker.job import Job
-from onnx_tucker.obstacles import unread
 from onnx_tucker.promises import Verdict
 from onnx_tucker.runtime.fidelity import called
 from onnx_tucker.runtime.inputs import HELD_OUT, fixed_sizes

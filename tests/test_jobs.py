@@ -9,7 +9,7 @@ from joblib import parallel_config
 
 from onnx_tucker import compress
 from tests.helpers import model
-from tests.test_allocate import uneven
+from tests.search.test_allocate import uneven
 
 
 def stack() -> onnx.ModelProto:

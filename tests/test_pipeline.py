@@ -13,11 +13,13 @@ import pytest
 from onnx import helper
 
 import onnx_tucker
-from onnx_tucker import arrange, compress, factorise, inspect
+from onnx_tucker import compress, inspect
 from onnx_tucker.errors import DataError, ModelError, OutputError, PlanError, PromiseError, TuckerError, UsageError
+from onnx_tucker.fitting import factorise
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.job import silent
 from onnx_tucker.measure import output_errors
+from onnx_tucker.planning import arrange
 from onnx_tucker.prepare import prepare
 from onnx_tucker.report.schema import Change
 from onnx_tucker.runtime.timing import Stopwatch, Timing

@@ -8,7 +8,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnx_tucker import compare, compress
 from onnx_tucker.errors import PromiseError, TuckerError
-from onnx_tucker.factorise import Factorised
+from onnx_tucker.fitting.factorise import Factorised
 from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.promises import Promises, Verdict

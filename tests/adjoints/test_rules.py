@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 from onnx_tucker.adjoints import RULES
+from onnx_tucker.adjoints.backward import Backward
 from onnx_tucker.adjoints.call import reduced
-from onnx_tucker.backward import Backward
 from onnx_tucker.graph.view import View
 from onnx_tucker.runtime.session import FAILURES, Machine
 from tests.helpers import Array, look, model, run, session

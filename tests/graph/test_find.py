@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_tucker.factor import METHODS
-from onnx_tucker.factorise import factorise
+from onnx_tucker.fitting.factorise import factorise
 from onnx_tucker.graph.nodes import Names
 from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 
 from onnx_tucker.forms import LONGEST
+from onnx_tucker.forms.temporal import Temporal
 from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import attributes
 from onnx_tucker.graph.ops.conv import window_of
-from onnx_tucker.temporal import Temporal
 from onnx_tucker.types import Array, Window
 
 POINTWISE = frozenset(

@@ -1,7 +1,7 @@
 """3D convolutions as 2D ones on frames.
 
 A value (batch, channels, frames, height, width) is kept as (batch * frames, channels, height, width). Every stage of a
-chain is y = A conv2d(B x), with the matrices of `temporal`. Weights are stored once, in the order that the 2D
+chain is y = A conv2d(B x), with the matrices of `forms.temporal`. Weights are stored once, in the order that the 2D
 convolution wants; what it needs besides (transformed, widened) is computed from them by nodes without other inputs,
 which onnxruntime folds when it loads the model.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from onnx_tucker.forms import Form
+from onnx_tucker.forms.temporal import Temporal, Tiles
+from onnx_tucker.forms.toom_cook import UNIT
 from onnx_tucker.graph.lower.writer import Writer
-from onnx_tucker.temporal import Temporal, Tiles
-from onnx_tucker.toom_cook import UNIT
 from onnx_tucker.types import Array, Stage, Window
 
 

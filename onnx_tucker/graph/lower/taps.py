@@ -11,9 +11,9 @@ from functools import reduce
 
 import numpy as np
 
+from onnx_tucker.forms.temporal import Temporal
 from onnx_tucker.graph.lower.frames import of_plane
 from onnx_tucker.graph.lower.writer import Writer
-from onnx_tucker.temporal import Temporal
 from onnx_tucker.types import Array, Stage, Window
 
 ALIGNED = 4

@@ -12,8 +12,8 @@ from onnx import helper
 from onnx_tucker import forms
 from onnx_tucker.factor import METHODS
 from onnx_tucker.forms import FORMS
+from onnx_tucker.planning.ways import forms_of
 from onnx_tucker.runtime.session import FAILURES
-from onnx_tucker.ways import forms_of
 from tests.helpers import Array, candidate, conv_model, factorised, look, model, relative, run
 
 

@@ -15,8 +15,8 @@ from onnx_tucker.forms import FORMS
 from onnx_tucker.graph.lower.carriers import POINTWISE, TOGETHER
 from onnx_tucker.graph.lower.layout import lay_out
 from onnx_tucker.graph.nodes import Names
+from onnx_tucker.planning.ways import forms_of
 from onnx_tucker.runtime.session import FAILURES
-from onnx_tucker.ways import forms_of
 from tests.adjoints.test_rules import OLD
 from tests.helpers import Array, factorised, look, model, relative, run
 

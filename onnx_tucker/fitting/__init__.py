@@ -1,0 +1,1 @@
+"""Chains from weights and from data, node after node."""

@@ -1,0 +1,1 @@
+"""What nodes can become and what that takes, by measurement: a plan."""

@@ -1,0 +1,1 @@
+"""`--ranks auto`: the best ranks for budgets, or for what the outputs may lose."""

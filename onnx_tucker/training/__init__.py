@@ -1,0 +1,1 @@
+"""The last step: weights of chains trained on inputs, with or without labels."""
