@@ -51,8 +51,8 @@ def output_errors(
         return {}
     key = job.planned_key("output errors", planned, model.SerializeToString(deterministic=True), dict(feed))
     recalled = job.memory.recall(key)
-    if recalled is not None and isinstance(recalled.value, dict):
-        return recalled.value
+    if recalled is not None:
+        return dict(recalled.value)
     errors = _output_errors(job, feed, planned, weights)
     job.memory.remember(key, errors)
     return errors

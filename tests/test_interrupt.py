@@ -88,8 +88,8 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
         return over
 
     def known(share: float) -> Callable[[], bool]:
-        most = len(list((tmp_path / "cache").rglob("*.json")))
-        return lambda: len(list((tmp_path / "other").rglob("*.json"))) > share * most
+        most = len(list((tmp_path / "cache").rglob("measured/*")))
+        return lambda: len(list((tmp_path / "other").rglob("measured/*"))) > share * most
 
     # While modules are imported.
     assert sum(interrupt("first", after(seconds)) for seconds in (0.0, 0.1, 0.3, 0.6)) >= 2

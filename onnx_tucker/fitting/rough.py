@@ -49,8 +49,8 @@ class Rough:
         trusts = self._begin(planned)
         key = self._key("allocation", planned)
         recalled = self._job.memory.recall(key)
-        if recalled is not None and isinstance(recalled.value, float):
-            return recalled.value
+        if recalled is not None:
+            return float(recalled.value)
         if trust.few(self._job) and self._job.folds:  # what is fitted to looks closer than others, see `_missed`
             bases: list[Basis] = ["weights", *self._fits(planned)]
             unfitted = factorise(self._job, planned, "weights", rough=True)
@@ -95,7 +95,7 @@ class Rough:
         if len(bases) > 1 and basis not in bases:
             key = self._key("basis", planned)
             recalled = self._job.memory.recall(key)
-            if recalled is not None and recalled.value in bases:
+            if recalled is not None:
                 basis = recalled.value
             else:
                 basis = self._way(unfitted, bases)
@@ -161,7 +161,7 @@ class Rough:
         """What chains are fitted to, of some ways, as the first model has said; then others that are about as close."""
         recalled = self._job.memory.recall(self._fit_key) if self._first is not None else None
         chosen = self._fit or (recalled.value if recalled is not None else ())
-        return [basis for basis in chosen if basis in bases] if isinstance(chosen, Sequence) else []
+        return [basis for basis in chosen if basis in bases]
 
     def _choose_fit(self, errors: Mapping[Basis, float]) -> None:
         """Fits all further models to what the first one came closest by."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from onnx_tucker.factor.ridge import RIDGES, best, ridge
 from onnx_tucker.graph.find import Found
 from onnx_tucker.job import ROUGH_ROWS, Job
 from onnx_tucker.planning.groups import eligible
-from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.types import Candidate, Chain, Site
 
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
@@ -59,20 +57,6 @@ class Trust(NamedTuple):
     shrink: float | None
     means: bool
 
-    @classmethod
-    def restored(cls, recalled: Recalled | None) -> Trust | None:
-        """One that is remembered; None where there is none, or something else."""
-        value = recalled.value if recalled is not None else None
-        if not isinstance(value, list | tuple) or len(value) != len(cls._fields):
-            return None
-        known = (
-            isinstance(value[0], float)
-            and 0 < value[0] < math.inf
-            and value[1] in SHRINKS
-            and value[2] in (True, False)
-        )
-        return cls(*value) if known else None
-
     def goals(self, site: Site, known: Statistics) -> list[Goal]:
         """What the weight of each group should be, by what is known of its rows."""
         targets = known.targets(site.read(), self.ridge, bias=self.means)
@@ -95,10 +79,11 @@ class Trusts:
     def of(self, job: Job, found: Found, candidate: Candidate, find: Callable[[], Trust], *, rough: bool) -> Trust:
         """How far the data of a node is trusted, by what is remembered or else by `find`, in rough passes or others."""
         key = job.planned_key("trust", self._first, found.label, candidate.method is None, rough)
-        known = Trust.restored(job.memory.recall(key))
-        if known is None:
-            known = find()
-            job.memory.remember(key, known)
+        recalled = job.memory.recall(key)
+        if recalled is not None:
+            return Trust(*recalled.value)
+        known = find()
+        job.memory.remember(key, known)
         return known
 
 

@@ -1,7 +1,11 @@
-"""What has been measured: of this run, and of earlier ones in a folder that is safe to delete and to share."""
+"""What has been measured: of this run, and of earlier ones in a folder that is safe to delete and to share.
+
+Each value is a file with its digest, so that whoever recalls it need not ask whether it is what was written.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from contextlib import suppress
@@ -24,7 +28,7 @@ class Recalled(NamedTuple):
 
 
 class Memory:
-    """Values by key, as JSON.
+    """Values by key, of what JSON can hold; lists come back as such.
 
     Args:
         folder: where values outlive the run; None for nowhere.
@@ -41,10 +45,10 @@ class Memory:
         path = self._path(key)
         if key not in self._known and path is not None:
             try:
-                self._known[key] = Recalled(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused), True)
+                self._known[key] = Recalled(_read(path.read_bytes()), True)
             except FileNotFoundError:
                 pass
-            except (OSError, ValueError, RecursionError) as error:
+            except (OSError, ValueError) as error:
                 logger.info("%s is not used: %s", path, error)
         return self._known.get(key)
 
@@ -55,17 +59,27 @@ class Memory:
         self._known[key] = Recalled(value, False)
         path = self._path(key)
         if path is not None:
-            fault = keep(path, json.dumps(value).encode())
+            fault = keep(path, _written(value))
             if fault and not self._told:
                 self._told = True
                 logger.warning("Nothing is remembered for other runs, as %s: name a folder with --cache.", fault)
 
     def _path(self, key: str) -> Path | None:
-        return self._folder / "measured" / f"{key}.json" if self._folder and not key.startswith(PASSING) else None
+        return self._folder / "measured" / key if self._folder and not key.startswith(PASSING) else None
 
 
-def _refused(constant: str) -> float:
-    raise ValueError(f"{constant} is nothing that was measured")
+def _written(value: Any) -> bytes:
+    """A value as a file has it: the digest of the JSON in the second line, and that."""
+    content = json.dumps(value).encode()
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def _read(content: bytes) -> Any:
+    """The value in a file; a ValueError if that is not as it was written."""
+    digest, _, value = content.partition(b"\n")
+    if digest.decode(errors="replace") != hashlib.sha256(value).hexdigest():
+        raise ValueError("it is damaged, or was changed")
+    return json.loads(value)
 
 
 def keep(path: Path, content: bytes) -> str | None:

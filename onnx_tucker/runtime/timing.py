@@ -15,7 +15,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -120,7 +119,7 @@ class Stopwatch:
         for model in models:
             key = self._key([model], feed, "rough")
             recalled = self._recall(key)
-            if recalled is None or not isinstance(recalled.value, float):
+            if recalled is None:
                 began = time.perf_counter()
                 try:
                     run = _runner(self.machine.session(model), feed)
@@ -155,12 +154,14 @@ class Stopwatch:
             session.FAILURES: onnxruntime cannot run one of them.
         """
         key = self._key(models, feed, f"compared to {tight}")
-        known = _timings(self._recall(key), len(models))
-        if not known:
-            began = time.perf_counter()
-            known = self.race([self.machine.session(model, folder) for model in models], feed, seconds, tight)
-            self._remember(key, [asdict(timing) for timing in known], began)
-        return known
+        recalled = self._recall(key)
+        if recalled is not None:
+            known = (Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"])}) for entry in recalled.value)
+            return [replace(timing, remembered=recalled.earlier) for timing in known]
+        began = time.perf_counter()
+        timings = self.race([self.machine.session(model, folder) for model in models], feed, seconds, tight)
+        self._remember(key, [asdict(timing) for timing in timings], began)
+        return timings
 
     def race(
         self, sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: float, tight: float = TIGHT
@@ -184,8 +185,7 @@ class Stopwatch:
         key = self._key([model], feed, "profiled")
         recalled = self._recall(key)
         if recalled is not None:
-            with suppress(TypeError):
-                return [Step(*entry) for entry in recalled.value]
+            return [Step(*entry) for entry in recalled.value]
         began = time.perf_counter()
         steps = _profiled(self.machine, model, feed, folder)
         self._remember(key, steps, began)
@@ -195,18 +195,14 @@ class Stopwatch:
         recalled = self._memory.recall(key)
         if recalled is None:
             return None
-        try:
-            value, seconds = recalled.value["value"], float(recalled.value["seconds"])
-        except (TypeError, KeyError, ValueError) as error:
-            logger.info("a remembered time is not used: %s", error)
-            return None
+        value, seconds = recalled.value
         self._count(key, seconds)
         return Recalled(value, recalled.earlier)
 
     def _remember(self, key: str, value: object, began: float) -> None:
         seconds = time.perf_counter() - began
         self._count(key, seconds)
-        self._memory.remember(key, {"value": value, "seconds": seconds})
+        self._memory.remember(key, [value, seconds])
 
     def _count(self, key: str, seconds: float) -> None:
         if key not in self._counted:
@@ -342,15 +338,3 @@ def _speedup(ratios: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
 def _timing(times: NDArray[np.float64], ratios: NDArray[np.float64]) -> Timing:
     low, high = np.percentile(times, [25, 75])
     return Timing(float(np.median(times)), float(high - low), *_speedup(ratios))
-
-
-def _timings(recalled: Recalled | None, count: int) -> list[Timing]:
-    """Remembered times of so many models; empty where there are none."""
-    if recalled is None:
-        return []
-    try:
-        known = [Timing(**{**entry, "speedup_ci": tuple(entry["speedup_ci"])}) for entry in recalled.value]
-    except (TypeError, KeyError) as error:
-        logger.info("a remembered time is not used: %s", error)
-        return []
-    return [replace(t, remembered=recalled.earlier) for t in known] if len(known) == count else []

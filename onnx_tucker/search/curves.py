@@ -58,7 +58,7 @@ def curves(
         blind: leaves the data out of it.
     """
     keys = [job.key("curve", quantities, blind, [found.label for found in group]) for group in groups]
-    known = [_recalled(job, key, quantities, group) for key, group in zip(keys, groups, strict=True)]
+    known = [_recalled(job, key, group) for key, group in zip(keys, groups, strict=True)]
     missing = [group for group, curve in zip(groups, known, strict=True) if curve is None]
     run = Parallel(n_jobs=job.settings.jobs, require="sharedmem", return_as="generator", pre_dispatch="n_jobs")
     made = run(delayed(_curve)(job, quantities, *about) for about in _seen(job, missing, blind=blind))
@@ -71,20 +71,14 @@ def curves(
         yield fresh
 
 
-def _recalled(job: Job, key: str, quantities: Sequence[str], group: list[Found]) -> Curve | None:
+def _recalled(job: Job, key: str, group: list[Found]) -> Curve | None:
     """A curve that is remembered."""
     recalled = job.memory.recall(key)
     if recalled is None:
         return None
-    try:
-        points, weight = recalled.value
-        made = [Point(**{**p, "ranks": None if p["ranks"] is None else tuple(p["ranks"])}) for p in points]
-        if not made or made[0].method or any(set(point.costs) != set(quantities) for point in made):
-            raise ValueError("it has other points")
-        return Curve(group, made, float(weight))
-    except (TypeError, KeyError, ValueError) as error:
-        logger.info("a remembered curve is not used: %s", error)
-        return None
+    points, weight = recalled.value
+    made = [Point(**{**p, "ranks": None if p["ranks"] is None else tuple(p["ranks"])}) for p in points]
+    return Curve(group, made, weight)
 
 
 def _seen(

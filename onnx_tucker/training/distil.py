@@ -204,11 +204,7 @@ def _shortened(
 def _known(job: Job, key: str | None) -> Extent | None:
     """What an earlier run chose to train, if that is remembered."""
     recalled = job.memory.recall(key)
-    if recalled is None or not isinstance(recalled.value, list | tuple) or len(recalled.value) != len(Extent._fields):
-        return None
-    still, share = recalled.value
-    good = isinstance(still, int) and isinstance(share, int | float) and still >= 0 and 0 < share <= 1
-    return Extent(still, share) if good else None
+    return None if recalled is None else Extent(*recalled.value)
 
 
 def _key(job: Job, model: onnx.ModelProto, part: Part, course: Course) -> str | None:

@@ -18,7 +18,6 @@ from onnx_tucker.graph.find import Found
 from onnx_tucker.job import Job, silent
 from onnx_tucker.prepare import prepare
 from onnx_tucker.runtime import inputs
-from onnx_tucker.runtime.memory import Recalled
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate, Stage, Window
 from tests.helpers import Array, look, model, two_layers
@@ -67,14 +66,6 @@ def test_nodes_that_see_much_of_a_sample_take_fewer(monkeypatch: pytest.MonkeyPa
         light = trust.lighter(job, job.found[0])
         assert light.inputs is not None
         assert light.inputs.fit.samples == samples
-
-
-def test_what_is_remembered_is_checked() -> None:
-    whole = trust.Trust(RIDGES[2], 0.3, True)
-    assert trust.Trust.restored(Recalled(list(whole), True)) == whole
-    for value in (None, 3, ["a", "b", "c"], [1e4, None], [-2.0, None, True], [1.0, 0.5, True]):
-        assert trust.Trust.restored(Recalled(value, True)) is None
-    assert trust.Trust.restored(None) is None
 
 
 def test_searches_that_begin_alike_share_what_they_find_and_no_others_do() -> None:
