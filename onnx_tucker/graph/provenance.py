@@ -30,30 +30,32 @@ class Chains(NamedTuple):
         nodes: labels of the last nodes, which are those of the nodes that the chains replaced.
         values: outputs of the nodes before, which are unique over all scopes.
         lowered: those of both that belong to nodes in other forms, or to conversions between layouts.
+        constants: names of the initializers that these take besides weights.
     """
 
     nodes: frozenset[str] = frozenset()
     values: frozenset[str] = frozenset()
     lowered: frozenset[str] = frozenset()
+    constants: frozenset[str] = frozenset()
 
     def hold(self, place: Place) -> bool:
         """Whether a node is in one of the chains."""
         return place.label in self.nodes or not self.values.isdisjoint(place.node.output[:1])
 
     def transforms(self, place: Place) -> bool:
-        """Whether a node in one of the chains is in another form, where constants need not be weights."""
+        """Whether a node in one of the chains is in another form, or converts between layouts."""
         return place.label in self.lowered or not self.lowered.isdisjoint(place.node.output[:1])
 
     def only_lowered(self) -> Chains:
         """The chains whose nodes are no layers that could be factorised again."""
-        return Chains(self.nodes & self.lowered, self.values & self.lowered, self.lowered)
+        return Chains(self.nodes & self.lowered, self.values & self.lowered, self.lowered, self.constants)
 
 
 def chains(model: onnx.ModelProto) -> Chains:
     """The chains that are noted in a model; none where the entry is not one of this tool."""
     try:
         document = json.loads(_text(model))
-        return Chains(_texts(document["nodes"]), _texts(document["values"]), _texts(document.get("lowered", [])))
+        return Chains(*(_texts(document[name]) for name in Chains._fields))
     except (ValueError, KeyError, TypeError, RecursionError):
         return Chains()
 
@@ -65,6 +67,7 @@ def recipes(model: onnx.ModelProto) -> dict[str, Recipe]:
         return {
             label: Recipe(method, None if ranks is None else tuple(map(int, ranks)), form, tuple(map(str, weights)))
             for label, (method, ranks, form, weights) in noted.items()
+            if isinstance(method, str | None) and isinstance(form, str) and weights
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -76,14 +76,15 @@ def splice(
         for label, c in planned.items()
         if c.changes
     }
-    provenance.record(result, _made(chains, planned, context), recipes)
+    own = {tensor.name for tensor in (*constants, *(one for piece in pieces.values() for one in piece.constants))}
+    provenance.record(result, _made(chains, planned, context)._replace(constants=frozenset(own)), recipes)
     return result
 
 
 def _made(
     chains: Mapping[str, Sequence[onnx.NodeProto]], planned: Mapping[str, Candidate], context: Context
 ) -> provenance.Chains:
-    """What is new in a model, by name."""
+    """What is new in a model, by name, but for constants."""
     known = {name for place in context.places for name in place.node.output}
     values = {label: {node.output[0] for node in nodes} - known for label, nodes in chains.items()}
     direct = {label for label, candidate in planned.items() if FORMS[candidate.form] == DIRECT}

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping
 import onnx
 
 from onnx_tucker.graph import provenance
-from onnx_tucker.graph.lower.writer import is_constant
 from onnx_tucker.graph.nodes import STANDARD, Place, places
 
 OPERANDS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "MatMul": (0, 1)}
@@ -33,7 +32,7 @@ def trainable(model: onnx.ModelProto) -> list[str]:
         added = place.node.op_type == "Add"
         sources = [s for name in _operands(place, products) for s in _sources(name, makers, chains) if s in weights]
         for source in sources:
-            if not (chains.transforms(place) and is_constant(source)) and not (added and not _vector(tensors[source])):
+            if source not in chains.constants and (_vector(tensors[source]) or not added):
                 found[source] = None
         if sources and place.node.op_type == "MatMul":
             products.add(place.node.output[0])

@@ -38,7 +38,9 @@ def test_recipes_of_all_runs_are_noted_whose_weights_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "[]", '{"recipes": 5}', '{"recipes": {"a": [1]}}', '{"recipes": {"a": [1, 2, 3, 4]}}']
+    "value",
+    ["", "[]", '{"recipes": 5}', '{"recipes": {"a": [1]}}', '{"recipes": {"a": [1, 2, 3, 4]}}']
+    + [f'{{"recipes": {{"a": {recipe}}}}}' for recipe in ('[[1], [2], "direct", ["w"]]', '["svd", [2], "direct", []]')],
 )
 def test_recipes_that_others_have_damaged_are_none(value: str) -> None:
     made = two_layers()

@@ -17,9 +17,11 @@ def test_factors_and_no_constants_of_what_is_on_frames() -> None:
     tensors = {"w": np.ones((4, 4, 3, 3, 3), np.float32), "b": np.ones(4, np.float32)}
     node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv", pads=[1] * 6)
     made = model([node], tensors, {"x": [1, 4, 8, 8, 8]}, {"y": 5})
-    for form in ("direct", "frames_in", "tiles3_split"):
-        names = trainable(factorised(made, {"conv": ("tucker2", (2, 2), form)}))
-        assert names == [f"conv/tucker2/{i}/weight" for i in range(3)] + ["b"]
+    for bias in ("b", "encoder/constant1"):
+        made.graph.node[0].input[2] = made.graph.initializer[1].name = bias
+        for form in ("direct", "frames_in", "tiles3_split"):
+            names = trainable(factorised(made, {"conv": ("tucker2", (2, 2), form)}))
+            assert names == [f"conv/tucker2/{i}/weight" for i in range(3)] + [bias]
 
 
 def test_weights_that_callers_see_are_left_alone() -> None:

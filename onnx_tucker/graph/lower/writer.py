@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,6 @@ REDUCE_INPUTS = 18
 """The first opset in which ReduceMax takes its axes as an input."""
 SQUEEZE_INPUTS = 13
 """The first opset in which Squeeze and Unsqueeze take their axes as an input."""
-
-
-CONSTANT = re.compile(r".*/constant\d+(_\d+)?", re.DOTALL)
-
-
-def is_constant(name: str) -> bool:
-    """Whether an initializer of a chain in another form has the name of a constant, and not of a weight."""
-    return CONSTANT.fullmatch(name) is not None
 
 
 class Writer:
