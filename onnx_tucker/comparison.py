@@ -12,7 +12,7 @@ from onnx_tucker.job import Progress, silent
 from onnx_tucker.prepare import Model, prepare, source_of
 from onnx_tucker.promises import too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
-from onnx_tucker.report.schema import Change, Fidelity
+from onnx_tucker.report.schema import Change, Fidelity, finite
 from onnx_tucker.report.table import machine, samples
 from onnx_tucker.rivals import check_seconds, named, rivals
 from onnx_tucker.runtime.fidelity import Comparison
@@ -79,7 +79,7 @@ class Compared:
             },
             "environment": self.environment,
         }
-        return json.dumps(document, indent=1) + "\n"
+        return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def compare(
@@ -123,7 +123,10 @@ def compare(
     timings: tuple[Timing, ...] = ()
     if settings.benchmark and job.timed_feed is not None:
         progress("timing", 0, 1)
-        timings = tuple(job.stopwatch.race([job.session, rival.session], job.timed_feed, seconds))
+        try:
+            timings = tuple(job.stopwatch.race([job.session, rival.session], job.timed_feed, seconds))
+        except FAILURES as error:
+            raise DataError(f"The models do not run on the input that they are timed on: {first_line(error)}") from error
         warn_if_noisy(timings)
     both = job.inputs.fit.samples + (job.inputs.check.samples if job.inputs.held_out else 0)
     sizes = Change(job.size, rival.size)

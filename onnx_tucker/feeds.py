@@ -57,7 +57,7 @@ def read(session: ort.InferenceSession | None, model: onnx.ModelProto, settings:
         DataError: it cannot be read, it has no such labels, or there is no model to run on it.
     """
     given = data_files.read(settings.data_paths) if settings.data_paths else settings.data_arrays
-    parts = [{name: np.asarray(array) for name, array in part.items()} for part in given]
+    parts = [{name: _array(name, values) for name, values in part.items()} for part in given]
     if not any(parts):
         return Samples([], [], frozenset())
     if settings.labels is not None and any(settings.labels not in part for part in parts):
@@ -70,6 +70,13 @@ def read(session: ort.InferenceSession | None, model: onnx.ModelProto, settings:
     _tell_of_integers(session, parts[0])
     any_rank = {value.name for value in model.graph.input if not value.type.tensor_type.HasField("shape")}
     return Samples(parts, labels, frozenset(any_rank))
+
+
+def _array(name: str, values: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"The data for input {name} is no array: {error}") from error
 
 
 def _tell_of_integers(session: ort.InferenceSession, part: Feed) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def parts_of(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
     if given is None:
         return ()
     if callable(getattr(given, "get_next", None)):
-        given = iter(given.get_next, None)
+        given = _batches(given)
     try:
         parts = (given,) if isinstance(given, WHOLE) or _is_array(given) else tuple(given)
     except TypeError:
@@ -33,6 +33,12 @@ def parts_of(given: Any) -> tuple[PathLike | Mapping[str, Any], ...]:
     if not any(all(isinstance(part, kinds) for part in parts) for kinds in (str | Path, Mapping)):
         raise UsageError("The data is neither paths of .npz or .npy files nor arrays by input name.")
     return parts
+
+
+def _batches(reader: Any) -> Iterator[Any]:
+    """What a reader gives until that is None; `iter` would compare arrays with it value by value."""
+    while (batch := reader.get_next()) is not None:
+        yield batch
 
 
 def _is_array(value: Any) -> bool:

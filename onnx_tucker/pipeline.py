@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import onnx
@@ -21,7 +22,7 @@ from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging
 from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import in_situ, output_errors
-from onnx_tucker.options import require_range
+from onnx_tucker.options import require_kind, require_range
 from onnx_tucker.outcome import Outcome, report
 from onnx_tucker.planning.pricing import decide
 from onnx_tucker.planning.replay import replay
@@ -94,7 +95,7 @@ def _compressed(
 ) -> Result:
     """See `compress`; by rules, or where there are none by a plan or by search."""
     source = source_of(model)
-    target = Path(output) if output is not None else None
+    target = _target(output)
     written = outputs.claimed([source], target, settings)
     plan = _given_plan(settings)
     course = course_of(settings)
@@ -138,6 +139,7 @@ def sweep(
     """
     settings = Settings.of(options, "sweep")
     require_range("points", points, 2, 1000, whole=True)
+    require_kind("plans", plans, (str, Path, NoneType), "a path")
     source = source_of(model)
     reports = [Path(path) for path in settings.report]
     writers = [writer(path, FORMATS) for path in reports]
@@ -220,7 +222,7 @@ def finetune(
         raise UsageError(f"--loss {loss} needs --labels, the name of their array in the data.")
     source = source_of(original)
     other = source_of(factorised)
-    target = Path(output) if output is not None else None
+    target = _target(output)
     written = outputs.claimed([source, other], target, settings)
     require_torch()
     evaluate = _given_function(settings)
@@ -316,6 +318,12 @@ def _given_rules(settings: Settings) -> Rules:
 
 def _given_function(settings: Settings) -> Evaluate | None:
     return load_function(settings.eval) if isinstance(settings.eval, str) else settings.eval
+
+
+def _target(output: str | Path | None) -> Path | None:
+    """Where the result goes, if anywhere."""
+    require_kind("output", output, (str, Path, NoneType), "a path")
+    return None if output is None else Path(output)
 
 
 def _given_plan(settings: Settings) -> Plan | None:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from onnx_tucker.errors import DataError, ModelError, UsageError
 from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.prepare import Model, careful, load, prepare, size, source_of
+from onnx_tucker.report.schema import finite
 from onnx_tucker.runtime.session import FAILURES, Feed, environment, first_line
 from onnx_tucker.runtime.timing import Timing, warn_if_noisy
 from onnx_tucker.settings import RACE_SECONDS, Settings
@@ -58,7 +59,7 @@ class Bench:
         names = ("model", "time_ms", "time_spread_ms", "speedup", "speedup_ci")
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         document = {"schema": SCHEMA, "models": rows, "noisy": self.noisy, "environment": self.environment}
-        return json.dumps(document, indent=1) + "\n"
+        return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def bench(

@@ -12,8 +12,8 @@ import onnx_tucker
 from onnx_tucker import compress
 from onnx_tucker.cli import main
 from onnx_tucker.comparison import compare
-from onnx_tucker.errors import ModelError, UsageError
-from tests.helpers import relative, run, two_layers
+from onnx_tucker.errors import DataError, ModelError, UsageError
+from tests.helpers import model, relative, run, two_layers
 
 
 @pytest.fixture
@@ -81,6 +81,26 @@ def test_models_that_cannot_be_compared(folder: Path) -> None:
     onnx.save(helper.make_model(helper.make_graph([], "empty", [], [])), "e.onnx")
     with pytest.raises(ModelError):
         compare("a.onnx", "e.onnx", benchmark=False)
+
+
+def test_a_model_that_takes_other_batches_than_are_timed_is_refused_in_words() -> None:
+    node, weight = helper.make_node("MatMul", ["x", "w"], ["y"], "product"), {"w": np.eye(4, dtype=np.float32)}
+    one, other = (model([node], weight, {"x": [batch, 4]}, {"y": 2}) for batch in ("n", 4))
+    data = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    assert compare(one, other, data=data, benchmark=False).outputs[0].relative_l2 == 0
+    with pytest.raises(DataError, match="that they are timed on"):
+        compare(one, other, data=data)
+
+
+def test_what_is_not_known_is_null_in_json() -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    one, other = (
+        model([node], {"w": scale * np.eye(4)}, {"x": [2, 4]}, {"y": 2}, dtype=onnx.TensorProto.DOUBLE)
+        for scale in (1e160, 3e160)
+    )
+    found = compare(one, other, data=np.ones((2, 4)), max_error=0.1, benchmark=False)
+    assert found.broken
+    assert json.loads(found.to_json(), parse_constant=pytest.fail)["fidelity"]["outputs"][0]["relative_l2"] is None
 
 
 def test_models_may_be_in_memory(folder: Path) -> None:

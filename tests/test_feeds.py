@@ -12,7 +12,7 @@ from onnx import helper
 
 from onnx_tucker import compress
 from onnx_tucker.errors import DataError, UsageError
-from tests.helpers import Array, low_rank, model
+from tests.helpers import Array, conv_model, low_rank, model
 
 
 def added() -> onnx.ModelProto:
@@ -44,6 +44,14 @@ def test_data_for_a_model_without_inputs_is_refused_in_words() -> None:
     node = helper.make_node("RandomNormal", [], ["y"], shape=[2, 2])
     with pytest.raises(DataError, match="the model's inputs are"):
         compress(model([node], {}, {}, {"y": 2}), ranks="vbmf", data=np.full((3, 4), 7), benchmark=False)
+
+
+def test_what_is_no_array_is_told() -> None:
+    made = conv_model(np.ones((4, 4, 1), np.float32))
+    with pytest.raises(DataError, match="x is no array"):
+        compress(made, data={"x": [[1.0], [1.0, 2.0]]}, benchmark=False)
+    with pytest.raises(DataError, match="the model's inputs are 'x'"):
+        compress(made, data={5: np.ones(3), "z": np.ones(3)}, benchmark=False)
 
 
 def test_arrays_of_different_lengths_are_told() -> None:

@@ -393,6 +393,7 @@ def test_invalid_models_are_refused() -> None:
         ({"jobs": 0}, "--jobs"),
         ({"report": ["r.txt"]}, "--report r.txt"),
         ({"dim": {"q": 1}}, "--dim q"),
+        ({"output": 5}, "--output is a path"),
         ({"eval": "none.py:f", "max_drop": 0}, "no Python file"),
     ],
 )

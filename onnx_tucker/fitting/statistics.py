@@ -150,7 +150,7 @@ class _Stored:
         self._content = content
         if str(self._array(MODEL)) != job.fingerprint:
             raise DataError(f"The statistics in {self._path} are of another model; collect them anew with --data.")
-        self._numbers = {str(label): i for i, label in enumerate(self._array(NODES))}
+        self._numbers = {str(label): i for i, label in enumerate(self._array(NODES).ravel())}
 
     def __enter__(self) -> _Stored:
         return self

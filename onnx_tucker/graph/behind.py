@@ -12,17 +12,17 @@ import onnx
 
 from onnx_tucker.factor.sight import Affine, Sight
 from onnx_tucker.graph.elementwise import activation
-from onnx_tucker.graph.nodes import STANDARD, attributes
+from onnx_tucker.graph.nodes import STANDARD, attributes, softmax_axis
 from onnx_tucker.graph.view import View
 
 SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that leave values as they are."""
 MOVES = (*SHAPERS, "Dropout", "Resize", "Transpose", "Upsample")
 """Operators behind which a value is still what it was, though it may be elsewhere."""
-CHOICES = {"Softmax": -1, "LogSoftmax": -1, "ArgMax": 0, "TopK": -1}
-"""Operators that compare along an axis, and which one that is unless they say so."""
-DECISIONS = ("ArgMax", "TopK")
-"""Those that give no scores any more."""
+SOFTMAXES = ("LogSoftmax", "Softmax")
+"""Operators that make probabilities of classes."""
+DECISIONS = {"ArgMax": 0, "TopK": -1}
+"""Operators that decide along an axis and give no scores any more, and which one that is unless they say so."""
 
 Scores = Literal["classes", "events", "perhaps"]
 """What scores are of: classes of which there is one at a time, events of which each may be, or perhaps classes."""
@@ -76,17 +76,26 @@ def scores(view: View, value: str, classes: int) -> Scores | None:
     while values:
         value = values.pop()
         for node in view.users.get(value, ()):
-            if node.domain not in STANDARD or node.op_type not in {*MOVES, *CHOICES, "Sigmoid"}:
+            if node.domain not in STANDARD or node.op_type not in {*MOVES, *SOFTMAXES, *DECISIONS, "Sigmoid"}:
                 return None
             if node.op_type == "Sigmoid":
                 told = "events"
-            elif node.op_type in CHOICES:
-                axis = int(attributes(node).get("axis", CHOICES[node.op_type]))
-                shape = view.context.shapes.get(value, ())
-                told = "classes" if told and shape[axis : axis + 1 or None] == (classes,) else told
+            elif node.op_type not in MOVES and told and _compared(view, node) == (classes,):
+                told = "classes"
             if node.op_type not in DECISIONS:
                 values.append(node.output[0])
     return told
+
+
+def _compared(view: View, node: onnx.NodeProto) -> tuple[int, ...]:
+    """The lengths of the axes over which a softmax or a decision compares, but for those of length one."""
+    shape, opset = view.context.shapes.get(node.input[0], ()), view.context.opset
+    if node.op_type in SOFTMAXES:
+        axis = softmax_axis(node, opset)
+        several = opset < 13
+    else:
+        axis, several = int(attributes(node).get("axis", DECISIONS[node.op_type])), False
+    return tuple(size for size in shape[axis : None if several else axis + 1 or None] if size != 1)
 
 
 def _normalised(view: View, node: onnx.NodeProto, value: str, axis: int, found: Sight) -> Sight | None:

@@ -10,7 +10,7 @@ import onnx
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.elementwise import OPERATORS
 from onnx_tucker.graph.fold import SIZES
-from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of
+from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of, softmax_axis
 from onnx_tucker.graph.segment import uses
 from onnx_tucker.graph.view import View
 
@@ -67,8 +67,7 @@ def maker(model: onnx.ModelProto, output: str) -> Maker:
     if name not in nodes:
         return Maker()
     node = nodes[name]
-    last = -1 if opset_of(model) >= 13 else 1
-    axis = attributes(node).get("axis", last) if node.op_type in ("Softmax", "LogSoftmax") else None
+    axis = softmax_axis(node, opset_of(model)) if node.op_type in ("Softmax", "LogSoftmax") else None
     rank = len(orders[0]) if orders and all(orders) else 0
     if axis is not None and orders:
         axis = axis % rank if rank else None
@@ -86,7 +85,7 @@ def class_axes(view: View) -> dict[str, int | None]:
     for node in view.model.graph.node:
         axis, kind, given = None, node.op_type, attributes(node)
         if kind in ("Softmax", "LogSoftmax"):
-            axis = int(given.get("axis", -1 if view.context.opset >= 13 else 1))
+            axis = softmax_axis(node, view.context.opset)
         elif kind in PRODUCTS:
             axis = -1
         elif kind in CONVOLUTIONS:

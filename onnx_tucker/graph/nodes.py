@@ -108,6 +108,11 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in STANDARD), 0)
 
 
+def softmax_axis(node: onnx.NodeProto, opset: int) -> int:
+    """The axis along which a Softmax or LogSoftmax compares; before opset 13, the first of all that it does."""
+    return int(attributes(node).get("axis", -1 if opset >= 13 else 1))
+
+
 def name_standard(model: onnx.ModelProto) -> None:
     """Gives the domain of the standard operators its empty name, in place: not all tools know the other."""
     imports = (*model.opset_import, *(one for function in model.functions for one in function.opset_import))

@@ -90,8 +90,8 @@ class Front:
         scored = all(spot.score is not None for spot in self.points)
         found = [(spot.shares.get(self.quantity, 1.0), spot.score if scored else spot.error) for spot in self.points]
         known = [(x, float(y)) for x, y in found if y is not None]
-        low = min([0.0, *(y for _, y in known)])
-        high = max([low + 1e-12, *(y for _, y in known), *([self.original_score or 0.0] if scored else [])])
+        shown = [0.0, *(y for _, y in known), *([self.original_score or 0.0] if scored else [])]
+        low, high = min(shown), max(min(shown) + 1e-12, *shown)
 
         def at(x: float, y: float) -> tuple[float, float]:
             right, top = WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN

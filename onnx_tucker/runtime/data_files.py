@@ -67,7 +67,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(
             f"The data file {path} cannot be read, as it is damaged or cut short ({error}); copy it anew."
         ) from error
-    except (OSError, ValueError, KeyError, MemoryError) as error:
+    except (OSError, ValueError, KeyError, MemoryError, RuntimeError) as error:  # the last where it is encrypted
         if "pickled" in str(error):  # numpy takes whatever it does not know for that
             raise DataError(
                 f"The data file {path} cannot be read: it is neither .npz nor .npy, as numpy writes them."

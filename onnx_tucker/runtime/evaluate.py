@@ -41,7 +41,9 @@ def load_function(spec: str) -> Evaluate:
         raise UsageError(f"--eval {spec}: there is no Python file {path}; it is FILE.py:FUNC.")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses and pickles of the file look it up there
-    sys.path.insert(0, str(path.resolve().parent))  # as if the file were run: it may import its neighbours
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as if the file were run: it may import its neighbours
     try:
         with _aside():
             module_spec.loader.exec_module(module)
@@ -72,7 +74,7 @@ def score(evaluate: Evaluate, session: ort.InferenceSession) -> float:
         raise DataError(f"The function of --eval fails: {error!r}{_where(error, evaluate)}.") from error
     try:
         return float(found)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"The function of --eval gives {found!r}, which is no number.") from error
 
 

@@ -35,7 +35,8 @@ class _Sums:
     def add(self, a: NDArray[Any], b: NDArray[Any], axis: int | None, samples: int) -> None:
         norms = _norms(a, samples)
         self.norms += float(norms.sum())
-        self.squares += float(norms @ norms)
+        with np.errstate(over="ignore"):
+            self.squares += float(norms @ norms)
         if axis is not None and 1 < a.ndim > axis and a.shape[axis] > 1:
             same = a.argmax(axis=axis) == b.argmax(axis=axis)
             self.agree += int(same.sum())
@@ -53,11 +54,12 @@ class _Sums:
         usable &= np.isfinite(y)
         x, y = x[usable], y[usable]
         self.values += x.size
-        difference = x - y
-        self.difference += float(difference @ difference)
-        self.norm_a += float(x @ x)
-        self.norm_b += float(y @ y)
-        self.product += float(x @ y)
+        with np.errstate(over="ignore"):  # squares of the largest doubles are infinite
+            difference = x - y
+            self.difference += float(difference @ difference)
+            self.norm_a += float(x @ x)
+            self.norm_b += float(y @ y)
+            self.product += float(x @ y)
         self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
 
     def closeness(self, name: str) -> Closeness:
@@ -65,21 +67,20 @@ class _Sums:
             return Closeness(name, 0.0 if self.same else None, None, None, None, None, self.finite)
         if not self.values:
             return Closeness(name, None, None, None, None, None, self.finite)
-        relative: float | None
-        if self.norm_a:
-            relative = math.sqrt(self.difference / self.norm_a)
-        else:
-            relative = None if self.difference else 0.0
+        relative: float | None = 0.0
+        if self.norm_a or self.difference:
+            known = self.norm_a > 0 and math.isfinite(self.difference + self.norm_a)
+            relative = math.sqrt(self.difference / self.norm_a) if known else None
         lengths = math.sqrt(self.norm_a) * math.sqrt(self.norm_b)
         return Closeness(
             name=name,
             relative_l2=relative,
             max_abs=self.max_abs,
-            cosine=min(1.0, self.product / lengths) if lengths else None,
+            cosine=min(1.0, self.product / lengths) if 0 < lengths < math.inf else None,
             snr_db=-20 * math.log10(relative) if relative else None,
             argmax_agreement=self.agree / self.positions if self.positions else None,
             finite=self.finite,
-            effective_samples=self.norms**2 / self.squares if self.squares else None,
+            effective_samples=self.norms * (self.norms / self.squares) if 0 < self.squares < math.inf else None,
         )
 
 

@@ -250,4 +250,4 @@ def _is_text(array: NDArray[Any]) -> bool:
 
 
 def _listed(names: Mapping[str, Any]) -> str:
-    return ", ".join(repr(name) if name else "none (.npy)" for name in sorted(names))
+    return ", ".join(repr(name) if name else "none (.npy)" for name in sorted(names, key=str))

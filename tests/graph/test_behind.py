@@ -178,7 +178,14 @@ def test_an_output_of_the_model_is_seen_whole() -> None:
     assert sight(job.view, "v0") is None
 
 
-def told(*steps: tuple[str, dict[str, Any]], classes: int = 3, also: str = "", domain: str = "") -> str | None:
+def told(
+    *steps: tuple[str, dict[str, Any]],
+    classes: int = 3,
+    also: str = "",
+    domain: str = "",
+    size: int = 8,
+    opset: int = 18,
+) -> str | None:
     """What a convolution's outputs tell by their scores, with nodes behind it."""
     nodes, value = [helper.make_node("Conv", ["x", "w"], ["v0"], "conv")], "v0"
     for i, (op, attributes) in enumerate(steps):
@@ -188,8 +195,8 @@ def told(*steps: tuple[str, dict[str, Any]], classes: int = 3, also: str = "", d
     if also:
         nodes.append(helper.make_node(also, ["v0"], ["other"], "other"))
         outputs |= {"other": 4}
-    made = model(nodes, {"w": np.ones((classes, 2, 1, 1), np.float32)}, {"x": [1, 2, 8, 8]}, outputs)
-    job = prepare(made, Settings(), silent)
+    tensors, shape = {"w": np.ones((classes, 2, 1, 1), np.float32)}, {"x": [1, 2, size, size]}
+    job = prepare(model(nodes, tensors, shape, outputs, opset=opset), Settings(), silent)
     return scores(job.view, "v0", classes)
 
 
@@ -206,6 +213,12 @@ def test_what_compares_along_the_classes_tells_that_they_are_classes() -> None:
 
 def test_scores_of_which_nothing_is_known_are_perhaps_of_classes() -> None:
     assert told() == told(TURNED) == told(("Softmax", {"axis": 2})) == told(("ArgMax", {}), CAST) == "perhaps"
+
+
+def test_an_old_softmax_compares_over_all_axes_behind_its_own() -> None:
+    assert told(("Softmax", {}), size=1, opset=11) == told(SOFTMAX, size=1, opset=11) == "classes"
+    assert told(("Softmax", {}), opset=11) == told(SOFTMAX, opset=11) == "perhaps"
+    assert told(TURNED, ("Softmax", {"axis": 3}), opset=11) == told(TURNED, ("Softmax", {}), opset=13) == "classes"
 
 
 def test_a_sigmoid_tells_of_events() -> None:

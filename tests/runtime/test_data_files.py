@@ -17,9 +17,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     pickled = tmp_path / "pickled.npy"
     np.save(pickled, np.array([{"code": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "empty").mkdir()
+    encrypted = tmp_path / "encrypted.npz"
+    np.savez(encrypted, x=np.ones(3))
+    content = bytearray(encrypted.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(header) + flags] |= 1
+    encrypted.write_bytes(content)
     for path, words in (
         (bad, "cannot be read"),
         (pickled, "cannot be read"),
+        (encrypted, "encrypted"),
         (tmp_path / "none.npz", "no data file"),
         (tmp_path / "empty", "holds no"),
     ):

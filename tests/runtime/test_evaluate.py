@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ def broken(run):
     raise KeyError("label")
 def refused(run):
     return run({"z": numpy.ones(1)})
+def huge(run):
+    return 10**400
 def away(run):
     import os
     os.chdir(os.path.dirname(__file__))
@@ -40,6 +43,7 @@ def test_the_working_folder_stays(file: Path) -> None:
     file.write_text(f"import os\nos.chdir({str(file.parent)!r})\n{CODE}")
     load_function(f"{file}:total")
     assert Path.cwd() == before
+    assert sys.path.count(str(file.parent)) == 1
 
 
 def test_a_function_scores_a_model(file: Path) -> None:

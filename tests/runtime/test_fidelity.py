@@ -49,6 +49,15 @@ def test_what_is_not_defined_is_none() -> None:
     assert close(np.ones(4), np.ones(4)).argmax_agreement is None
 
 
+@pytest.mark.parametrize("scale", [1e80, 1e160])
+def test_what_is_too_large_to_be_squared_is_not_known(scale: float) -> None:
+    a = np.full((2, 3), scale)
+    result = close(a, 2 * a)
+    assert result.relative_l2 == (pytest.approx(1) if scale < 1e154 else None)
+    assert result.cosine == (pytest.approx(1) if scale < 1e154 else None)
+    assert result.effective_samples is None
+
+
 def test_new_nans_are_noticed_and_old_ones_forgiven() -> None:
     a = np.array([[1.0, np.nan, 3.0]])
     assert close(a, a).finite

@@ -157,6 +157,7 @@ def test_nonsense_is_refused(folder: Path, tmp_path: Path) -> None:
         ({"points": 1}, UsageError),
         ({"report": tmp_path / "front.txt"}, UsageError),
         ({"plans": tmp_path / "none"}, OutputError),
+        ({"plans": 5}, UsageError),
         ({"report": folder / "in.onnx", "overwrite": True}, UsageError),
     ):
         with pytest.raises(kind):
