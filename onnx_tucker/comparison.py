@@ -126,7 +126,7 @@ def compare(
         try:
             timings = tuple(job.stopwatch.race([job.session, rival.session], job.timed_feed, seconds))
         except FAILURES as error:
-            raise DataError(f"The models do not run on the input that they are timed on: {first_line(error)}") from error
+            raise DataError(f"The models do not run on what they are timed on: {first_line(error)}") from error
         warn_if_noisy(timings)
     both = job.inputs.fit.samples + (job.inputs.check.samples if job.inputs.held_out else 0)
     sizes = Change(job.size, rival.size)

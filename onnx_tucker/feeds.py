@@ -194,7 +194,10 @@ def _largest(known: shapes.Shapes) -> float:
 
 
 def timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shapes.Shapes, seed: int) -> Feed | None:
-    """An input of the shape that is counted, from the data where it has enough samples, if the model runs on it."""
+    """An input of the shape that is counted, from the data where it has enough samples; if the model runs on it.
+
+    Else it is the first batch of the data, on which the model has run. None where it has not run at all.
+    """
     if session is None or ran is None:
         return None
     first, part = ran.fit.feeds[0], counted(session, ran, known, seed)

@@ -11,7 +11,6 @@ from onnx_tucker.errors import PromiseError, TuckerError
 from onnx_tucker.fitting import trust
 from onnx_tucker.fitting.factorise import Factorised, factorise
 from onnx_tucker.fitting.rough import Rough
-from onnx_tucker.graph.io import file_bytes
 from onnx_tucker.job import Job
 from onnx_tucker.measure import in_situ
 from onnx_tucker.outcome import Outcome, report
@@ -96,8 +95,7 @@ def outlined(job: Job, made: Made, closeness: Sequence[Closeness] | None = None)
         made: the model.
         closeness: of its outputs, if it was measured.
     """
-    size = file_bytes(made.result.model, apart=job.apart) if made.result.weights else job.size
-    result, sizes = made.result, Change(job.size, size)
+    result, sizes = made.result, Change(job.size, made.result.file_bytes(job))
     outcome = Outcome(made.decision, result.errors, made.timings, closeness, sizes, result.biases)
     return report(job, outcome)
 

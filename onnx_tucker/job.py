@@ -182,7 +182,7 @@ class Job:
         return macs(self.found) // self.counted_samples
 
     def samples_for(self, multiplications: float) -> int:
-        """Samples that running the model on takes no more than so many multiplications by, as far as they are known."""
+        """How many samples the model can be run on with so many multiplications, as far as these are known."""
         return int(multiplications / max(self.sample_macs, 1))
 
     @cached_property

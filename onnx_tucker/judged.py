@@ -24,7 +24,8 @@ UNLIKE, ROUNDING = 10, 1e-7
 """Times that the values of one part of an output are as large as those of another, from which on each counts alone; and
 the share of the largest up to which one is but rounding."""
 MASKED = 1e3
-"""Size of scores from which on some of them are there to rule a class out, and no error relative to them says much."""
+"""Root mean square of scores from which on they hold masks, as the -1e4 of classes that are ruled out: errors relative
+to such scores say nothing, so that they do not judge."""
 LOOKED_AT = 8
 """Inputs, or batches of them, by which it is seen how large values are."""
 

@@ -60,7 +60,10 @@ def shapes(model: onnx.ModelProto, folder: Path, machine: Machine, feed: Feed, n
 
 
 def alike(model: onnx.ModelProto, folder: Path, machine: Machine, feed: Feed, names: list[str]) -> Shapes:
-    """Those of the same that do not depend on the whole numbers and truths, each 0 or 1, of an input of noise."""
+    """The same as `shapes`, but only those that stay where all whole numbers and truths of an input are turned around.
+
+    An input of noise has zeros and ones there, and what depends on them says nothing of other inputs.
+    """
     other = {
         name: array if array.dtype.kind == "f" else (1 - array.astype(np.int8)).astype(array.dtype)
         for name, array in feed.items()

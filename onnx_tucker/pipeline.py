@@ -18,7 +18,6 @@ from onnx_tucker.course import Course
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.fitting import statistics
 from onnx_tucker.giveback import Made, hold, make, planned_only, timed
-from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging
 from onnx_tucker.job import Job, Progress, silent
 from onnx_tucker.measure import in_situ, output_errors
@@ -346,8 +345,7 @@ def _outcome(job: Job, made: Made, verdict: Verdict | None, promises: Promises) 
     measured = output_errors(job, result.model, result.planned, result.weights)
     before = in_situ(job, job.model)
     profiled = Change(before, in_situ(job, result.model) if result.weights else before)
-    size = io.file_bytes(result.model, apart=job.apart) if result.weights else job.size
-    sizes = Change(job.size, None if job.settings.dry_run else size)
+    sizes = Change(job.size, None if job.settings.dry_run else result.file_bytes(job))
     scores = Change(promises.original_score, verdict.score if verdict else None)
     return Outcome(
         decision=made.decision,

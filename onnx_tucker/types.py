@@ -21,8 +21,15 @@ Array = NDArray[np.floating[Any]]
 Ranks = tuple[int, ...]
 Status = Literal["factorized", "lowered", "kept", "skipped"]
 Basis = Literal["weights", "outputs", "influence", "activations", "influence, activations", "influence on activations"]
-"""What chains are made from: the weights alone; what nodes are to give; that, as its errors count at the model's
-outputs; and from either of these what is seen of it behind activations, all alike or as that counts."""
+"""What chains are fitted to.
+
+- weights: the weight of the node alone.
+- outputs: the outputs of the node on data, all errors of them alike.
+- influence: the same, with errors weighed by how much they count at the model's outputs (`adjoints.influence`).
+- activations: fitted to the outputs, then to what is seen of these behind the activation, all errors alike.
+- influence, activations: fitted by influence, then to what is seen behind the activation, all errors alike.
+- influence on activations: the same, with the latter errors weighed too.
+"""
 
 PLAN_SCHEMA = "onnx-tucker/plan/1"
 
@@ -302,8 +309,9 @@ class Closeness:
 
     Attributes:
         name: the output.
-        relative_l2: |a - b| / |a| over all samples; None where A's output is zero and B's is not, where the outputs
-            are no numbers, or differ in shape.
+        relative_l2: |a - b| / |a| over all samples; None where A's output is zero and B's is not, where no values are
+            finite, where squares overflow, and where the outputs differ in shape or are texts that differ; 0 for texts
+            that are the same.
         max_abs: largest absolute difference.
         cosine: cosine of the angle between all of A's values and all of B's.
         snr_db: -20 log10(relative_l2); None without any difference.
@@ -313,8 +321,8 @@ class Closeness:
         parts: the same of values that the output follows from, where its own error tells little: what it puts together
             of unlike sizes, as scores beside coordinates, what it is chosen from, or of probabilities itself and the
             scores.
-        effective_samples: as how many samples of one size those count of which A's values are unlike in size: the
-            squared sum of their squared norms over the sum of the squares of these (Kish, "Survey Sampling", 1965).
+        effective_samples: (sum n)^2 / sum n^2 with n the squared norm of A's values in a sample: how many samples tell
+            the relative error, all of them if they are of one size (Kish, "Survey Sampling", 1965).
     """
 
     name: str

@@ -26,7 +26,7 @@ from onnx_tucker.errors import ModelError, UnsupportedError
 from onnx_tucker.extras.operators import OPERATORS
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
-from onnx_tucker.graph.nodes import STANDARD, attributes, name_standard, opset_of
+from onnx_tucker.graph.nodes import STANDARD, attributes, inputs_of, name_standard, opset_of
 from onnx_tucker.graph.segment import between, uses
 from onnx_tucker.runtime.session import Feed, first_line
 
@@ -81,8 +81,7 @@ class Network:
                 self.weights[tensor.name] = values.requires_grad_()
             else:
                 self._constants[tensor.name] = values
-        inputs = [value.name for value in graph.input if value.name not in self._constants]
-        varying = {*inputs, *self.weights}
+        varying = {*inputs_of(model), *self.weights}
         fixed = []
         for node in self._nodes:
             if varying.isdisjoint(node.input):

@@ -66,11 +66,11 @@ class Goal:
         return roots(self.influence)
 
     def feel(self, weight: Array) -> Array:
-        """A weight, its output channels along the first axis, whose outputs have errors that count alike."""
+        """The root of the influence times a weight, along its first axis, the outputs: then all errors count alike."""
         return weight if self.influence is None else self._roots[0].times(weight, 0)
 
     def unfelt(self, factor: Array) -> Array:
-        """What is to be a factor with the output channels along its first axis, of one whose outputs are so."""
+        """What undoes `feel` for a fitted factor: the inverse root of the influence times it, along its first axis."""
         return factor if self.influence is None else self._roots[1].times(factor, 0)
 
     @cached_property

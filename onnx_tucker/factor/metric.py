@@ -16,8 +16,11 @@ from onnx_tucker.factor.axes import but, derivative, product
 from onnx_tucker.types import Array
 
 FLOOR = 1e-9
-"""Share of the largest eigenvalue below which others count as this much, where roots and inverses are taken; of the
-mean one, what is added before an equation is solved; and how far from orthonormal a basis may be that counts as one."""
+"""What rounding is, relative to what it is of.
+
+In roots, eigenvalues are raised to this share of the largest one; before an equation is solved, this share of the mean
+diagonal is added to it; and a basis that is this far from orthonormal counts as one that is.
+"""
 
 
 class Product(NamedTuple):

@@ -59,7 +59,7 @@ class Statistics(Protocol):
         ...
 
     def goals(self, targets: Sequence[Array], *, bias: bool, shrink: float | None = None) -> list[Goal]:
-        """The same, and how much it matters where a weight is not that.
+        """What each group is fitted to: its target weight, and the second moment that errors of it are measured in.
 
         Args:
             targets: what each group's weight should be.

@@ -91,11 +91,16 @@ def foreseen(halves: tuple[Statistics, Statistics], weights: Sequence[Sequence[A
 
 
 def agreement(one: Array, other: Array) -> float:
-    """The part of what both halves of the data say together at which it predicts further data best; from 0 to 1.
+    """The factor, from 0 to 1, by which the joint estimate of both halves of the data predicts further data best.
 
-    Of what one half says it is the part r at which that predicts the other best. What both say errs half as much, which
-    makes 2 r / (1 + r) of it (the reliability of a test of twice the length: Spearman; Brown, British Journal of
-    Psychology 3, 1910).
+    Args:
+        one: the estimate of one half.
+        other: that of the other half.
+
+    Returns:
+        2 r / (1 + r) with r = 2 a.b / (|a|^2 + |b|^2), or 0 if that is below. By r the estimate of one half predicts
+        the other best; that of both errs half as much (the reliability of a test of twice the length: Spearman; Brown,
+        British Journal of Psychology 3, 1910).
     """
     sizes = float(one @ one + other @ other)
     part = max(2 * float(one @ other) / sizes, 0.0) if sizes else 0.0

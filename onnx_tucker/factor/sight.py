@@ -124,7 +124,7 @@ class Sight:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of the outputs goes unseen, nor less of it than of the rest."""
+        """Whether all outputs are seen as they are: without bounds or windows, and with a straight curve or none."""
         bounded = math.isfinite(self.low) or math.isfinite(self.high) or bool(self.window)
         return not bounded and (self.curve is None or self.curve.straight)
 

@@ -13,6 +13,7 @@ from onnx_tucker.factor import weight_error
 from onnx_tucker.fitting import calibrate
 from onnx_tucker.fitting.sequential import Fitting
 from onnx_tucker.fitting.trust import Trusts
+from onnx_tucker.graph import io
 from onnx_tucker.graph.check import LIMIT, weight_bytes
 from onnx_tucker.graph.find import Found
 from onnx_tucker.graph.nodes import Names
@@ -51,6 +52,10 @@ class Factorised:
         """The bias that a node's weights come with, by label, of those that do not keep the one that they had."""
         rests = {label: self.weights[label][len(candidate.stages) :] for label, candidate in self.planned.items()}
         return {label: rest[0] for label, rest in rests.items() if rest}
+
+    def file_bytes(self, job: Job) -> int:
+        """Bytes of all files of the model as they are going to be."""
+        return io.file_bytes(self.model, apart=job.apart) if self.weights else job.size
 
     def only(self, job: Job, labels: Iterable[str]) -> Factorised:
         """The model with the chains of some of its nodes, as they are."""

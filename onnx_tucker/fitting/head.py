@@ -98,7 +98,7 @@ class Head:
 
 
 def nodes(view: View, linear: Sequence[Found]) -> dict[Found, Sight | None]:
-    """The nodes of which each gives what the next one takes, and the last one outputs of the model, if there are two.
+    """The longest run of products at the end of the model of which each feeds the next one alone; none if it is of one.
 
     Args:
         view: the graph.

@@ -19,7 +19,8 @@ WORTHWHILE = 1.02
 FITS: tuple[Basis, ...] = ("outputs", "influence")
 """What chains may be fitted to, of which the first model says which."""
 CLEARLY = 1.05
-"""How much further off it has to be with one of them, by few samples, for that not to be tried again."""
+"""With few samples, how much larger the first model's error by one of them has to be than by the other for it not to be
+tried again."""
 
 
 class Rough:

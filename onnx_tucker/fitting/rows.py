@@ -26,11 +26,12 @@ from onnx_tucker.types import Array, Stage
 logger = logging.getLogger(__name__)
 
 VALUES, SEEN_VALUES = 5e7, 5e8
-"""The values that the rows of a node may see together, and of windows, which overlap in what they see."""
+"""The most values of the input that all rows of a node see together; more of windows, as these overlap in them."""
 WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
-"""The most rows, and their values, where they are fewer than the values that one of them sees."""
+"""The most rows, and the most values that they see together, where a row sees more values than there are rows."""
 FEWER = 1.5
-"""Rows for each of the values of one up to which they are kept: half of them is fewer, and solved for sooner."""
+"""Rows for each value that one of them sees, below which the rows themselves are kept instead of their moments: each
+half of the samples then has fewer rows than a row has values, and is solved for sooner in the space of the rows."""
 NOT_FINITE = "values that are not finite"
 """What is told once."""
 CHUNK = 2**20

@@ -58,8 +58,8 @@ class Fitting:
     Neural Networks", ICCV 2017, section 3.2).
 
     A chain follows from what the nodes before it become. Passes that begin alike share their first chains, and what
-    nodes are to give. Those whose chains may be written share nothing: where something is known already, models are run
-    in longer pieces, and round otherwise.
+    nodes are to give. A pass whose chains may be written shares nothing: what is known already changes the pieces in
+    which models are run, and with these how they round, so that the result would depend on what was tried before.
 
     Args:
         job: the run, with data.
@@ -91,7 +91,7 @@ class Fitting:
         self._sums = self._view.sums()
         self._ahead = {f.place.node.output[0] for f in job.found if f.label in planned}
         products = [f for f in job.found if f.label in planned and self._is_product(f)]
-        self._path = hashlib.sha256(repr((basis, rough, trusts, sorted(planned))).encode())
+        self._path = hashlib.sha256(repr((basis, rough, trusts and trusts.key, sorted(planned))).encode())
         self._head = Head(self._view, [] if self._few else products)
 
     def chains(self, leaders: Iterable[Found]) -> Iterator[tuple[Found, Chain | None]]:

@@ -18,7 +18,9 @@ from onnx_tucker.planning.groups import eligible
 from onnx_tucker.types import Candidate, Chain, Site
 
 FEW, SHRINKS = 64, (None, 0.3, 0.9, 1.0)
-"""Samples from which on a second moment is trusted, and how far it may else be shrunk: wholly is no data at all.
+"""Samples from which on a second moment is trusted, and the shares of the identity in it that are tried with fewer.
+
+None is a share by the number of rows, and 1 leaves out what the data says.
 
 From half as many on a chain may be fitted to what is seen behind an activation: of 10 poses of a docking network that
 made .24 of the error .21, and .40 of that on others .51.
@@ -68,13 +70,14 @@ class Trusts:
 
     Args:
         first: what nodes become in that; what is remembered of it serves all comparisons that begin so.
+
+    Attributes:
+        key: what tells them from others.
     """
 
     def __init__(self, first: Mapping[str, Candidate]) -> None:
         self._first = first
-
-    def __repr__(self) -> str:
-        return repr(sorted((label, str(candidate)) for label, candidate in self._first.items()))
+        self.key = repr(sorted((label, str(candidate)) for label, candidate in first.items()))
 
     def of(self, job: Job, found: Found, candidate: Candidate, find: Callable[[], Trust], *, rough: bool) -> Trust:
         """How far the data of a node is trusted, by what is remembered or else by `find`, in rough passes or others."""

@@ -103,7 +103,10 @@ def class_axes(view: View) -> dict[str, int | None]:
 
 
 def joined(view: View, value: str) -> list[str]:
-    """What a value of the main graph is: others one after another, in whatever shape, but for constants and inputs."""
+    """The values that a value of the main graph is a concatenation of, through reshapes and transposes.
+
+    Constants and inputs of the model are left out. It is the value itself where that is no concatenation.
+    """
     makers = _makers(view)
     found, seen, left = list[str](), set[str](), [value]
     while left:

@@ -108,6 +108,15 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in STANDARD), 0)
 
 
+def inputs_of(model: onnx.ModelProto) -> list[str]:
+    """Names of the inputs of the main graph, without initializers, which are among them before version 4 of the format.
+
+    From then on that an initializer is listed there means that callers may give another value.
+    """
+    held = {tensor.name for tensor in model.graph.initializer}
+    return [value.name for value in model.graph.input if value.name not in held]
+
+
 def softmax_axis(node: onnx.NodeProto, opset: int) -> int:
     """The axis along which a Softmax or LogSoftmax compares; before opset 13, the first of all that it does."""
     return int(attributes(node).get("axis", -1 if opset >= 13 else 1))

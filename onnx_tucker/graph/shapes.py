@@ -18,7 +18,7 @@ from onnx_tucker.errors import UsageError
 from onnx_tucker.graph import external
 from onnx_tucker.graph.check import FAILURES
 from onnx_tucker.graph.fold import WHOLE, Size, fold
-from onnx_tucker.graph.nodes import STANDARD, UNKNOWN, attributes, graphs
+from onnx_tucker.graph.nodes import STANDARD, UNKNOWN, attributes, graphs, inputs_of
 from onnx_tucker.graph.skeleton import skeleton
 
 logger = logging.getLogger(__name__)
@@ -197,13 +197,9 @@ def _known(model: onnx.ModelProto) -> Partial:
     return {name: shape for name, shape in known.items() if scopes[name] < 2}
 
 
-def _input_names(model: onnx.ModelProto) -> set[str]:
-    return {v.name for v in model.graph.input} - {t.name for t in model.graph.initializer}
-
-
 def _own_inputs(bare: onnx.ModelProto, model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """The inputs of a model, as they are in a copy without its weights."""
-    names = _input_names(model)
+    names = inputs_of(model)
     return [value for value in bare.graph.input if value.name in names and value.type.HasField("tensor_type")]
 
 

@@ -38,7 +38,7 @@ class View(NamedTuple):
         return {output.name for output in self.model.graph.output}
 
     def sums(self) -> dict[str, tuple[str, str]]:
-        """The values that an Add alone takes, none of the model's outputs: the sum, and what else goes into it."""
+        """By each value that nothing but one Add takes: the sum, and the other value that goes into it."""
         nodes = self.model.graph.node
         taken = Counter([*self.outputs(), *(name for node in nodes for name in uses(node))])
         found = {}

@@ -21,5 +21,5 @@ def lines(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """A row whose cells are shown as they are; those for emphasis only are ours."""
+    """A row of a table; what would end a cell, or begin HTML, is shown as it is."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in cells) + " |"

@@ -267,9 +267,9 @@ def some(arrays: Feed, along: Collection[str], which: NDArray[Any] | slice) -> F
 
 
 def turns(count: int, of: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A number below `of` for each of some samples, other ones for so many in a row; `of` for those that are left.
+    """Which of `of` parts each of some samples is in: each so many in a row are in all parts, in a random order.
 
-    In a random order each time: where samples of some kinds take turns, each number is to have some of each kind.
+    So each part has samples of all kinds where kinds take turns. Those that are left at the end have the number `of`.
     """
     whole = count // of * of
     found = rng.permuted(np.tile(np.arange(of), (whole // of, 1)), axis=1).ravel()
@@ -296,5 +296,5 @@ def folds(data: Inputs, count: int) -> list[Inputs]:
 
 
 def evenly(count: int, number: int) -> list[int]:
-    """So many of the first numbers, or all if they are fewer, as far apart as they can be."""
+    """So many whole numbers below `count`, evenly spaced from the first to the last; all if they are fewer."""
     return [int(i) for i in np.linspace(0, count - 1, min(number, count)).round()]

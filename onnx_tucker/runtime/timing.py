@@ -39,7 +39,7 @@ TIGHT = 0.03
 ROUGH_ROUNDS = 3
 """Runs from which a rough time is taken."""
 HOPELESS = 2.0
-"""How many times slower than the fastest a model is when its first run decides."""
+"""A model whose first run takes this many times the least time so far is not run again."""
 NOISY = 0.3
 """Interquartile range over median from which on a machine is called busy."""
 PROFILE_RUNS, PROFILE_S = (3, 7), 1.0

@@ -183,10 +183,10 @@ def _corrected(
 
 
 def _between(halves: Sequence[Half], weights: Sequence[Array]) -> float:
-    """The squared error that chains of all samples have on others, from what those of each half of them have on both.
+    """The squared error on other samples of chains that are fitted to all, from chains that are fitted to each half.
 
-    A fit errs as much less on its own samples as more on others, either by what it owes to their number; that of all of
-    them by half as much.
+    A fit to a half misses e - o of its own samples and e + o of the others, where o falls with their number: a fit to
+    all has half of that, and misses e + o / 2 = (own + 3 others) / 4 of samples that it was not fitted to.
     """
     pairs = zip(halves, weights, reversed(weights), strict=True)
     return float(np.mean([(half.missed(own) + 3 * half.missed(others)) / 4 for half, own, others in pairs]))

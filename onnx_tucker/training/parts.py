@@ -10,6 +10,8 @@ from typing import NamedTuple
 import onnx
 
 from onnx_tucker.graph.check import FAILURES
+from onnx_tucker.graph.fold import SIZES
+from onnx_tucker.graph.nodes import inputs_of
 from onnx_tucker.graph.segment import between, uses
 from onnx_tucker.graph.skeleton import skeleton
 from onnx_tucker.runtime.session import first_line
@@ -55,7 +57,7 @@ def taken(
     kinds: Collection[str],
     same: Collection[str],
 ) -> list[str]:
-    """What nodes that change with some weights need of those that do not.
+    """The values that do not depend on some weights and are taken by nodes that do, on the way to what is wanted.
 
     Args:
         model: the main graph of it.
@@ -68,12 +70,12 @@ def taken(
         Names of values that nodes or callers give; empty where nothing changes.
     """
     graph = model.graph
-    inputs = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    inputs = {*inputs_of(model)}
     changing, varying, still = {*weights}, inputs - {*same}, {*inputs}
     for node in graph.node:
         if not changing.isdisjoint(uses(node)):
             changing.update(node.output)
-        elif not varying.isdisjoint(uses(node)) and node.op_type not in ("Shape", "Size"):
+        elif not varying.isdisjoint(uses(node)) and node.op_type not in SIZES:
             varying.update(node.output)
             still.update(name for name in node.output if name in kinds)
     used = {*gives, *(name for node in between(graph.node, still, gives) for name in uses(node))}

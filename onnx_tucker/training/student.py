@@ -11,7 +11,7 @@ from onnx_tucker.fitting.factorise import Factorised
 from onnx_tucker.giveback import Made, candidates_of
 from onnx_tucker.graph import io, provenance
 from onnx_tucker.graph.check import LIMIT, weight_bytes
-from onnx_tucker.graph.nodes import graphs
+from onnx_tucker.graph.nodes import graphs, inputs_of
 from onnx_tucker.job import Job
 from onnx_tucker.planning.pricing import choice_of
 from onnx_tucker.planning.replay import replay
@@ -35,16 +35,14 @@ def student(job: Job, source: Source) -> io.Loaded:
             "The factorised model has weights in files that are not read; give its path, and 2 GB at most."
         )
     io.read_in(model, loaded.folder)
-    for kind in ("input", "output"):
-        if _ends(job.original, kind) != _ends(model, kind):
-            raise ModelError(f"The factorised model is not one of the original: it has other {kind}s.")
+    for kind, names in (("inputs", inputs_of), ("outputs", _outputs)):
+        if names(job.original) != names(model):
+            raise ModelError(f"The factorised model is not one of the original: it has other {kind}.")
     return loaded
 
 
-def _ends(model: onnx.ModelProto, kind: str) -> list[str]:
-    """Names of a model's inputs or outputs; before version 4 of the format, weights are among the inputs."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [value.name for value in getattr(model.graph, kind) if kind == "output" or value.name not in weights]
+def _outputs(model: onnx.ModelProto) -> list[str]:
+    return [value.name for value in model.graph.output]
 
 
 def restored(job: Job, model: onnx.ModelProto) -> Made:

@@ -13,6 +13,7 @@ import onnx
 from onnx_tucker.course import Course
 from onnx_tucker.errors import DataError, ModelError, TuckerError
 from onnx_tucker.graph.ends import maker
+from onnx_tucker.graph.nodes import inputs_of
 from onnx_tucker.graph.segment import between, model_of, probe, uses
 from onnx_tucker.job import Job
 from onnx_tucker.runtime.batches import Batches
@@ -89,7 +90,7 @@ def first_samples(check: Batches, *, fixed: bool) -> Feed:
 
 def _dequantized(model: onnx.ModelProto) -> list[str]:
     """What a model makes of weights stored as integers, which factors take the place of."""
-    varying = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+    varying = {*inputs_of(model)}
     found = list[str]()
     for node in model.graph.node:
         if not varying.isdisjoint(uses(node)):

@@ -9,7 +9,8 @@ from onnx_tucker.types import Plan
 
 
 def test_a_score_below_zero_is_within_the_plot() -> None:
-    spots = [Spot({"flops": share}, None, None, 0.1, (), score, Plan(())) for share, score in ((0.9, -0.2), (0.5, -0.5))]
+    found = ((0.9, -0.2), (0.5, -0.5))
+    spots = [Spot({"flops": share}, None, None, 0.1, (), score, Plan(())) for share, score in found]
     plot = Front("flops", -1.0, spots, {}, {}).to_svg()
     heights = [float(y) for y in re.findall(r' (?:y1|cy)="(.*?)"', plot)]
     assert len(heights) == 3
