@@ -212,7 +212,7 @@ class Job:
         return f"{passing}{joblib.hash((__version__, ort.__version__, self.fingerprint, data, settings, parts))}"
 
     def planned_key(self, what: str, planned: Mapping[str, Candidate], *parts: object) -> str:
-        """The same of what follows from what nodes are to become, by label."""
+        """A key, see `key`, of what follows from what nodes are to become, by label."""
         return self.key(what, sorted((label, str(candidate)) for label, candidate in planned.items()), *parts)
 
 

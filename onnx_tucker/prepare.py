@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 Model = onnx.ModelProto | str | Path
 """What users give: a model, or the path of one."""
 Source = onnx.ModelProto | Path
-"""The same as the steps take it."""
+"""A model as the steps of a run take it, with a path that is one."""
 DERIVED_MACS = 5e10
 """Multiplications of running the model for derivatives of its outputs."""
 

@@ -78,7 +78,7 @@ class Influences:
         self._nodes = [o for o in main if o.is_site and o.site.stage.out <= WIDEST]
 
     def of_samples(self, batches: Batches, parts: int) -> Influences:
-        """The same by other samples, which are one of some parts that share the time for it."""
+        """These by other samples, which are one of some parts that share the time for it."""
         other = copy.copy(self)
         other._batches, other._draws = batches, max(LEAST, self._draws // parts)
         vars(other).pop("_known", None)
@@ -93,7 +93,7 @@ class Influences:
         return self.of_seen(found, found.output)
 
     def of_seen(self, found: Found, name: str) -> Array | None:
-        """The same of a value that is what is seen of a node's outputs from behind."""
+        """G of a value, of this name, that is what is seen of a node's outputs from behind; see `of`."""
         known, stage = self._known.get(name), found.site.stage
         if known is None or known.shape[:2] != (stage.groups, stage.out):  # or of another node that goes into it
             return None

@@ -126,7 +126,7 @@ class Network:
         return [values[name] for name in wanted]
 
     def arrays(self, known: Feed, wanted: Sequence[str]) -> list[NDArray[Any]]:
-        """The same as arrays, without what derivatives need."""
+        """Values of the graph as `run` computes them, but as arrays, without what derivatives need."""
         with torch.no_grad():
             return [value.cpu().numpy() for value in self.run(known, wanted)]
 

@@ -144,7 +144,7 @@ class _Standing:
         return replace(now, best=copied(network), least=loss, waited=0) if loss < self.least else now
 
     def back(self, loss: float) -> _Standing:
-        """The same where training goes back, and on at a lower rate: what steps spoil goes with the rate's square."""
+        """How far it is when it goes back to the best weights, and on at a lower rate: steps spoil by its square."""
         spoilt = max(loss - self.least, self.least) if math.isfinite(loss) and self.least > 0 else math.inf
         slower = SLOWER * max(LEAST_SHARE, math.sqrt(self.least / spoilt))
         return replace(self, share=self.share * slower, lately=math.inf, stuck=0)

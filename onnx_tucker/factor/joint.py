@@ -53,7 +53,7 @@ class Layer(NamedTuple):
         return own if self.free else []
 
     def of(self, parts: Sequence[Array]) -> Layer:
-        """The same with other values."""
+        """The layer with other values of what may change, in the order of `parts`."""
         if not self.free:
             return self
         count = len(self.chain.factors)

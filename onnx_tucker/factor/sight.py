@@ -83,7 +83,7 @@ class Affine:
     shift: Array
 
     def of(self, outputs: Array) -> Array:
-        """The same of outputs (groups, rows, out)."""
+        """Outputs (groups, rows, out), normalised."""
         return self.scaled(outputs) + self._by_group(self.shift, outputs)
 
     def scaled(self, outputs: Array) -> Array:

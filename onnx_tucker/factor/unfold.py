@@ -97,7 +97,7 @@ class Spectra:
         return singular_values(UNFOLDINGS[key](self.parts[group]))
 
     def of(self, mode: str) -> Array:
-        """The same of all groups: their root mean squares, whose lost share is that of all groups together."""
+        """Root mean squares over groups of the singular values of a mode, which lose what all groups together do."""
         return _root_mean_square(self.of_parts(mode))
 
 

@@ -136,7 +136,7 @@ class Constants:
         return node if node.op_type in COMPUTING and node.domain in STANDARD else None
 
     def _made(self, value: Value) -> Constant | None:
-        """The same, when all that it is made of is known."""
+        """The constant that a value is, when all that it is made of is known."""
         tensor, maker = held(self._defined[value.scope][value.name]), self._maker(value)
         if tensor is None and value.scope is self.main:
             tensor = self._numbers.get(value.name)

@@ -56,6 +56,6 @@ class View(NamedTuple):
         return None if constant is None or constants.overridable(constant) or not constant.readable else constant
 
     def number(self, name: str) -> NDArray[Any] | None:
-        """The same of a constant of one element, as an array."""
+        """The constant of one element that a value is, as an array; None for anything else."""
         constant = self.constant(name)
         return constant.read() if constant is not None and math.prod(constant.shape) == 1 else None

@@ -34,7 +34,7 @@ def arrange(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> dict[str, Option]:
 
 
 def laid_out(job: Job, tuner: Tuner, menus: Sequence[Menu]) -> dict[str, Option]:
-    """The same by the times of layers alone and of the conversions between layouts."""
+    """The option that each group takes by the times of layers alone, with those of conversions between layouts."""
     framed = _on_frames(job, tuner, menus)
     return {m.label: pick for m in menus if (pick := m.pick(job.settings, on_frames=m.label in framed))}
 

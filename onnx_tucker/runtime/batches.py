@@ -209,7 +209,7 @@ class Inputs:
 
     @classmethod
     def undivided(cls, kind: str, both: Batches) -> Inputs:
-        """The same samples for both."""
+        """Samples that factors are fitted to and outputs are compared on alike."""
         return cls(kind, both, both)
 
     @cached_property

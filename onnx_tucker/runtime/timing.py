@@ -166,7 +166,7 @@ class Stopwatch:
     def race(
         self, sessions: Sequence[ort.InferenceSession], feed: Feed, seconds: float, tight: float = TIGHT
     ) -> list[Timing]:
-        """The same for sessions, measured anew whatever is remembered."""
+        """Times sessions in turn as `compare` does models, but always anew, whatever is remembered."""
         return interleaved([_runner(session, feed) for session in sessions], seconds, tight, self.machine.clock)
 
     def profile(self, model: bytes, feed: Feed, folder: Path | None = None) -> list[Step]:

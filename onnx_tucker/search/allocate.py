@@ -223,7 +223,7 @@ class Allocator:
         return chosen
 
     def _within_time(self, curves_: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
-        """The same by a search for what the layers may take alone in sum, of which the model's time is a function."""
+        """An allocation that holds a budget of time too, by search for what the layers may take alone in sum."""
         limits, share = self.counted.limits(shares), shares["time"]
 
         def at(limit: float) -> Aimed[Allocation] | None:

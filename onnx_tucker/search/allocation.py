@@ -16,10 +16,10 @@ WHOLE = "as it is, it is worth more than what chains of it would save"
 """Why a node is kept that could be factorised."""
 
 NOTHING = "no chain of it is known to save anything that counts"
-"""The same where nothing of it can be saved, or its shapes are not known."""
+"""Why one is kept of which nothing can be saved, or the shapes are not known."""
 
 SLOW = "as it is, chains of it take more time than they are worth"
-"""The same where chains were left out for their time."""
+"""Why one is kept whose chains were left out for their time."""
 
 
 class Allocation(tuple[tuple[Curve, Point], ...]):
