@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 INTERRUPTED = 130
@@ -18,14 +19,18 @@ def main() -> int:
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return run()
+        code = run()
+        if interruptible:  # all is done, and Python itself would end with the signal
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return code
     except KeyboardInterrupt:
         _end()
 
 
 def _end(*_: object) -> NoReturn:
-    sys.stderr.write("onnx-tucker: error: Interrupted; outputs are whole or absent.\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError, AttributeError):  # stderr may be full, or closed
+        sys.stderr.write("onnx-tucker: error: Interrupted; outputs are whole or absent.\n")
+        sys.stderr.flush()
     os._exit(INTERRUPTED)  # an interrupt within exec() makes Python end with the signal, whatever the exit code
 
 

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import io
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from rich.progress import Progress as Bars
 from onnx_tucker import parsers, pipeline
 from onnx_tucker.comparison import compare
 from onnx_tucker.errors import PromiseError, TuckerError, UsageError
-from onnx_tucker.job import Progress, silent
+from onnx_tucker.job import WRITTEN, Progress, silent
 from onnx_tucker.report.json import to_json
 from onnx_tucker.report.schema import Report
 from onnx_tucker.report.terminal import show, show_bench, show_compared, show_front
@@ -50,20 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _command_first(list(sys.argv[1:] if arguments is None else arguments))
     verbose = "-v" in given or "--verbose" in given
     err = _console(stderr=True)
+    handler = signal.getsignal(signal.SIGINT)
     try:
         return _run(given, err)
     except TuckerError as error:
-        if verbose:
-            err.print_exception()
-        _complain(err, str(error))
+        _complain(err, str(error), verbose=verbose)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  # a bug, but still one line for the user
-        if verbose:
-            err.print_exception()
-        _complain(
-            err, f"Unexpected {type(error).__name__}, nothing was written; -v shows where, please report: {error}"
-        )
+        what = f"Unexpected {type(error).__name__}, nothing was written; -v shows where, please report: {error}"
+        _complain(err, what, verbose=verbose)
         return ERROR
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:  # see `_until_written`
+            signal.signal(signal.SIGINT, handler)
 
 
 def _command_first(given: list[str]) -> list[str]:
@@ -79,12 +79,25 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, width=None if stream is not None and stream.isatty() else PIPE_WIDTH, emoji=False)
 
 
-def _complain(err: Console, message: str) -> None:
+def _complain(err: Console, message: str, *, verbose: bool) -> None:
+    if verbose:
+        with _or_not():
+            err.print_exception()
     _say(err, f"error: {' '.join(message.split())}")
 
 
 def _say(err: Console, message: str) -> None:
-    err.print(f"onnx-tucker: {message}", markup=False, highlight=False, soft_wrap=True)
+    with _or_not():
+        err.print(f"onnx-tucker: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _or_not() -> Iterator[None]:
+    """What goes to stderr is lost where that is full or closed, but changes no exit code."""
+    try:
+        yield
+    except (OSError, ValueError):
+        sys.stderr = None  # or the interpreter fails to flush it once more on exit
 
 
 class Shown(NamedTuple):
@@ -186,9 +199,9 @@ def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], 
     """Does the work with a progress bar and the log on stderr."""
     with _logging(args, err):
         if args.quiet:
-            return work(silent)
+            return work(_until_written(silent))
         if not err.is_terminal:
-            return work(_lines(err))
+            return work(_until_written(_lines(err)))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Bars(*columns, console=err, transient=True) as bars:
             task = bars.add_task("reading", total=None)
@@ -196,7 +209,18 @@ def _watched(args: argparse.Namespace, err: Console, work: Callable[[Progress], 
             def progress(what: str, done: int, of: int) -> None:
                 bars.update(task, description=what, completed=done, total=of)
 
-            return work(progress)
+            return work(_until_written(progress))
+
+
+def _until_written(progress: Progress) -> Progress:
+    """Ignores interrupts once outputs are in their places: the exit code is to say so."""
+
+    def told(what: str, done: int, of: int) -> None:
+        if what == WRITTEN and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        progress(what, done, of)
+
+    return told
 
 
 def _lines(err: Console) -> Progress:

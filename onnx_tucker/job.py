@@ -34,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being done, how many steps are done, and how many there are."""
+WRITTEN = "written"
+"""What it is told when all outputs are in their places."""
+
+NOT_FINITE = "values that are not finite"
+"""What a user is told of once."""
 
 KEY_SETTINGS = (
     "seed threads include exclude op_types flops input_shape dim dequantize refactorize freeze_initializer_inputs "

@@ -19,7 +19,7 @@ from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.fitting import statistics
 from onnx_tucker.giveback import Made, hold, make, planned_only, timed
 from onnx_tucker.graph.staging import Staging
-from onnx_tucker.job import Job, Progress, silent
+from onnx_tucker.job import WRITTEN, Job, Progress, silent
 from onnx_tucker.measure import in_situ, output_errors
 from onnx_tucker.options import require_kind, require_range
 from onnx_tucker.outcome import Outcome, report
@@ -159,6 +159,7 @@ def sweep(
         for path, spot in zip(planned, found.points, strict=False):
             staging.write(path, outputs.text_bytes(spot.plan.to_json()))
         staging.commit(None, job.data_files)
+    progress(WRITTEN, 1, 1)
     if plans is not None and settings.overwrite:  # those of a sweep before, that found more
         rest = takewhile(Path.is_file, (_plan_path(plans, i) for i in count(points)))
         left = {*filter(Path.is_file, planned[len(found.points) :]), *rest}
@@ -279,6 +280,7 @@ def _written(
         budgets.require_held(job.settings.budgets, found)
         outputs.stage_sides(job, found, result.plan, staging)
         staging.commit(target, read)
+    job.progress(WRITTEN, 1, 1)
     remarks.far(job, verdict)
     return Result(final, found, result.plan)
 

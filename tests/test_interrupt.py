@@ -99,3 +99,31 @@ def test_interrupted_at_any_moment_and_resumed(tmp_path: Path) -> None:
         assert subprocess.run(command("other", name), cwd=tmp_path).returncode == 0
     files = [tmp_path / name for name in ("late.onnx", "later.onnx")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise there")
+@pytest.mark.parametrize("wait", [0.0, 0.01, 0.03, 0.1])
+def test_an_interrupt_that_comes_when_outputs_are_in_their_places_is_too_late(tmp_path: Path, wait: float) -> None:
+    network(tmp_path)
+    command = [sys.executable, "-c", PROGRAM, "in.onnx", "out.onnx", "--ranks", "4", "--no-benchmark", "--no-cache"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "out.onnx").exists():
+        time.sleep(0.001)
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "2 of 2 factorized" in printed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize(
+    ("options", "code"), [("--ranks 4", 0), ("--ranks none", 2), ("--ranks 4 --max-error 0 -v", 3)]
+)
+def test_where_nothing_can_be_said_exit_codes_are_the_same(tmp_path: Path, options: str, code: int) -> None:
+    network(tmp_path)
+    command = [sys.executable, "-m", "onnx_tucker", "in.onnx", "out.onnx", "--no-benchmark", "--no-cache"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*command, *options.split()], cwd=tmp_path, stdout=full, stderr=full, check=False)
+    assert done.returncode == code
+    assert (tmp_path / "out.onnx").exists() == (code == 0)

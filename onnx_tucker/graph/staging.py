@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import tempfile
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -146,16 +148,31 @@ class Staging:
             if os.path.lexists(path):
                 raise OutputError(f"{path} has appeared while the run was on its way; nothing was changed.")
         replaced: list[str] = []
-        for path in sorted(self._written, key=lambda path: path == last):
-            try:
-                self._written[path].replace(path.resolve())
-            except OSError as error:
-                so_far = f"only {', '.join(replaced)} was written" if replaced else "nothing was changed"
-                raise OutputError(f"{path} cannot be written: {error.strerror}; {so_far}.") from error
-            replaced.append(path.name)
-        for path in obsolete:
-            with suppress(OSError):
-                path.unlink()
+        with _uninterrupted():
+            for path in sorted(self._written, key=lambda path: path == last):
+                try:
+                    self._written[path].replace(path.resolve())
+                except OSError as error:
+                    so_far = f"only {', '.join(replaced)} was written" if replaced else "nothing was changed"
+                    raise OutputError(f"{path} cannot be written: {error.strerror}; {so_far}.") from error
+                replaced.append(path.name)
+            for path in obsolete:
+                with suppress(OSError):
+                    path.unlink()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupts come too late here, where some files would be new and others not."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield  # the handler is not Python's, or not this thread's
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _umask() -> int:
