@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, Context
+
 UNKNOWN = "–"
 
 
@@ -28,6 +30,11 @@ def factor(value: float | None) -> str:
 def share(value: float | None) -> str:
     """A share in per cent."""
     return UNKNOWN if value is None else f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def least(value: float) -> str:
+    """A share that is needed, with three digits, rounded up so that what is shown suffices."""
+    return f"{float(Context(prec=3, rounding=ROUND_CEILING).create_decimal_from_float(value)):g}"
 
 
 def small(value: float | None) -> str:

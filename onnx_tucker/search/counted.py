@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from onnx_tucker.errors import PromiseError
 from onnx_tucker.job import Job
 from onnx_tucker.rank.budget import Budget
+from onnx_tucker.report import numbers
 from onnx_tucker.search.allocation import reach
 from onnx_tucker.search.curve import Curve
 from onnx_tucker.search.curves import cost_as_is
 
 SPOKEN_OF = 0.01
 """The share of what cannot be factorised from which on a refused budget says so."""
+
+NOTED = 112
+"""Bytes of what a model says of its chains, without their names."""
 
 
 class Counted:
@@ -31,22 +35,23 @@ class Counted:
 
     def limits(self, shares: Mapping[str, float]) -> dict[str, float]:
         """What all curves together may cost for shares of the original's, of what is counted."""
-        return {q: s * self._total[q] - self._rest[q] for q, s in shares.items() if q != "time"}
+        return {q: s * self._total[q] - self._rest[q] - _noted(q, s) for q, s in shares.items() if q != "time"}
 
     def least(self, quantity: str) -> float:
         """The share of the original's that remains at least; of time, which is not counted, none is known."""
         if quantity == "time":
             return 0.0
-        return (self._rest[quantity] + reach(self._curves, quantity)[0]) / (self._total[quantity] or 1.0)
+        least = self._rest[quantity] + reach(self._curves, quantity)[0]
+        return min(1.0, (least + _noted(quantity, 0.0)) / (self._total[quantity] or 1.0))
 
     def unreached(self, shares: Mapping[str, float]) -> PromiseError:
         """Why budgets of such shares cannot be held, in words."""
         for quantity, share in shares.items():
-            least = self.least(quantity)
-            if least > share:
+            reached = self.least(quantity)
+            if reached > share:
                 budget = Budget(quantity, share)
                 return PromiseError(
-                    f"The budget {budget} cannot be reached: at least the share {least:.3g} would remain"
+                    f"The budget {budget} cannot be reached: at least the share {numbers.least(reached)} would remain"
                     f"{self._left_alone(quantity)}."
                 )
         together = " and ".join(str(Budget(*pair)) for pair in shares.items())
@@ -62,6 +67,11 @@ class Counted:
             return ""
         most = max(costs, key=costs.__getitem__)
         return f", {share:.3g} in nodes that cannot be factorised, of which {most.label} costs most: {most.skipped}"
+
+
+def _noted(quantity: str, share: float) -> int:
+    """What a model with a share of the original's cost takes for what it says of its chains."""
+    return NOTED if quantity == "bytes" and share < 1 else 0
 
 
 def _total(job: Job, quantity: str) -> float:

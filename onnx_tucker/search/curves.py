@@ -34,10 +34,11 @@ from onnx_tucker.types import Array, Ranks, Stage
 
 logger = logging.getLogger(__name__)
 
-LAYER_BYTES, WINDOW_BYTES, LAYER_NAMES = 115, 115, 6
-"""What a layer of a chain takes in a file besides its weight, what its attributes take if it has a window, and how
-often it has the name of its node: in its own, in those of its values and of its weight, and where they are noted.
-"""
+LAYER_BYTES, WINDOW_BYTES, AXIS_BYTES, BIAS_BYTES = 82, 77, 11, 24
+"""What each layer of a chain takes in a file besides its weight, its window, each axis of that, and another bias."""
+LAYER_NAMES, BIAS_NAMES = 7, 3
+"""How often a chain has the names of its node and of its method, for each layer and for another bias: in theirs, in
+those of values and of weights, and where they are noted."""
 LEVELS = 32
 """Points of a curve for each method."""
 LOSSES = (1e-5, 0.8)
@@ -205,12 +206,19 @@ def _costs(
 ) -> dict[str, float]:
     costs = [chain_cost(f.site, method.stages(f.site.stage, ranks), job.settings.flops) for f in group]
     params = float(costs[0].params)  # the group shares them
-    layers = len(method.stages(group[0].site.stage, ranks))
-    each = LAYER_BYTES + (WINDOW_BYTES if group[0].site.stage.window.kernel else 0)
-    notes = sum(layers * (each + LAYER_NAMES * len(f.label)) - f.place.node.ByteSize() for f in group)
     known = {
         "flops": float(sum(cost.flops or 0 for cost in costs)),
         "params": params,
-        "bytes": params * group[0].site.dtype.itemsize + notes,
+        "bytes": params * group[0].site.dtype.itemsize + sum(_notes(job, found, method, ranks) for found in group),
     }
     return {quantity: known[quantity] for quantity in quantities}
+
+
+def _notes(job: Job, found: Found, method: Method, ranks: Ranks) -> int:
+    """Bytes that a chain takes in a file more than its node, but for its weights."""
+    stage, biased = found.site.stage, trust.usable(job) and (found.site.bias or found.reading.added is not None)
+    layers, axes = len(method.stages(stage, ranks)), len(stage.window.kernel)
+    each = LAYER_BYTES + (WINDOW_BYTES + AXIS_BYTES * axes if axes else 0)
+    names = (LAYER_NAMES * layers - 1) * len(found.label) + (LAYER_NAMES * layers - BIAS_NAMES) * len(method.name)
+    bias = BIAS_BYTES + BIAS_NAMES * (len(found.label) + len(method.name)) if biased else 0
+    return layers * each + names + bias - found.place.node.ByteSize()
