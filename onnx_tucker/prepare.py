@@ -19,7 +19,7 @@ from onnx_tucker.graph.check import FAILURES as CHECK_FAILURES
 from onnx_tucker.graph.check import LIMIT, broken, fatal, merges, weight_bytes
 from onnx_tucker.graph.find import context_of, find
 from onnx_tucker.graph.view import View
-from onnx_tucker.job import CHAIN_BYTES, WANTED_BYTES, Job, Progress
+from onnx_tucker.job import CHAIN_BYTES, NOT_FINITE, WANTED_BYTES, Job, Progress
 from onnx_tucker.reached import reached
 from onnx_tucker.runtime import inputs
 from onnx_tucker.runtime.batches import Inputs
@@ -122,10 +122,25 @@ def prepare(source: Source, settings: Settings, progress: Progress, *, again: bo
     )
     if session is None or ran is None or ran.kind != "data":
         return job
+    _tell_of_spoilt(job, ran)
     most, ends = job.samples_for(DERIVED_MACS), judges.names if judges is not None else ()
     return replace(
         job, influences=Influences(view, found, ends, ran.fit, session, machine, folder, settings.seed, most, progress)
     )
+
+
+def _tell_of_spoilt(job: Job, data: Inputs) -> None:
+    """Warns of samples with numbers that are not finite."""
+    parts = (data.fit, data.check) if data.held_out else (data.fit,)
+    spoilt = sum(part.spoilt for part in parts)
+    if spoilt:
+        job.warned.add(NOT_FINITE)
+        logger.warning(
+            "%d of %d samples of the data have NaN or infinite numbers: what is not finite for that is left out where "
+            "factors are fitted and outputs are compared.",
+            spoilt,
+            sum(part.samples for part in parts),
+        )
 
 
 def _shapes(

@@ -80,7 +80,7 @@ def far(job: Job, verdict: Verdict | None) -> None:
             )
         elif output.relative_l2 is not None and output.relative_l2 > RUINED:
             logger.warning(
-                "The %s differs from the original's by %.0f %% of its size; --ranks auto --max-error E limits that.",
+                "The %s differs from the original's by %.0f %% of its size; --max-error E limits that.",
                 name,
                 100 * output.relative_l2,
             )

@@ -49,7 +49,7 @@ def criterion(
     labels, everything = told[0], np.concatenate(told)
     if labels.dtype.kind not in "biuf" or not np.isfinite(everything).all():
         raise DataError(f"The labels ({labels.dtype}) are not all numbers.")
-    least, most = everything.min(initial=0), everything.max(initial=0)
+    least, most = everything.min(), everything.max()
     for name, output in outputs.items():
         maker, alike = makers.get(name, Maker()), labels.size == output.size and labels.shape[:1] == output.shape[:1]
         if labels.dtype.kind == "f":
@@ -67,8 +67,8 @@ def criterion(
             return Criterion(seen, _of_two(maker))
     shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
     raise DataError(
-        f"The labels, {labels.dtype} of shape {list(labels.shape)} from {least:g} to {most:g}, are neither classes nor "
-        f"values of an output ({shapes or 'there is none of numbers with fractions'})."
+        f"The labels, {labels.dtype} of shape {list(everything.shape)} from {least:g} to {most:g}, are neither classes "
+        f"nor values of an output ({shapes or 'there is none of numbers with fractions'})."
     )
 
 

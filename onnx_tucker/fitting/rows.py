@@ -17,7 +17,7 @@ from onnx_tucker.factor.regression import Statistics
 from onnx_tucker.factor.samples import Samples, joined
 from onnx_tucker.fitting.obstacles import own_bias, unread
 from onnx_tucker.graph.find import Found
-from onnx_tucker.job import Job
+from onnx_tucker.job import NOT_FINITE, Job
 from onnx_tucker.planning.groups import holders
 from onnx_tucker.runtime.batches import turns
 from onnx_tucker.runtime.session import FAILURES, first_line
@@ -32,8 +32,6 @@ WIDE_ROWS, WIDE_VALUES = 4096, 2.5e7
 FEWER = 1.5
 """Rows for each value that one of them sees, below which the rows themselves are kept instead of their moments: each
 half of the samples then has fewer rows than a row has values, and is solved for sooner in the space of the rows."""
-NOT_FINITE = "values that are not finite"
-"""What is told once."""
 CHUNK = 2**20
 """Values of the input that are held or multiplied at the same time; few enough for a cache."""
 

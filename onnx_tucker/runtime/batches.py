@@ -136,6 +136,11 @@ class Batches:
         kept = [self._finite(feed) for feed in self.feeds]
         return self._only([np.full(len(good), good.all()) for good in kept] if whole else kept)
 
+    @property
+    def spoilt(self) -> int:
+        """How many samples have numbers that are not finite."""
+        return sum(int(np.sum(~self._finite(feed))) for feed in self.feeds)
+
     def spread(self, samples: int) -> Batches:
         """So many samples, evenly from all of them; or all if there are no more."""
         kept = np.zeros(self.samples, bool)

@@ -121,7 +121,7 @@ def test_a_bias_that_others_use_stays() -> None:
     assert np.array_equal(run(slim(shared, x), x=x)[1], run(shared, x=x)[1])
 
 
-@pytest.mark.parametrize("kind", ["zero", "constant", "duplicated", "one", "partly nan", "too large"])
+@pytest.mark.parametrize("kind", ["zero", "constant", "duplicated", "one", "partly nan", "large", "too large"])
 def test_poor_data_does_no_harm(kind: str) -> None:
     made, x = CASES["conv"]
     poor = {
@@ -129,6 +129,7 @@ def test_poor_data_does_no_harm(kind: str) -> None:
         "constant": 0 * x + 1,
         "duplicated": x[[3] * 8],
         "one": x[:1],
+        "large": x * np.float32(1e20),
         "too large": np.where(np.arange(64)[:, None, None, None] == 5, 1e300, x.astype(np.float64)),
         "partly nan": np.where(np.arange(64)[:, None, None, None] == 5, np.float32(np.nan), x),
     }[kind]
@@ -137,6 +138,18 @@ def test_poor_data_does_no_harm(kind: str) -> None:
     assert np.isfinite(outputs).all()
     blind = relative(run(made, x=x)[0], run(slim(made, None), x=x)[0])
     assert relative(run(made, x=x)[0], outputs) < 1.2 * blind
+
+
+def test_samples_that_are_not_finite_are_told_of_wherever_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    made, x = CASES["conv"]
+    spoilt = x.copy()
+    for i in range(9):  # one in nine is kept for checks
+        spoilt[i, 0] = np.inf
+        caplog.clear()
+        slim(made, spoilt)
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        [message] = (text for text in told if "finite" in text)  # and not of each node
+        assert message.startswith(f"{i + 1} of 64 samples of the data have NaN or infinite numbers")
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
