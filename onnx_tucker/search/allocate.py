@@ -172,7 +172,7 @@ class Allocator:
         """
         least, lost = (one.lost for one in (allocation, other))
         if trust.usable(self._job) and not trust.few(self._job):  # what nodes lose does not quite add up
-            least, lost = (self.rough.error(self._candidates(one)) ** 2 for one in (allocation, other))
+            least, lost = (self.error(one) ** 2 for one in (allocation, other))
         worth = _worth(lost, least, saved)
         if worth:
             self._narrow(other)
@@ -208,6 +208,10 @@ class Allocator:
             if len(found) >= number:
                 break
         return [found[i] for i in evenly(len(found), number)]
+
+    def error(self, allocation: Allocation) -> float:
+        """The error of the outputs of the model with an allocation, made roughly; NaN where there is no data."""
+        return self.rough.error(self._candidates(allocation)) if trust.usable(self._job) else math.nan
 
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""

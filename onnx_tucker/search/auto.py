@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,12 @@ TIGHTER = 0.98
 FASTER = 0.98
 """The share of the time that a model is to have where the closest within the budgets is slower than the original: less
 than all, as what is made may take more than what was timed; less still where it does.
+"""
+USELESS, WORSE = 0.5, 1.4
+"""The error of the outputs from which on such a model is not taken, if it is so many times that of the closest.
+
+Small networks of depthwise convolutions have been made useless so: of one that keeps .976 of a score of .986 at half of
+its FLOPs, and is slower for it, what was not slower kept .207.
 """
 NOTICED = 0.003
 """How much more of the time of all layers a chain takes than its node where something is done about it."""
@@ -71,10 +78,29 @@ def search(job: Job, promises: Promises) -> Best:
     return _within(job, promises, budgets)
 
 
-def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: Allocator | None = None) -> Best:
-    """The most accurate model within some budgets; a faster one within them where it is slower than the original."""
+def _within(
+    job: Job, promises: Promises, budgets: tuple[Budget, ...], before: Allocator | None = None, least: float = math.nan
+) -> Best:
+    """The most accurate model within some budgets; a faster one within them where it is slower than the original.
+
+    Args:
+        job: the run.
+        promises: to hold.
+        budgets: those.
+        before: the search of what is slower, if this is for a faster one.
+        least: the error of that.
+
+    Raises:
+        PromiseError: no model holds them, or none that is faster and of use.
+    """
     allocator = Allocator(job, [budget.of for budget in budgets], before)
     allocation = allocator.allocation(budgets)
+    error = allocator.error(allocation) if before is not None else math.nan
+    if error > max(USELESS, WORSE * least):
+        raise PromiseError(
+            f"What is not slower than the original would differ from it by {error:.0%} of its outputs, where what is "
+            f"slower differs by {least:.0%}."
+        )
     decision, untimed = decide(job, allocation.rules), all(budget.of != "time" for budget in budgets)
     if untimed and not job.settings.keep_slower:
         decision = _quicker(job, allocator, budgets, allocation, decision)
@@ -84,11 +110,12 @@ def _within(job: Job, promises: Promises, budgets: tuple[Budget, ...], before: A
     if made.slower and untimed:
         logger.info("what is closest within the budgets is slower than the original")
         try:
-            outcome = _within(job, promises, (*budgets, Budget("time", FASTER)), allocator)
+            faster = (*budgets, Budget("time", FASTER))
+            outcome = _within(job, promises, faster, allocator, allocator.error(allocation))
             if not outcome[0].slower:
                 return outcome
-        except PromiseError as error:
-            logger.info("%s", error)
+        except PromiseError as reason:
+            logger.warning("%s", reason)
         require_held([budget for budget in budgets if budget.of in FIRM], outlined(job, made))
     return hold(job, _measured_within(job, made, allocator, budgets), promises)
 

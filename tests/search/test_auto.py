@@ -124,6 +124,19 @@ def test_where_the_closest_model_is_slower_a_faster_one_within_the_budget_is_fou
     assert slower.speedup < 1
 
 
+def test_where_only_what_is_of_no_use_is_faster_the_budget_is_refused(
+    smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine_of(monkeypatch, node=0.04)
+    made, x = smooth
+    options = {"ranks": "auto", "budget": "flops:0.5", "data": [{"x": x}, {"x": x[::-1]}], "threads": 1}
+    for found, taken in ((iter([0.4, 0.6]), False), (iter([0.4, 0.55]), True), (iter([0.3, 0.49]), True)):
+        monkeypatch.setattr(allocate.Allocator, "error", lambda *_, found=found: next(found))
+        with contextlib.nullcontext() if taken else pytest.raises(PromiseError, match="--keep-slower keeps those"):
+            assert compress(made, **options).report.totals.speedup > 1
+    assert "would differ from it by 60% of its outputs, where what is slower differs by 40%" in caplog.text
+
+
 def test_what_measures_slower_than_it_was_timed_is_aimed_at_below_that(
     smooth: tuple[onnx.ModelProto, Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
