@@ -55,8 +55,8 @@ def chains(model: onnx.ModelProto) -> Chains:
     """The chains that are noted in a model; none where the entry is not one of this tool."""
     try:
         document = json.loads(_text(model))
-        return Chains(*(_texts(document[name]) for name in Chains._fields))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return Chains(*(_texts(document.get(name, [])) for name in Chains._fields))
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return Chains()
 
 
