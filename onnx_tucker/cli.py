@@ -8,6 +8,7 @@ import io
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -216,7 +217,8 @@ def _until_written(progress: Progress) -> Progress:
     """Ignores interrupts once outputs are in their places: the exit code is to say so."""
 
     def told(what: str, done: int, of: int) -> None:
-        if what == WRITTEN and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if what == WRITTEN and interruptible and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         progress(what, done, of)
 
