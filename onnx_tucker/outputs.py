@@ -10,13 +10,13 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnx_tucker import rank
 from onnx_tucker.errors import ModelError, OutputError, UsageError
 from onnx_tucker.fitting import statistics
 from onnx_tucker.graph import io
 from onnx_tucker.graph.staging import Staging, check_target, free_data_path, same
 from onnx_tucker.job import Job
 from onnx_tucker.prepare import Source
+from onnx_tucker.rank import rules
 from onnx_tucker.report import FORMATS, render, writer
 from onnx_tucker.report.schema import Report
 from onnx_tucker.runtime import data_files
@@ -52,7 +52,7 @@ def sources(source: Source, settings: Settings) -> set[Path]:
     """All files that the options name as inputs, those in folders of data too."""
     data = [file for path in settings.data_paths for file in data_files.files(path)]
     named = [source, settings.plan, settings.statistics, *data, settings.custom_op_lib]
-    if settings.ranks_text.endswith(rank.FILE_ENDINGS):
+    if settings.ranks_text.endswith(rules.FILE_ENDINGS):
         named.append(settings.ranks_text)
     if isinstance(settings.eval, str):
         named.append(settings.eval.rpartition(":")[0])

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from onnx_tucker import outputs, rank, remarks
+from onnx_tucker import outputs, remarks
 from onnx_tucker.course import Course
 from onnx_tucker.errors import OutputError, PlanError, PromiseError, UsageError
 from onnx_tucker.fitting import statistics
@@ -27,8 +27,8 @@ from onnx_tucker.planning.pricing import decide
 from onnx_tucker.planning.replay import replay
 from onnx_tucker.prepare import Model, Source, prepare, source_of
 from onnx_tucker.promises import Promises, Verdict
-from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.fixed import Full
+from onnx_tucker.rank.rules import Rule, Rules, parse_ranks, parse_table
 from onnx_tucker.report import writer
 from onnx_tucker.report.front import FORMATS, Front
 from onnx_tucker.report.schema import Change, Report
@@ -313,8 +313,8 @@ def _made(
 def _given_rules(settings: Settings) -> Rules:
     """The rules that `--ranks` stands for."""
     if isinstance(settings.ranks, Mapping):
-        return rank.parse_table(settings.ranks)
-    return rank.parse_ranks(settings.ranks_text)
+        return parse_table(settings.ranks)
+    return parse_ranks(settings.ranks_text)
 
 
 def _given_function(settings: Settings) -> Evaluate | None:

@@ -12,7 +12,8 @@ from onnx_tucker.job import Job
 from onnx_tucker.planning.groups import excluded, matches, sharing
 from onnx_tucker.planning.tuning import Option, Tuner
 from onnx_tucker.planning.ways import lowerable
-from onnx_tucker.rank import Rules, search
+from onnx_tucker.rank import search
+from onnx_tucker.rank.rules import Rules
 from onnx_tucker.settings import Settings
 from onnx_tucker.types import Candidate
 

@@ -16,7 +16,7 @@ from onnx_tucker.job import Job
 from onnx_tucker.planning.arrange import arrange, becoming
 from onnx_tucker.planning.menu import Menu, menus
 from onnx_tucker.planning.tuning import Option, Tuner
-from onnx_tucker.rank import Rules
+from onnx_tucker.rank.rules import Rules
 from onnx_tucker.runtime.timing import Timing
 from onnx_tucker.types import Candidate, Choice, Plan, Status, recipe
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from onnx_tucker.cost import chain_cost
 from onnx_tucker.errors import PlanError
 from onnx_tucker.factor import METHODS, Method, Spectra
-from onnx_tucker.rank import Rule
 from onnx_tucker.rank.fixed import Fixed
 from onnx_tucker.rank.given import Given
+from onnx_tucker.rank.rules import Rule
 from onnx_tucker.types import Candidate, Ranks, Site
 
 BLOCKS = (4, 8, 16)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.fixed import Full
 from onnx_tucker.rank.given import Given
 from onnx_tucker.rank.lagrange import choose
+from onnx_tucker.rank.rules import Rule, Rules
 from onnx_tucker.search.curve import Curve, Point
 
 WHOLE = "as it is, it is worth more than what chains of it would save"

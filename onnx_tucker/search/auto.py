@@ -14,9 +14,9 @@ from onnx_tucker.job import Job
 from onnx_tucker.planning.pricing import Decision, decide
 from onnx_tucker.planning.race import raced
 from onnx_tucker.promises import Promises, Verdict
-from onnx_tucker.rank import Rule, Rules
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.rank.fixed import Full
+from onnx_tucker.rank.rules import Rule, Rules
 from onnx_tucker.rank.search import BLOCKS
 from onnx_tucker.search.allocate import Allocator
 from onnx_tucker.search.allocation import Allocation

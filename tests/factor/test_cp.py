@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnx_tucker.factor import METHODS, weight_error
-from onnx_tucker.rank import parse_ranks
+from onnx_tucker.rank.rules import parse_ranks
 from onnx_tucker.rank.search import candidates
 from onnx_tucker.types import Site, Stage, Window
 

@@ -7,7 +7,8 @@ import pytest
 
 from onnx_tucker.errors import UsageError
 from onnx_tucker.factor import METHODS, Spectra
-from onnx_tucker.rank import POLICIES, Rules, parse_ranks
+from onnx_tucker.rank import POLICIES
+from onnx_tucker.rank.rules import Rules, parse_ranks
 from onnx_tucker.types import Array, Ranks, Stage, Window
 from tests.helpers import low_rank
 

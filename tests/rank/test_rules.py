@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_tucker.errors import PlanError
-from onnx_tucker.rank import Rule, parse_ranks, parse_table
 from onnx_tucker.rank.fixed import Fixed
+from onnx_tucker.rank.rules import Rule, parse_ranks, parse_table
 from onnx_tucker.rank.vbmf import Vbmf
 
 TOML = """

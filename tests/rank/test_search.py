@@ -7,8 +7,8 @@ import pytest
 
 from onnx_tucker.errors import PlanError
 from onnx_tucker.factor import METHODS
-from onnx_tucker.rank import Rule
 from onnx_tucker.rank.fixed import Fixed
+from onnx_tucker.rank.rules import Rule
 from onnx_tucker.rank.search import candidates, cheapest, check_ranks
 from onnx_tucker.types import Candidate, Site, Stage, Window
 
