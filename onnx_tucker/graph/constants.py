@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_tucker.graph.constant import ARRANGING, COMPUTING, FLOATS, PARTING, Constant, Step, Value
@@ -57,7 +58,10 @@ class Constants:
         scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
         self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
-        used = [(value, place) for place in places for value in self._used(place)]
+        used, self._measured = list[tuple[Value, Place]](), list[tuple[Value, Place]]()
+        for place in places:
+            for value in self._used(place):
+                (self._measured if self._measures(place.node, value) else used).append((value, place))
         self._users = dict(used)
         self._uses = Counter(value for value, _ in used)
         for scope in scopes:
@@ -72,8 +76,29 @@ class Constants:
             self._uses.update(self._values(self.main, names))
 
     def uses(self, value: Value) -> int:
-        """How many node inputs, graph outputs and quantization annotations, in all scopes, need the value."""
+        """How many node inputs, graph outputs and quantization annotations, in all scopes, need the value.
+
+        Nodes that only tell the size of a stored tensor need no more than that; see `sizes`.
+        """
         return self._uses[value]
+
+    def sizes(self, dead: Collection[Value]) -> Iterator[tuple[Place, NDArray[np.int64]]]:
+        """Nodes that tell the sizes of stored tensors that are not needed otherwise, with what they give.
+
+        Args:
+            dead: all values that nothing needs.
+        """
+        for value, place in self._measured:
+            tensor, node = held(self._defined[value.scope][value.name]), place.node
+            if tensor is not None and value in dead and Value(place.scope, node.output[0]) not in dead:
+                given = attributes(node)
+                some = [*tensor.dims][given.get("start", 0) : given.get("end")]
+                yield place, np.array(some if node.op_type == "Shape" else math.prod(tensor.dims), np.int64)
+
+    def _measures(self, node: onnx.NodeProto, value: Value) -> bool:
+        """Whether a node takes a stored tensor for its size only."""
+        sizes = node.op_type in SIZES and node.domain in STANDARD
+        return sizes and held(self._defined[value.scope][value.name]) is not None
 
     def freed(self, lost: Sequence[Value]) -> set[Value]:
         """What nothing needs any more once constants have lost uses, and what they were made from.

@@ -30,6 +30,14 @@ ARITHMETIC = frozenset(
 
 MOVING = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Unsqueeze".split())
 """Operators that give some of the numbers that they take, whatever the others are; casts to whole numbers only."""
+NUMBERS: Mapping[int, np.dtype[Any]] = {
+    TensorProto.DOUBLE: np.dtype(np.float64),
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.FLOAT16: np.dtype(np.float16),
+    TensorProto.INT32: np.dtype(np.int32),
+    TensorProto.INT64: np.dtype(np.int64),
+}
+"""Types that a number may be cast to."""
 WHOLE = (TensorProto.INT32, TensorProto.INT64)
 """Types that tell sizes apart."""
 SIZES = frozenset(("Shape", "Size"))
@@ -59,8 +67,11 @@ def fold(model: onnx.ModelProto, known: Mapping[str, tuple[Size, ...]]) -> bool:
     constants: Values = {t.name: external.values(t, Path()) for t in numbers}
     open_: tuple[Values, Values] = ({}, {})  # what depends on free sizes, for both numbers for those
     kept, folded = [], False
+    types = _types(model.graph)
     for node in model.graph.node:
         values = _evaluate(node, model, constants)
+        if values is None and node.op_type == "CastLike" and node.domain in STANDARD:
+            values = _cast(node, constants, types)
         if values is None:
             made = [_moved(node, model, constants, *pair, known) for pair in zip(open_, FREE, strict=True)]
             for some, more in zip(open_, made, strict=True):
@@ -92,6 +103,22 @@ def _evaluate(node: onnx.NodeProto, model: onnx.ModelProto, constants: Values) -
         return None
     outputs = evaluate(node, feed, model)
     return None if outputs is None or any(v.size > SMALL for v in outputs.values()) else outputs
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, int]:
+    """The types of elements of values, as far as they are said."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values if value.type.HasField("tensor_type")}
+
+
+def _cast(node: onnx.NodeProto, constants: Values, types: Mapping[str, int]) -> Values | None:
+    """What a CastLike gives, of which the other input need be known by its type only; None where that is not."""
+    data, like = (*node.input, "", "")[:2]
+    wanted = constants[like].dtype if like in constants else NUMBERS.get(types.get(like, TensorProto.UNDEFINED))
+    if data not in constants or wanted is None:
+        return None
+    with np.errstate(all="ignore"):
+        return {node.output[0]: constants[data].astype(wanted)}
 
 
 def _moved(

@@ -79,7 +79,8 @@ class Declared(NamedTuple):
 
     Attributes:
         shapes: of its values, with names or None for sizes that it leaves open.
-        numbers: the whole numbers that nodes of the main graph compute from them and from constants, by name.
+        numbers: the whole numbers that nodes of the main graph compute from them and from constants, by name, and
+            constants that are cast to the type of a value.
     """
 
     shapes: Partial
@@ -110,8 +111,9 @@ def declared(model: onnx.ModelProto, folder: Path) -> Declared:
         if _disputed(node, constants):
             node.domain = UNKNOWN
     shapes, bare = _inferred(bare, logging.INFO)
-    made = {name for node in model.graph.node for name in node.output}
-    numbers = (tensor for tensor in bare.graph.initializer if tensor.data_type in WHOLE and tensor.name in made)
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    made = (tensor for tensor in bare.graph.initializer if tensor.name in makers)
+    numbers = (one for one in made if one.data_type in WHOLE or makers[one.name] == "CastLike")
     return Declared(shapes, {tensor.name: tensor for tensor in numbers})
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_tucker.forms import DIRECT, FORMS
 from onnx_tucker.graph import provenance
@@ -53,15 +55,16 @@ def splice(
     result.CopyFrom(model)
     copies = {place.label: place for place in places(result)}
     twins = {f.scope: copies[f.label].scope for f in context.places}
-    changed = [place for place in context.places if place.label in chains]
-    for scope in dict.fromkeys(place.scope for place in changed):
-        here = {place.node.output[0]: chains[place.label] for place in changed if place.scope is scope}
-        here |= {node.output[0]: [node] for of, node in adding if of is scope}
-        _replace(twins[scope].graph, here)
-    _add_weights(result, Scope(result.graph), constants)
     rebiased = [f for f in replaced if len(weights[f.label]) > len(planned[f.label].stages)]
     biases = [f.reading.added.constant.value for f in rebiased if f.reading.added]
     dead = context.constants.freed([*(f.seat.weight.value for f in replaced), *biases])
+    changed = [place for place in context.places if place.label in chains]
+    told = [(place.scope, _number(place.node, sizes)) for place, sizes in context.constants.sizes(dead)]
+    for scope in dict.fromkeys([*(place.scope for place in changed), *(of for of, _ in told)]):
+        here = {place.node.output[0]: chains[place.label] for place in changed if place.scope is scope}
+        here |= {node.output[0]: [node] for of, node in (*adding, *told) if of is scope}
+        _replace(twins[scope].graph, here)
+    _add_weights(result, Scope(result.graph), constants)
     for scope in dict.fromkeys(value.scope for value in dead):
         _remove(twins[scope].graph, {value.name for value in dead if value.scope is scope})
     gone = layout.made.keys() - layout.left
@@ -79,6 +82,11 @@ def splice(
     own = {tensor.name for tensor in (*constants, *(one for piece in pieces.values() for one in piece.constants))}
     provenance.record(result, _made(chains, planned, context)._replace(constants=frozenset(own)), recipes)
     return result
+
+
+def _number(node: onnx.NodeProto, value: NDArray[np.int64]) -> onnx.NodeProto:
+    """What gives the same as a node that tells the size of a weight which is gone."""
+    return onnx.helper.make_node("Constant", [], node.output, node.name, value=onnx.numpy_helper.from_array(value))
 
 
 def _made(

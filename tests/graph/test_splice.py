@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from onnx_tucker import compress
 from onnx_tucker.graph import provenance
-from tests.helpers import conv_model, factorised, low_rank, relative, run, two_layers
+from tests.helpers import conv_model, factorised, low_rank, model, relative, run, two_layers
 
 
 def spliced(made: onnx.ModelProto, label: str, method: str, ranks: tuple[int, ...]) -> onnx.ModelProto:
@@ -99,3 +100,47 @@ def test_a_computed_bias_stays_with_the_last_stage() -> None:
     made.graph.node[1].input[2] = "negative"
     result = spliced(made, "conv", "tucker2", (3, 3))
     assert [list(n.input)[2:] for n in result.graph.node if n.op_type == "Conv"] == [[], [], ["negative"]]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_weight_whose_size_is_told_can_go(elsewhere: bool) -> None:
+    """As exporters do that make a bias of zeros from the weight's size and the input's type."""
+    tensors = {"w": low_rank(np.random.default_rng(0), 3, 12, 10, 3), "zero": np.zeros((), np.float32)}
+    tensors |= {"one": np.ones(1, np.int64), "last": np.array([-1], np.int64)}
+    nodes = [
+        helper.make_node("Shape", ["w"], ["size"], "size", start=0, end=1),
+        helper.make_node("Expand", ["size", "one"], ["sizes"], "sizes"),
+        helper.make_node("CastLike", ["zero", "x"], ["like"], "like"),
+        helper.make_node("Expand", ["like", "sizes"], ["bias"], "bias"),
+        helper.make_node("Conv", ["x", "w", "bias"], ["c"], "conv"),
+        helper.make_node("Concat", ["size", "last"], ["flat"], "flat", axis=0),
+        helper.make_node("Reshape", ["c", "flat" if elsewhere else "last"], ["y"], "reshape"),
+    ]
+    if not elsewhere:
+        del nodes[5]
+    made = model(nodes, tensors, {"x": ["n", 10, 9]}, {"y": 2 if elsewhere else 1})
+    result = spliced(made, "conv", "tucker2", (10, 12))
+    onnx.checker.check_model(result, full_check=True)
+    assert "w" not in {tensor.name for tensor in result.graph.initializer}
+    assert [node.op_type for node in result.graph.node if node.output[0] == "size"] == ["Constant"]
+    x = np.random.default_rng(1).standard_normal((2, 10, 9)).astype(np.float32)
+    assert relative(run(made, x=x)[0], run(result, x=x)[0]) < 1e-5
+    data = np.random.default_rng(2).standard_normal((80, 10, 9)).astype(np.float32) + 1
+    rebiased = compress(made, ranks="3", data=data, benchmark=False).model
+    kinds = {node.op_type for node in rebiased.graph.node}
+    assert kinds == {"Conv", "Reshape"} | ({"Constant", "Concat"} if elsewhere else set())
+    onnx.checker.check_model(rebiased, full_check=True)
+    assert compress(made, ranks={"conv": "keep"}, benchmark=False).model == made
+
+
+def test_what_is_cast_to_a_type_that_is_not_known_is_no_constant() -> None:
+    nodes = [
+        helper.make_node("Unknown", ["x"], ["u"], "unknown", domain="other"),
+        helper.make_node("CastLike", ["b", "u"], ["bias"], "like"),
+        helper.make_node("Conv", ["x", "w", "bias"], ["y"], "conv"),
+    ]
+    tensors = {"w": np.ones((4, 4, 3), np.float32), "b": np.ones(4, np.float32)}
+    made = model(nodes, tensors, {"x": ["n", 4, 9]}, {"y": 3})
+    made.opset_import.add(domain="other", version=1)
+    result = spliced(made, "conv", "tucker2", (4, 4))
+    assert result.graph.node[-1].input[2] == "bias"
