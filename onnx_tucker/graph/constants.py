@@ -58,10 +58,7 @@ class Constants:
         scopes = dict.fromkeys([self.main, *(place.scope for place in places)])
         self._defined = {scope: _definitions(scope) for scope in scopes}
         self._inputs = {v.name for v in model.graph.input} if overridable and model.ir_version >= 4 else set()
-        used, self._measured = list[tuple[Value, Place]](), list[tuple[Value, Place]]()
-        for place in places:
-            for value in self._used(place):
-                (self._measured if self._measures(place.node, value) else used).append((value, place))
+        used = [(value, place) for place in places for value in self._used(place)]
         self._users = dict(used)
         self._uses = Counter(value for value, _ in used)
         for scope in scopes:
@@ -74,31 +71,33 @@ class Constants:
             for graph in (training.initialization, training.algorithm):
                 names += [name for node in graph.node for name in node.input]
             self._uses.update(self._values(self.main, names))
+        self._measured = [(value, place) for value, place in used if self._measures(place, value)]
+        self._uses.subtract(value for value, _ in self._measured)
 
     def uses(self, value: Value) -> int:
         """How many node inputs, graph outputs and quantization annotations, in all scopes, need the value.
 
-        Nodes that only tell the size of a stored tensor need no more than that; see `sizes`.
+        Nodes that only tell the size of a constant need no more than that; see `sizes`.
         """
         return self._uses[value]
 
     def sizes(self, dead: Collection[Value]) -> Iterator[tuple[Place, NDArray[np.int64]]]:
-        """Nodes that tell the sizes of stored tensors that are not needed otherwise, with what they give.
+        """Nodes that tell the sizes of constants that are not needed otherwise, with what they give.
 
         Args:
             dead: all values that nothing needs.
         """
         for value, place in self._measured:
-            tensor, node = held(self._defined[value.scope][value.name]), place.node
-            if tensor is not None and value in dead and Value(place.scope, node.output[0]) not in dead:
-                given = attributes(node)
-                some = [*tensor.dims][given.get("start", 0) : given.get("end")]
-                yield place, np.array(some if node.op_type == "Shape" else math.prod(tensor.dims), np.int64)
+            constant, node = self._constant(value), place.node
+            if constant is not None and value in dead and Value(place.scope, node.output[0]) not in dead:
+                given, shape = attributes(node), constant.shape
+                some = shape[given.get("start", 0) : given.get("end")]
+                yield place, np.array(some if node.op_type == "Shape" else math.prod(shape), np.int64)
 
-    def _measures(self, node: onnx.NodeProto, value: Value) -> bool:
-        """Whether a node takes a stored tensor for its size only."""
-        sizes = node.op_type in SIZES and node.domain in STANDARD
-        return sizes and held(self._defined[value.scope][value.name]) is not None
+    def _measures(self, place: Place, value: Value) -> bool:
+        """Whether a node takes a constant for its size only."""
+        sizes = place.node.op_type in SIZES and place.node.domain in STANDARD
+        return sizes and self.find(value.name, value.scope) is not None
 
     def freed(self, lost: Sequence[Value]) -> set[Value]:
         """What nothing needs any more once constants have lost uses, and what they were made from.

@@ -103,7 +103,8 @@ def test_a_computed_bias_stays_with_the_last_stage() -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_weight_whose_size_is_told_can_go(elsewhere: bool) -> None:
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_weight_whose_size_is_told_can_go(elsewhere: bool, computed: bool) -> None:
     """As exporters do that make a bias of zeros from the weight's size and the input's type."""
     tensors = {"w": low_rank(np.random.default_rng(0), 3, 12, 10, 3), "zero": np.zeros((), np.float32)}
     tensors |= {"one": np.ones(1, np.int64), "last": np.array([-1], np.int64)}
@@ -118,10 +119,13 @@ def test_a_weight_whose_size_is_told_can_go(elsewhere: bool) -> None:
     ]
     if not elsewhere:
         del nodes[5]
+    if computed:
+        tensors |= {"v": tensors.pop("w"), "scale": np.full((12, 1, 1), 2, np.float32)}
+        nodes.insert(0, helper.make_node("Mul", ["v", "scale"], ["w"], "scaled"))
     made = model(nodes, tensors, {"x": ["n", 10, 9]}, {"y": 2 if elsewhere else 1})
     result = spliced(made, "conv", "tucker2", (10, 12))
     onnx.checker.check_model(result, full_check=True)
-    assert "w" not in {tensor.name for tensor in result.graph.initializer}
+    assert {"v", "w"}.isdisjoint(tensor.name for tensor in result.graph.initializer)
     assert [node.op_type for node in result.graph.node if node.output[0] == "size"] == ["Constant"]
     x = np.random.default_rng(1).standard_normal((2, 10, 9)).astype(np.float32)
     assert relative(run(made, x=x)[0], run(result, x=x)[0]) < 1e-5
