@@ -28,6 +28,7 @@ def skeleton(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     bare = onnx.ModelProto(ir_version=model.ir_version)
     bare.opset_import.extend(model.opset_import)
     bare.functions.extend(model.functions)
+    bare.metadata_props.extend(model.metadata_props)  # the checker looks at that too
     bare.graph.name = model.graph.name
     for field in ("input", "output", "value_info", "sparse_initializer"):
         getattr(bare.graph, field).extend(getattr(model.graph, field))

@@ -32,6 +32,15 @@ def test_external_data_is_checked_without_it(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_model_says_of_itself_is_checked_with_external_data_too(tmp_path: Path) -> None:
+    onnx.save_model(two_layers(), tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    made = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    assert invalid(made, tmp_path) is None
+    for _ in range(2):
+        made.metadata_props.add(key="k", value="v")
+    assert "duplicate keys" in str(invalid(made, tmp_path))
+
+
 def test_what_onnxruntime_does_not_survive_is_kept_from_it() -> None:
     made = two_layers()
     made.graph.node[0].op_type = "ConvTranspose"
