@@ -15,6 +15,8 @@ from onnx_tucker.search.curves import cost_as_is
 SPOKEN_OF = 0.01
 """The share of what cannot be factorised from which on a refused budget says so."""
 
+NEARLY = 1.02
+"""How far off the estimate of all bytes may be."""
 NOTED = 112
 """Bytes of what a model says of its chains, without their names."""
 
@@ -34,8 +36,14 @@ class Counted:
         self._rest = {q: total - sum(c.points[0].costs[q] for c in curves) for q, total in self._total.items()}
 
     def limits(self, shares: Mapping[str, float]) -> dict[str, float]:
-        """What all curves together may cost for shares of the original's, of what is counted."""
-        return {q: s * self._total[q] - self._rest[q] - _noted(q, s) for q, s in shares.items() if q != "time"}
+        """What all curves together may cost for shares of the original's, of what is counted.
+
+        Bytes are estimated: where nearly enough can be saved, what the cheapest model has is found out by making it.
+        """
+        limits = {q: s * self._total[q] - self._rest[q] - _noted(q, s) for q, s in shares.items() if q != "time"}
+        if "bytes" in limits and self.least("bytes") <= shares["bytes"] * NEARLY:
+            limits["bytes"] = max(limits["bytes"], reach(self._curves, "bytes")[0])
+        return limits
 
     def least(self, quantity: str) -> float:
         """The share of the original's that remains at least; of time, which is not counted, none is known."""
