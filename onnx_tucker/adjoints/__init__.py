@@ -13,6 +13,7 @@ from onnx_tucker.adjoints import elementwise, moves, products, recurrent, sums, 
 from onnx_tucker.adjoints.call import Call, Rule, Run, Value
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.elementwise import OPERATORS
+from onnx_tucker.graph.nodes import SOFTMAXES
 
 __all__ = ["RULES", "Call", "Rule", "Run", "Value"]
 
@@ -33,7 +34,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Resize", "Upsample"), moves.resized),
     **dict.fromkeys(("Add", "Sub", "Sum"), elementwise.added),
     **dict.fromkeys(_REDUCTIONS, sums.summed),
-    **dict.fromkeys(("LogSoftmax", "Softmax"), sums.softmax),
+    **dict.fromkeys(SOFTMAXES, sums.softmax),
     **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "LayerNormalization"), sums.standardised),
     **dict.fromkeys(("GRU", "LSTM"), recurrent.recurrent),
     "AveragePool": windows.averaged,

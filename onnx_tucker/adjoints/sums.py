@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnx_tucker.adjoints.call import Call, Value, single
+from onnx_tucker.graph.nodes import SOFTMAX_OF_ONE_AXIS, softmax_axis
 
 
 def summed(call: Call, changes: Sequence[Value | None], index: int) -> Value:
@@ -53,9 +54,8 @@ def _axes(call: Call, x: Value) -> tuple[int, ...]:
 def softmax(call: Call, changes: Sequence[Value | None], index: int) -> Value:
     """Through a softmax or its logarithm; before opset 13 over all axes from one on."""
     y, change = call.made, single(changes)
-    old = call.opset < 13
-    axis = int(call.attributes.get("axis", 1 if old else -1)) % y.ndim
-    axes: Any = tuple(range(axis, y.ndim)) if old else axis
+    axis = softmax_axis(call.attributes, call.opset) % y.ndim
+    axes: Any = axis if call.opset >= SOFTMAX_OF_ONE_AXIS else tuple(range(axis, y.ndim))
     if call.op == "LogSoftmax":
         return np.asarray(change - np.exp(y) * change.sum(axis=axes, keepdims=True))
     return np.asarray(y * (change - (y * change).sum(axis=axes, keepdims=True)))

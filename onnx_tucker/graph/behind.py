@@ -12,15 +12,13 @@ import onnx
 
 from onnx_tucker.factor.sight import Affine, Sight
 from onnx_tucker.graph.elementwise import activation
-from onnx_tucker.graph.nodes import STANDARD, attributes, softmax_axis
+from onnx_tucker.graph.nodes import SOFTMAX_OF_ONE_AXIS, SOFTMAXES, STANDARD, attributes, softmax_axis
 from onnx_tucker.graph.view import View
 
 SHAPERS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that leave values as they are."""
 MOVES = (*SHAPERS, "Dropout", "Resize", "Transpose", "Upsample")
 """Operators behind which a value is still what it was, though it may be elsewhere."""
-SOFTMAXES = ("LogSoftmax", "Softmax")
-"""Operators that make probabilities of classes."""
 DECISIONS = {"ArgMax": 0, "TopK": -1}
 """Operators that decide along an axis and give no scores any more, and which one that is unless they say so."""
 
@@ -89,12 +87,11 @@ def scores(view: View, value: str, classes: int) -> Scores | None:
 
 def _compared(view: View, node: onnx.NodeProto) -> tuple[int, ...]:
     """The lengths of the axes over which a softmax or a decision compares, but for those of length one."""
-    shape, opset = view.context.shapes.get(node.input[0], ()), view.context.opset
+    shape, opset, given = view.context.shapes.get(node.input[0], ()), view.context.opset, attributes(node)
     if node.op_type in SOFTMAXES:
-        axis = softmax_axis(node, opset)
-        several = opset < 13
+        axis, several = softmax_axis(given, opset), opset < SOFTMAX_OF_ONE_AXIS
     else:
-        axis, several = int(attributes(node).get("axis", DECISIONS[node.op_type])), False
+        axis, several = int(given.get("axis", DECISIONS[node.op_type])), False
     return tuple(size for size in shape[axis : None if several else axis + 1 or None] if size != 1)
 
 

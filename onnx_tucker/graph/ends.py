@@ -10,7 +10,7 @@ import onnx
 from onnx_tucker.graph.behind import SHAPERS
 from onnx_tucker.graph.elementwise import OPERATORS
 from onnx_tucker.graph.fold import SIZES
-from onnx_tucker.graph.nodes import STANDARD, attributes, opset_of, softmax_axis
+from onnx_tucker.graph.nodes import SOFTMAXES, STANDARD, attributes, opset_of, softmax_axis
 from onnx_tucker.graph.segment import uses
 from onnx_tucker.graph.view import View
 
@@ -22,7 +22,7 @@ CHOOSERS = (*SELECTIONS, "ArgMax", "ArgMin", "TopK")
 """Operators that choose among values: a small change of these may change all that follows, or nothing."""
 STATEMENTS = ("And", "Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "QuantizeLinear")
 """Operators that make truths and whole numbers of values, or of other such."""
-SCORED = ("LogSoftmax", "Sigmoid", "Softmax")
+SCORED = (*SOFTMAXES, "Sigmoid")
 """Operators that make probabilities of scores."""
 CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv")
 """Operators that give channels along the second axis."""
@@ -67,7 +67,7 @@ def maker(model: onnx.ModelProto, output: str) -> Maker:
     if name not in nodes:
         return Maker()
     node = nodes[name]
-    axis = softmax_axis(node, opset_of(model)) if node.op_type in ("Softmax", "LogSoftmax") else None
+    axis = softmax_axis(attributes(node), opset_of(model)) if node.op_type in SOFTMAXES else None
     rank = len(orders[0]) if orders and all(orders) else 0
     if axis is not None and orders:
         axis = axis % rank if rank else None
@@ -84,8 +84,8 @@ def class_axes(view: View) -> dict[str, int | None]:
     axes: dict[str, int | None] = {}
     for node in view.model.graph.node:
         axis, kind, given = None, node.op_type, attributes(node)
-        if kind in ("Softmax", "LogSoftmax"):
-            axis = softmax_axis(node, view.context.opset)
+        if kind in SOFTMAXES:
+            axis = softmax_axis(given, view.context.opset)
         elif kind in PRODUCTS:
             axis = -1
         elif kind in CONVOLUTIONS:

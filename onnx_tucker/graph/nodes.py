@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,10 @@ from onnx import helper
 
 STANDARD = ("", "ai.onnx")
 """Names of the domain of the standard operators."""
+SOFTMAXES = ("LogSoftmax", "Softmax")
+"""Operators that make probabilities of classes, or their logarithms."""
+SOFTMAX_OF_ONE_AXIS = 13
+"""The first opset in which they compare along one axis only, and not over it and all behind it."""
 UNKNOWN = "unknown"
 """A domain of which onnx knows nothing."""
 
@@ -117,9 +121,9 @@ def inputs_of(model: onnx.ModelProto) -> list[str]:
     return [value.name for value in model.graph.input if value.name not in held]
 
 
-def softmax_axis(node: onnx.NodeProto, opset: int) -> int:
-    """The axis along which a Softmax or LogSoftmax compares; before opset 13, the first of all that it does."""
-    return int(attributes(node).get("axis", -1 if opset >= 13 else 1))
+def softmax_axis(given: Mapping[str, Any], opset: int) -> int:
+    """The axis along which one of `SOFTMAXES` with these attributes compares, in old opsets the first of several."""
+    return int(given.get("axis", -1 if opset >= SOFTMAX_OF_ONE_AXIS else 1))
 
 
 def name_standard(model: onnx.ModelProto) -> None:

@@ -80,7 +80,7 @@ def splice(
         if c.changes
     }
     own = {tensor.name for tensor in (*constants, *(one for piece in pieces.values() for one in piece.constants))}
-    provenance.record(result, _made(chains, planned, context)._replace(constants=frozenset(own)), recipes)
+    provenance.record(result, _made(chains, planned, context, own), recipes)
     return result
 
 
@@ -90,15 +90,19 @@ def _number(node: onnx.NodeProto, value: NDArray[np.int64]) -> onnx.NodeProto:
 
 
 def _made(
-    chains: Mapping[str, Sequence[onnx.NodeProto]], planned: Mapping[str, Candidate], context: Context
+    chains: Mapping[str, Sequence[onnx.NodeProto]],
+    planned: Mapping[str, Candidate],
+    context: Context,
+    constants: Collection[str],
 ) -> provenance.Chains:
-    """What is new in a model, by name, but for constants."""
+    """What is new in a model, by name."""
     known = {name for place in context.places for name in place.node.output}
     values = {label: {node.output[0] for node in nodes} - known for label, nodes in chains.items()}
     direct = {label for label, candidate in planned.items() if FORMS[candidate.form] == DIRECT}
     lowered = [name for label, names in values.items() if label not in direct for name in (label, *names)]
     changed = frozenset(label for label, candidate in planned.items() if candidate.changes)
-    return provenance.Chains(changed, frozenset().union(*values.values()), frozenset(lowered))
+    new = frozenset().union(*values.values())
+    return provenance.Chains(changed, new, frozenset(lowered), frozenset(constants))
 
 
 def layout_of(context: Context, planned: Mapping[str, Candidate], names: Names) -> Layout:

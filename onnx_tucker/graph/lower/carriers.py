@@ -15,7 +15,7 @@ from onnx_tucker.forms import LONGEST
 from onnx_tucker.forms.temporal import Temporal
 from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.lower.writer import Writer
-from onnx_tucker.graph.nodes import attributes
+from onnx_tucker.graph.nodes import SOFTMAX_OF_ONE_AXIS, SOFTMAXES, attributes
 from onnx_tucker.graph.ops.conv import window_of
 from onnx_tucker.types import Array, Window
 
@@ -26,10 +26,6 @@ POINTWISE = frozenset(
 """Operators of one value, that treat each element alike; what else they take is one number."""
 TOGETHER = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum"))
 """Operators of values of the same shape, element by element."""
-
-
-SOFTMAX_OF_ONE_AXIS = 13
-"""The first opset in which Softmax is over its axis, and not over all from there on."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None], opset: int) -
         return Carrier(range(len(frames)), _same, blank)
     if kind in POINTWISE or (kind == "BatchNormalization" and given.get("spatial", 1)):
         return Carrier([0], _same, blank)
-    if kind in ("Softmax", "LogSoftmax") and given.get("axis") == 1 and opset >= SOFTMAX_OF_ONE_AXIS:
+    if kind in SOFTMAXES and given.get("axis") == 1 and opset >= SOFTMAX_OF_ONE_AXIS:
         return Carrier([0], _same, blank)
     if kind == "Concat" and given.get("axis") in (1, -4):
         joined = [f for f in frames if f and (f.batch, f.size) == (x.batch, x.size)]
