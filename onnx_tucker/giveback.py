@@ -188,7 +188,7 @@ def _costliest(job: Job, made: Factorised, promises: Promises, saved: Callable[[
     chains = [label for label in made.changed if made.planned[label].method]
     leaders = [f for f in job.found if f.label in chains and f.group == f.label]
     groups = {found.label: members(job, found) for found in leaders}
-    lost = {label: promises.error(made.only(job, group)) for label, group in groups.items()}
+    lost = {label: promises.cost(made.only(job, group)) for label, group in groups.items()}
     return sorted(groups, key=lambda label: -lost[label] / max(sum(map(saved, groups[label])), 1e-9))
 
 

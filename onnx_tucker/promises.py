@@ -119,8 +119,16 @@ class Promises:
 
     def error(self, result: Factorised) -> float:
         """The mean of the relative errors of the outputs, or of their parts; infinite where one is not known."""
+        return fidelity.mean_error(self._closeness(result))
+
+    def cost(self, result: Factorised) -> float:
+        """What counts against a result: the largest of those errors where that is promised, else their mean."""
+        of = fidelity.mean_error if self._job.settings.max_error is None else fidelity.largest_error
+        return of(self._closeness(result))
+
+    def _closeness(self, result: Factorised) -> list[Closeness]:
         session = _checked_session(self._job, result.model)
-        return fidelity.mean_error(_compare(self._job, result.model, session, self._ends) or [])
+        return _compare(self._job, result.model, session, self._ends) or []
 
     @cached_property
     def _ends(self) -> _Ends:

@@ -128,6 +128,25 @@ def test_what_saves_most_is_given_back_too_where_it_breaks_the_promise_alone() -
     assert [node.status for node in result.report.nodes] == ["kept", "factorized", "kept"]
 
 
+def test_what_breaks_the_promise_alone_is_given_back_though_others_cost_more_in_the_mean() -> None:
+    """One output is promised as much as all: the second matrix changes that most, the first one all three."""
+    rng = np.random.default_rng(0)
+
+    def nearly(lost: float) -> np.ndarray[Any, Any]:
+        left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
+        return (left * np.r_[np.ones(4), np.full(12, lost / 3**0.5)] @ right).astype(np.float32)
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["h"], "all"),
+        helper.make_node("MatMul", ["h", "w"], ["one"], "one"),
+        helper.make_node("Add", ["h", "h"], ["two"]),
+        helper.make_node("Neg", ["h"], ["three"]),
+    ]
+    made = model(nodes, {"v": nearly(0.04), "w": nearly(0.09)}, {"x": ["n", 16]}, {"one": 2, "two": 2, "three": 2})
+    report = compress(made, ranks="4", max_error=0.06, benchmark=False, threads=1).report
+    assert {node.name: node.status for node in report.nodes} == {"all": "factorized", "one": "kept"}
+
+
 def test_what_is_left_is_what_its_plan_makes() -> None:
     """How far data is trusted while chains are given back is what was found with all of them."""
     rng, nodes, weights, value = np.random.default_rng(1), [], dict[str, Any](), "x"

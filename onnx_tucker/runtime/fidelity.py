@@ -164,7 +164,16 @@ def mean_error(outputs: Sequence[Closeness]) -> float:
 
     Infinite where there are none, where one of those is not known, or where an output is not finite as it should be.
     """
+    errors = _errors(outputs)
+    return sum(errors) / len(errors) if errors else math.inf
+
+
+def largest_error(outputs: Sequence[Closeness]) -> float:
+    """The largest of the errors that `mean_error` is the mean of."""
+    return max(_errors(outputs), default=math.inf)
+
+
+def _errors(outputs: Sequence[Closeness]) -> list[float]:
     each = {part.name: part for output in outputs for part in output.parts or (output,)}
     compared = [o for o in each.values() if o.max_abs is not None or not o.finite]
-    errors = [math.inf if o.relative_l2 is None or not o.finite else o.relative_l2 for o in compared]
-    return sum(errors) / len(errors) if errors else math.inf
+    return [math.inf if o.relative_l2 is None or not o.finite else o.relative_l2 for o in compared]
