@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from onnx_tucker.adjoints.influence import Influences
+from onnx_tucker.errors import DataError
 from onnx_tucker.graph.check import invalid
 from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.find import Found, macs
@@ -135,6 +136,20 @@ class Job:
         if fault:
             logger.warning("Neither the input nor the result passes onnx's checker: %s", fault)
         return fault
+
+    def require_runs(self) -> None:
+        """Makes sure that the model runs on all samples that are fitted to; it was seen to on some.
+
+        Raises:
+            DataError: it does not.
+        """
+        assert self.session is not None
+        assert self.inputs is not None
+        try:
+            for feed in self.inputs.fit.feeds:
+                self.session.run(None, dict(feed))
+        except FAILURES as error:
+            raise DataError(f"The model does not run on all of the data: {first_line(error)}") from error
 
     @cached_property
     def folds(self) -> list[Job]:

@@ -152,6 +152,9 @@ def known_rows(job: Job, found: Found, source: Flows, most: int) -> tuple[Statis
         found: the node; where others share its weight, the first of them, and their rows are taken as well.
         source: where its rows come from.
         most: rows that are taken.
+
+    Raises:
+        DataError: the model itself does not run on all samples.
     """
     reason = unread(job, found)
     if reason:
@@ -160,6 +163,7 @@ def known_rows(job: Job, found: Found, source: Flows, most: int) -> tuple[Statis
     try:
         first, *others = (_halves(job, one, source, -(-most // len(group))) for one in group)
     except FAILURES as error:
+        job.require_runs()
         return first_line(error)
     for other in others:
         first = joined(first[0], other[0]), joined(first[1], other[1])
