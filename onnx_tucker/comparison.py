@@ -10,7 +10,7 @@ from onnx_tucker.errors import DataError, ModelError
 from onnx_tucker.graph.ends import class_axes
 from onnx_tucker.job import Progress, silent
 from onnx_tucker.prepare import Model, prepare, source_of
-from onnx_tucker.promises import too_far
+from onnx_tucker.promises import not_finite, too_far
 from onnx_tucker.report.numbers import count, factor, milliseconds
 from onnx_tucker.report.schema import Change, Fidelity, finite
 from onnx_tucker.report.table import machine, samples
@@ -50,16 +50,17 @@ class Compared:
 
     @property
     def notes(self) -> list[str]:
-        """Of the inputs, the files and the times, in sentences."""
-        inputs = samples(self.kind, self.samples)
+        """Of the inputs, the outputs, the files and the times, in sentences."""
+        spoilt = not_finite(self.outputs)
+        inputs = f"On {samples(self.kind, self.samples)}.{f' {spoilt}.' if spoilt else ''}"
         files = f"Files {count(self.file_bytes.before)} and {count(self.file_bytes.after)} bytes"
         if not self.timings:
-            return [f"On {inputs}.", f"{files}."]
+            return [inputs, f"{files}."]
         first, last = self.timings
         low, high = last.speedup_ci
         times = f"times {milliseconds(first.ms)} and {milliseconds(last.ms)} ms, {factor(last.speedup)}"
         return [
-            f"On {inputs}.",
+            inputs,
             f"{files}; {times} (95 % interval {low:.2f} to {high:.2f}).",
             machine(self.environment),
         ]
@@ -119,7 +120,8 @@ def compare(
             raise DataError(f"The models do not run on all of the inputs: {first_line(error)}") from error
         comparison.add(names, expected, made, job.inputs.fit.batch(feed))
     outputs = tuple(comparison.results())
-    broken = too_far(outputs, settings.max_error, job.inputs.kind) if settings.max_error is not None else None
+    most = settings.max_error
+    broken = None if most is None else not_finite(outputs) or too_far(outputs, most, job.inputs.kind)
     timings: tuple[Timing, ...] = ()
     if settings.benchmark and job.timed_feed is not None:
         progress("timing", 0, 1)

@@ -22,7 +22,7 @@ from onnx_tucker.graph.segment import probe
 from onnx_tucker.job import Job
 from onnx_tucker.runtime import fidelity
 from onnx_tucker.runtime.evaluate import Evaluate, score
-from onnx_tucker.runtime.session import FAILURES, first_line
+from onnx_tucker.runtime.session import FAILURES, Feed, first_line
 from onnx_tucker.types import Closeness
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,12 @@ class Promises:
                 given = f"{self.original_score:g}"
                 raise DataError(f"The function of --eval gives {given} for the original, so no score can be held.")
 
-    def verify(self, result: Factorised) -> Verdict:
+    def verify(self, result: Factorised, *, rough: bool = False) -> Verdict:
         """Checks the result as a model and against the promises on its outputs, and compares them.
+
+        Args:
+            result: the model.
+            rough: whether it will not be written, so that the samples kept apart say enough of what is not finite.
 
         Raises:
             TuckerError: the result is not as good a model as the input.
@@ -81,9 +85,10 @@ class Promises:
         session = _checked_session(job, result.model)
         closeness = _compare(job, result.model, session, self._ends)
         broken = _broken(job, closeness, self._ends.whole, changed=bool(result.weights))
-        if not broken and job.settings.max_error is not None and job.inputs is not None and job.inputs.held_out:
-            every = _compare(job, result.model, session, self._ends, every=True)
-            broken = _broken(job, every, self._ends.whole, changed=True)
+        further = [] if broken or session is None else self._further(session, rough=rough)
+        if further:
+            others = _compare(job, result.model, session, self._ends, further)
+            broken = _broken(job, others, self._ends.whole, changed=True)
         if broken or self._evaluate is None:
             return Verdict(closeness, broken=broken)
         before, most = self.original_score, job.settings.max_drop
@@ -97,6 +102,20 @@ class Promises:
         elif most is not None and fall > most:
             broken = f"The score falls from {before:.6g} to {after:.6g}, by more than --max-drop {most:g}."
         return Verdict(closeness, after, fall, broken)
+
+    def _further(self, session: ort.InferenceSession, *, rough: bool) -> Sequence[int]:
+        """Numbers of the feeds that promises are held on too: all, or with no promised error what is not finite."""
+        job, inputs = self._job, self._job.inputs
+        if inputs is None or not inputs.held_out:
+            return []
+        if job.settings.max_error is not None:
+            return range(len(inputs.feeds))
+        spoilt, apart = list[int](), len(inputs.check.feeds)
+        for i, feed in enumerate(() if rough or session is job.session else inputs.fit.feeds):
+            job.progress("looking for what is not finite", i, len(inputs.fit.feeds))
+            if _spoilt(session, feed):
+                spoilt.append(apart + i)
+        return spoilt
 
     def score(self, model: onnx.ModelProto) -> float:
         """The user's score of a model, which is there to be asked."""
@@ -170,10 +189,19 @@ def _checked_session(job: Job, model: onnx.ModelProto) -> ort.InferenceSession |
         raise TuckerError(f"onnxruntime cannot run the result, please report this: {first_line(error)}") from error
 
 
+def _spoilt(session: ort.InferenceSession, feed: Feed) -> bool:
+    """Whether a model gives something that is not finite, or nothing."""
+    try:
+        values = session.run(None, dict(feed))
+    except FAILURES:
+        return True
+    return not all(np.isfinite(v).all() for v in values if isinstance(v, np.ndarray) and v.dtype.kind == "f")
+
+
 def _compare(
-    job: Job, model: onnx.ModelProto, session: ort.InferenceSession | None, ends: _Ends, *, every: bool = False
+    job: Job, model: onnx.ModelProto, session: ort.InferenceSession | None, ends: _Ends, which: Sequence[int] = ()
 ) -> list[Closeness] | None:
-    """How close a model's outputs are on the samples kept apart, or on all of them; None where nothing can be run."""
+    """How close a model's outputs are on some of the feeds, or on those kept apart; None where nothing can be run."""
     if session is None or job.inputs is None or job.reference is None or job.judged is None:
         return None
     comparison, names = fidelity.Comparison(ends.axes), job.reference.names
@@ -181,9 +209,10 @@ def _compare(
     parts = dict.fromkeys(name for inner in job.judged.parts.values() for name in inner if name in made)
     within = job.open(probe(model, parts)) if parts else None
     inner = fidelity.Comparison()
-    feeds = job.inputs.feeds if every else job.inputs.check.feeds
-    for i, feed in enumerate(feeds):
-        job.progress("comparing outputs", i, len(feeds))
+    feeds, which = job.inputs.feeds, which or range(len(job.inputs.check.feeds))
+    for done, i in enumerate(which):
+        job.progress("comparing outputs", done, len(which))
+        feed = feeds[i]
         try:
             expected = job.reference.outputs(i)
         except FAILURES as error:  # it ran on the first of them
@@ -202,7 +231,7 @@ def _compare(
         comparison.add(names, expected, computed, samples)
         known = dict(zip(job.judged.names, job.judged.outputs(i), strict=True)) if inside else {}
         inner.add([*parts], [known[name] for name in parts], inside, samples)
-    job.progress("comparing outputs", len(feeds), len(feeds))
+    job.progress("comparing outputs", len(which), len(which))
     outputs = comparison.results()
     each = {one.name: one for one in (*inner.results(), *outputs)}
     of = {output: tuple(each[name] for name in names if name in each) for output, names in job.judged.parts.items()}
@@ -214,17 +243,21 @@ def _broken(job: Job, closeness: list[Closeness] | None, whole: Collection[str],
     settings = job.settings
     if settings.fail_if_unchanged and not changed:
         return "Nothing was changed, and --fail-if-unchanged asks for a change."
-    for name, output in fidelity.called(closeness or []):
-        if not output.finite:
-            return f"The {name} is not finite where the original's is."
-    if settings.max_error is None:
-        return None
+    spoilt = not_finite(closeness or [])
+    if spoilt or settings.max_error is None:
+        return spoilt and f"{spoilt}."
     if closeness is None or job.inputs is None:
         return f"--max-error {CANNOT_BE_CHECKED}"
     # What is judged by itself too, as probabilities are besides their scores, is all that is promised of it.
     promised = [output if output.others == output.parts else replace(output, parts=()) for output in closeness]
     far = too_far(promised, settings.max_error, job.inputs.kind, whole)
     return f"{far}." if far else None
+
+
+def not_finite(outputs: Sequence[Closeness]) -> str | None:
+    """What is not finite where the original's is, without a full stop; None where nothing is."""
+    spoilt = (name for name, output in fidelity.called(outputs) if not output.finite)
+    return next((f"The {name} is not finite where the original's is" for name in spoilt), None)
 
 
 def too_far(outputs: Sequence[Closeness], most: float, kind: str, whole: Collection[str] = ()) -> str | None:

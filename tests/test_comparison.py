@@ -110,3 +110,17 @@ def test_models_may_be_in_memory(folder: Path) -> None:
     assert found.outputs == compare("a.onnx", "b.onnx", data="x.npz", benchmark=False).outputs
     assert found.models == ("model 1", "model 2")
     assert found.file_bytes.before == a.ByteSize()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_breaks_a_promise(value: float) -> None:
+    """Its error is that of the others, which may be none."""
+    ones = np.ones(4, np.float32)
+    spoilt = np.where(np.arange(4) == 1, np.float32(value), ones)
+    made, other = (
+        model([helper.make_node("Add", ["x", "c"], ["y"])], {"c": c}, {"x": ["n", 4]}, {"y": 2}) for c in (ones, spoilt)
+    )
+    found = compare(made, other, benchmark=False, max_error=0.1)
+    assert found.broken == "The output y is not finite where the original's is"
+    assert "The output y is not finite" in found.notes[0]
+    assert compare(other, other, benchmark=False, max_error=0.1).broken is None

@@ -7,7 +7,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 from onnx_tucker import compare, compress
-from onnx_tucker.errors import PromiseError, TuckerError
+from onnx_tucker.errors import DataError, PromiseError, TuckerError
 from onnx_tucker.fitting.factorise import Factorised
 from onnx_tucker.job import silent
 from onnx_tucker.prepare import prepare
@@ -97,3 +97,35 @@ def test_an_error_that_few_samples_make_is_said_to_be_one(
     x[np.flatnonzero(kept)[0]] *= loud
     compress(made, ranks=4, data={"x": x}, benchmark=False)
     assert ("of the 12 samples kept for checks" in caplog.text.lower()) is told
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_not_finite_is_found_on_all_samples(kept: bool) -> None:
+    """Of one input half of the outputs are nearly nothing; what is a little less than that has no root."""
+    rng, count = np.random.default_rng(0), 40
+    weight = np.abs(rng.standard_normal((24, 3)) @ rng.standard_normal((3, 24)) + rng.standard_normal((24, 24)) / 2)
+    weight[7, ::2] = 1e-4
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"], "fc"), helper.make_node("Sqrt", ["h"], ["y"])]
+    made = model(nodes, {"w": weight.astype(np.float32)}, {"x": ["n", 24]}, {"y": 2})
+    x = np.abs(rng.standard_normal((count, 24))).astype(np.float32)
+    apart = turns(count, HELD_OUT, np.random.default_rng(0)) == 0
+    x[np.flatnonzero(apart == kept)[0]] = np.eye(24)[7]
+    with pytest.raises(PromiseError, match="The output y is not finite where the original's is"):
+        compress(made, ranks=4, data={"x": x}, benchmark=False, threads=1)
+
+
+@pytest.mark.parametrize("sample", [*range(5)])
+def test_a_sample_that_the_model_does_not_run_on_is_an_error_wherever_it_is(sample: int) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"table": rng.standard_normal((30, 24)), "w": rng.standard_normal((24, 24))}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["words"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "words"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"], "fc"),
+    ]
+    single = {name: weight.astype(np.float32) for name, weight in weights.items()}
+    made = model(nodes, single, {"x": ["n", 6]}, {"y": 3})
+    x = rng.integers(0, 30, (40, 6)).astype(np.float32)
+    x[sample, 0] = 99
+    with pytest.raises(DataError, match="does not run on"):
+        compress(made, ranks=4, data={"x": x}, benchmark=False, threads=1)
