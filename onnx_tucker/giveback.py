@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx_tucker.errors import PromiseError, TuckerError
@@ -121,13 +121,13 @@ def hold(job: Job, made: Made, promises: Promises) -> tuple[Made, Verdict]:
     if job.settings.plan is not None:
         raise PromiseError(verdict.broken)
     logger.info("%s Chains are given back.", verdict.broken)
-    order = _costliest(job, made.result, promises, _saved(job, made).__getitem__)
+    order = _costliest(job, made.result, promises, _saved(job, made))
     held, last = _fewest(job, made, verdict, promises, order)
     if held is None:  # what saves most may be what breaks it, and what makes up for others costs more alone
         each = made.result
         if each.basis != "weights":
             each = factorise(job, candidates_of(job, made.decision), "weights", alone=True)
-        held, last = _fewest(job, made, verdict, promises, _costliest(job, each, promises, lambda _: 1.0))
+        held, last = _fewest(job, made, verdict, promises, _costliest(job, each, promises))
     if held is None:
         less = " It is broken even with a single chain left; allow more, or raise the ranks or the budget."
         raise PromiseError(f"{last.broken}{less if order and last.closeness else ''}")
@@ -183,13 +183,14 @@ def _fewest(
     return None, last
 
 
-def _costliest(job: Job, made: Factorised, promises: Promises, saved: Callable[[str], float]) -> list[str]:
-    """The first of the nodes of each chain, those first that cost most of the outputs for what they save."""
+def _costliest(job: Job, made: Factorised, promises: Promises, saved: Mapping[str, float] | None = None) -> list[str]:
+    """The first of the nodes of each chain, those first that cost most of the outputs, for what they save if given."""
     chains = [label for label in made.changed if made.planned[label].method]
     leaders = [f for f in job.found if f.label in chains and f.group == f.label]
     groups = {found.label: members(job, found) for found in leaders}
     lost = {label: promises.cost(made.only(job, group)) for label, group in groups.items()}
-    return sorted(groups, key=lambda label: -lost[label] / max(sum(map(saved, groups[label])), 1e-9))
+    saving = {label: sum(saved[n] for n in group) if saved else 1.0 for label, group in groups.items()}
+    return sorted(groups, key=lambda label: -lost[label] / max(saving[label], 1e-9))
 
 
 def _saved(job: Job, made: Made) -> dict[str, float]:

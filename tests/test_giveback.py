@@ -23,6 +23,12 @@ def low(out: int, inp: int, rank: int) -> np.ndarray[Any, Any]:
     return (RNG.standard_normal((out, rank)) @ RNG.standard_normal((rank, inp))).astype(np.float32)
 
 
+def nearly(rng: np.random.Generator, lost: float) -> np.ndarray[Any, Any]:
+    """A matrix of rank 4, but for a part of that relative size."""
+    left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
+    return (left * np.r_[np.ones(4), np.full(12, lost / 3**0.5)] @ right).astype(np.float32)
+
+
 TENSORS = {"a": low(24, 24, 3), "b": low(24, 24, 24), "c": low(24, 24, 3)}
 MADE = model(
     [
@@ -131,20 +137,27 @@ def test_what_saves_most_is_given_back_too_where_it_breaks_the_promise_alone() -
 def test_what_breaks_the_promise_alone_is_given_back_though_others_cost_more_in_the_mean() -> None:
     """One output is promised as much as all: the second matrix changes that most, the first one all three."""
     rng = np.random.default_rng(0)
-
-    def nearly(lost: float) -> np.ndarray[Any, Any]:
-        left, right = (np.linalg.qr(rng.standard_normal((16, 16)))[0] for _ in range(2))
-        return (left * np.r_[np.ones(4), np.full(12, lost / 3**0.5)] @ right).astype(np.float32)
-
     nodes = [
         helper.make_node("MatMul", ["x", "v"], ["h"], "all"),
         helper.make_node("MatMul", ["h", "w"], ["one"], "one"),
         helper.make_node("Add", ["h", "h"], ["two"]),
         helper.make_node("Neg", ["h"], ["three"]),
     ]
-    made = model(nodes, {"v": nearly(0.04), "w": nearly(0.09)}, {"x": ["n", 16]}, {"one": 2, "two": 2, "three": 2})
+    made = model(
+        nodes, {"v": nearly(rng, 0.04), "w": nearly(rng, 0.09)}, {"x": ["n", 16]}, {"one": 2, "two": 2, "three": 2}
+    )
     report = compress(made, ranks="4", max_error=0.06, benchmark=False, threads=1).report
     assert {node.name: node.status for node in report.nodes} == {"all": "factorized", "one": "kept"}
+
+
+def test_a_weight_that_many_nodes_share_costs_all_that_it_loses() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("MatMul", [f"x{i}", "v"], [f"x{i + 1}"], f"part{i}") for i in range(4)]
+    nodes.append(helper.make_node("MatMul", ["x0", "w"], ["h"], "single"))
+    nodes.append(helper.make_node("Concat", ["x4", "h"], ["y"], axis=1))
+    made = model(nodes, {"v": 1.6 * nearly(rng, 0.2), "w": nearly(rng, 0.12)}, {"x0": ["n", 16]}, {"y": 2})
+    report = compress(made, ranks="4", max_error=0.12, benchmark=False, threads=1).report
+    assert [node.status for node in report.nodes] == [*["kept"] * 4, "factorized"]
 
 
 def test_what_is_left_is_what_its_plan_makes() -> None:
