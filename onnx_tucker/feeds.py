@@ -211,9 +211,19 @@ def timed(session: ort.InferenceSession | None, ran: Inputs | None, known: shape
     return part
 
 
-def counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, seed: int) -> Feed:
-    """An input of the shape that is counted, from the data where it has enough samples, else noise if it can be."""
-    part = {name: array[: known[name][0]] if known.get(name) else array for name, array in ran.fit.feeds[0].items()}
+def counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, seed: int, number: int = 0) -> Feed:
+    """An input of the shape that is counted, from the data where it has enough samples, else noise if it can be.
+
+    Args:
+        session: the model.
+        ran: the data.
+        known: shapes of the inputs.
+        seed: of the noise.
+        number: which of these inputs it is.
+    """
+    part = dict(ran.fit.feeds[0])
+    for name, size in ((name, known[name][0]) for name in part if known.get(name)):
+        part[name] = part[name][number * size : (number + 1) * size]
     if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
         try:
             return noise.drawn(session, known, seed, 1).fit.feeds[0]

@@ -36,6 +36,8 @@ Model = onnx.ModelProto | str | Path
 """What users give: a model, or the path of one."""
 Source = onnx.ModelProto | Path
 """A model as the steps of a run take it, with a path that is one."""
+TRIED = 8
+"""Inputs that shapes are read off, as long as some of these are empty."""
 DERIVED_MACS = 5e10
 """Multiplications of running the model for derivatives of its outputs."""
 
@@ -161,10 +163,16 @@ def _shapes(
     if not missing or (data is None and not observed.follow(model, missing)):
         return known
     if data is None:
-        feed, read = feeds.tried(session, known, settings.seed), observed.alike
-    else:
-        feed, read = feeds.counted(session, data, known, settings.seed), observed.shapes
-    return known | read(model, folder, machine, feed, missing) if feed else known
+        feed = feeds.tried(session, known, settings.seed)
+        return known | observed.alike(model, folder, machine, feed, missing) if feed else known
+    for number in range(min(TRIED, data.fit.samples)):  # of some samples nothing may be selected
+        feed = feeds.counted(session, data, known, settings.seed, number)
+        found = observed.shapes(model, folder, machine, feed, missing)
+        known = known | {name: shape for name, shape in found.items() if 0 not in shape}
+        missing = [name for name in found if name not in known]
+        if not missing:
+            break
+    return known
 
 
 def load(source: Source) -> io.Loaded:

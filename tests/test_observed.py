@@ -104,3 +104,29 @@ def test_shapes_that_depend_on_whole_numbers_are_not_read_off_noise() -> None:
     made.graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, []))
     [found] = prepare(made, Settings(), silent).found
     assert found.reading.layer is None
+
+
+@pytest.mark.parametrize("first", [1.0, -1.0])
+def test_a_first_sample_of_which_nothing_is_selected_tells_no_shapes(first: float) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gather", ["x", "zero"], ["column"], axis=1),
+        helper.make_node("Greater", ["column", "none"], ["selected"]),
+        helper.make_node("Compress", ["x", "selected"], ["some"], axis=0),
+        helper.make_node("MatMul", ["some", "w"], ["y"], "product"),
+    ]
+    weight = rng.standard_normal((32, 3)) @ rng.standard_normal((3, 32))
+    tensors = {"w": weight.astype(np.float32), "zero": np.array(0), "none": np.float32(0)}
+    made = model(nodes, tensors, {"x": ["n", 32]}, {"y": 2})
+    x = rng.standard_normal((40, 32)).astype(np.float32)
+    x[0, 0] = first
+    report = compress(made, ranks=4, data={"x": x}, benchmark=False, threads=1).report
+    assert report.nodes[0].status == "factorized"
+    assert report.totals.macs.before == 32 * 32  # of one row
+
+
+def test_a_layer_that_never_has_anything_to_do_is_judged_by_its_weights() -> None:
+    weight = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"], "product")], {"w": weight}, {"x": [0, 32]}, {"y": 2})
+    report = compress(made, ranks=4, benchmark=False).report
+    assert [node.status for node in report.nodes] == ["factorized"]

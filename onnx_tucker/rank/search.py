@@ -108,8 +108,11 @@ def check_ranks(site: Site, method: Method, ranks: Ranks) -> None:
 
 
 def _saves(site: Site, method: Method, ranks: Ranks) -> bool:
-    """Whether a chain has fewer weights and fewer multiplications than the site."""
+    """Whether a chain has fewer weights and fewer multiplications than the site, as far as these are known.
+
+    None at all are counted where what is looked at is empty, as what a detector finds may be.
+    """
     before = chain_cost(site, (site.stage,), "exact")
     after = chain_cost(site, method.stages(site.stage, ranks), "exact")
-    fewer_macs = before.macs is None or after.macs is None or after.macs < before.macs
+    fewer_macs = not before.macs or after.macs is None or after.macs < before.macs
     return after.params < before.params and fewer_macs
