@@ -14,7 +14,7 @@ import numpy as np
 from onnx_tucker.graph.context import Context
 from onnx_tucker.graph.nodes import Place, attributes
 from onnx_tucker.graph.ops.conv import convolution, emit, weight_of, window_of
-from onnx_tucker.graph.ops.op import Op, Reading, Seat
+from onnx_tucker.graph.ops.op import Op, Reading, Seat, refuse
 from onnx_tucker.types import Array, Stage
 
 
@@ -24,6 +24,9 @@ def read(place: Place, context: Context) -> Reading:
     if isinstance(weight, Reading):
         return weight
     stage = _stage(place, weight.shape)
+    sizes = (context.shape(place, 0) or ())[2:]
+    if any(size < own for size, own in zip(stage.window.output_shape, sizes, strict=False)):
+        return refuse(place, "onnx finds no shape for an output_shape below its input's", weight)
     seat = Seat(weight, 1, 0, ("ConvTranspose", stage.groups), store)
     return convolution(place, context, stage, seat, lambda array: _swap(array, stage.groups))
 

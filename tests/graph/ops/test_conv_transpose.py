@@ -49,3 +49,9 @@ def test_the_size_that_stays_the_same_is_no_larger_than_the_kernel_reaches() -> 
         [found] = look(made)[1]
         expected = run(made, x=np.ones((1, 2, length), np.float32))[0].shape[2:]
         assert found.site.stage.window.output_size((length,)) == expected
+
+
+def test_an_output_smaller_than_the_input_is_skipped() -> None:
+    """As onnx infers a wrong shape for it, by which the stages behind it do not run."""
+    assert "output_shape" in reasons(up(output_shape=[4, 6]))["up"]
+    assert run(up(output_shape=[4, 6]), x=np.ones((1, 8, 5, 6), np.float32))[0].shape == (1, 6, 4, 6)
