@@ -29,7 +29,8 @@ def require_range(name: str, value: Any, least: float, most: float, *, whole: bo
     Raises:
         UsageError: it is not, or is no such number.
     """
-    if not isinstance(value, Integral if whole else Real) or not least <= float(value) <= most:
+    is_number = isinstance(value, Integral if whole else Real)
+    if not is_number or not least <= value <= most:
         kind = "a whole number" if whole else "a number"
         raise UsageError(f"{flag(name)} is {kind} from {least:g} to {most:g}.")
 

@@ -18,6 +18,7 @@ from onnx_tucker.settings import TAKEN, Settings
     ("options", "words"),
     [
         ({"threads": "2"}, "--threads is a whole number from 0 to 1024"),
+        ({"threads": 10**400}, "--threads is a whole number from 0 to 1024"),
         ({"threads": 1.5}, "--threads is a whole number"),
         ({"seed": None}, "--seed is a whole number"),
         ({"min_speedup": "fast"}, "--min-speedup is a number"),
