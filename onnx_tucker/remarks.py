@@ -50,7 +50,10 @@ def undivided(job: Job) -> None:
         return
     fit, fixed = job.inputs.fit, fixed_sizes(job.session.get_inputs())
     size = max(fixed, default=1)
-    what = f"{fit.samples} samples" if size == 1 else f"{fit.samples // size} batches of {size} samples"
+    batches = fit.samples // size  # none where what is fixed is no batch, as of a state
+    what = "a single sample" if fit.samples == 1 else f"{fit.samples} samples"
+    if size > 1 and batches:
+        what = f"{batches} batches of {size} samples"
     logger.warning(
         "Of %s none is kept for checks, as one in %d of more is: errors are those of what factors are fitted to.",
         what,

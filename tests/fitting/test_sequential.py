@@ -281,6 +281,19 @@ def test_batches_that_are_too_few_are_counted(caplog: pytest.LogCaptureFixture) 
     assert "Of 3 batches of 3 samples none is kept for checks" in caplog.text
 
 
+def test_a_state_of_a_fixed_size_is_no_batch(caplog: pytest.LogCaptureFixture) -> None:
+    """Its batch lies along another axis, so that all is run as a single sample."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("ReduceSum", ["state", "first"], ["s"], keepdims=0),
+        helper.make_node("Add", ["h", "s"], ["y"]),
+    ]
+    tensors = {"w": noise(16, 16), "first": np.zeros(1, np.int64)}
+    made = model(nodes, tensors, {"x": ["n", 16], "state": [2, "n", 16]}, {"y": 2})
+    compress(made, ranks="4", benchmark=False, data={"x": noise(9, 16), "state": noise(2, 9, 16)})
+    assert "Of a single sample none is kept for checks" in caplog.text
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_full_rank_with_data_changes_nothing(name: str) -> None:
     made, x = CASES[name]
