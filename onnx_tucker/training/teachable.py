@@ -40,9 +40,10 @@ def require_torch() -> None:
     for package in ("torch", "onnx2torch"):
         try:
             importlib.import_module(package)
-        except ImportError as error:
+        except (ImportError, OSError, RuntimeError) as error:  # the latter where what is installed does not fit
             raise TuckerError(
-                f"Fine-tuning needs {package}, which is not there ({error}): pip install 'onnx-tucker[finetune]'."
+                f"Fine-tuning needs {package}, which cannot be loaded ({first_line(error)}): "
+                "pip install 'onnx-tucker[finetune]'."
             ) from error
 
 

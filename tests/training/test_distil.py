@@ -484,11 +484,14 @@ def test_the_command_line(
     assert main(["finetune", *paths[:2], "-o", paths[1], "--data", paths[3], "--overwrite", *options]) == 2
 
 
-def test_without_torch_one_sentence_says_how_to_get_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hidden", ["sys.modules['torch'] = None", ""])
+def test_without_torch_one_sentence_says_how_to_get_it(hidden: str, tmp_path: Path) -> None:
+    """Or where one part of what is installed does not fit another."""
     onnx.save(two_layers(), tmp_path / "in.onnx")
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 24, 16, 16), np.float32))
-    hidden = "import sys; sys.modules['torch'] = None; from onnx_tucker.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", hidden, "finetune", "in.onnx", "in.onnx", "-o", "out.onnx", "--data", "data.npz"]
+    (tmp_path / "onnx2torch.py").write_text("raise RuntimeError('an operator does not exist')", encoding="utf-8")
+    code = f"import sys; {hidden}\nfrom onnx_tucker.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "finetune", "in.onnx", "in.onnx", "-o", "out.onnx", "--data", "data.npz"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("pip install 'onnx-tucker[finetune]'.")
