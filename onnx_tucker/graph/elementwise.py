@@ -15,8 +15,8 @@ from onnx_tucker.graph.nodes import STANDARD
 from onnx_tucker.graph.view import View
 
 OPERATORS = frozenset(
-    "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow "
-    "Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Sub Swish Tanh ThresholdedRelu".split()
+    "Abs Add Celu Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg PRelu "
+    "Pow Reciprocal Relu Selu Sigmoid Softplus Softsign Sqrt Sub Swish Tanh ThresholdedRelu".split()
 )
 """Those that activations are made of, which take every value by itself."""
 LONGEST = 16

@@ -32,7 +32,7 @@ def softplus(y: Array) -> Array:
     return np.logaddexp(0, y)
 
 
-NUMBERS = {
+NUMBERS: dict[str, Any] = {
     "hundred": 100.0,
     "thousand": 1000.0,
     "root": 2**0.5,
@@ -41,11 +41,13 @@ NUMBERS = {
     "three": 3.0,
     "six": 6.0,
     "zero": 0.0,
+    "slope": [[[0.25]]],
 }
 ACTIVATIONS: dict[str, tuple[list[str], Callable[[Array], Array]]] = {
     "tanh": (["Tanh v0 = y"], np.tanh),
     "sigmoid": (["Sigmoid v0 = y"], scipy.special.expit),
     "leaky": (["LeakyRelu v0 = y"], lambda y: np.where(y > 0, y, 0.01 * y)),
+    "slope": (["PRelu v0 slope = y"], lambda y: np.where(y > 0, y, 0.25 * y)),
     "swish": (["Sigmoid v0 = s", "Mul v0 s = y"], swish),
     "gelu": (["Div v0 root = d", "Erf d = e", "Add e one = a", "Mul v0 a = m", "Mul m half = y"], gelu),
     "hard swish": (

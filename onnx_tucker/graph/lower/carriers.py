@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_tucker.forms import LONGEST
 from onnx_tucker.forms.temporal import Temporal
+from onnx_tucker.graph.constant import Constant
 from onnx_tucker.graph.lower.frames import Frames
 from onnx_tucker.graph.lower.writer import Writer
 from onnx_tucker.graph.nodes import SOFTMAX_OF_ONE_AXIS, SOFTMAXES, attributes
@@ -24,8 +26,11 @@ POINTWISE = frozenset(
     "Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Tanh ThresholdedRelu".split()
 )
 """Operators of one value, that treat each element alike; what else they take is one number."""
-TOGETHER = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Mean", "Sum"))
-"""Operators of values of the same shape, element by element."""
+TOGETHER = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min", "Mean", "Sum"))
+"""Operators of values of the same shape, element by element, or of such and constants of channels."""
+
+AXES = 5
+"""Of a value that may be kept as frames: batch, channels, frames, height, width."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +48,25 @@ class Carrier:
     out: Frames | None
 
 
-def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None], opset: int) -> Carrier | None:
+def carrier(
+    node: onnx.NodeProto, frames: Sequence[Frames | None], constants: Sequence[Constant | None], opset: int
+) -> Carrier | None:
     """How a node works on frames, or None where it does not.
 
     Args:
         node: a node of the standard operators.
         frames: for each of its inputs, the frames that it could be, or None.
+        constants: for each of its inputs, the constant that it is, or None.
         opset: version of the standard operators.
     """
-    if len(node.output) != 1 or not frames:
+    if len(node.output) != 1:
         return None
-    x, kind = frames[0], node.op_type
+    if node.op_type in TOGETHER:
+        return _together(node, frames, constants)
+    x, kind = frames[0] if frames else None, node.op_type
     if x is None:
         return None
     given, blank = attributes(node), replace(x, name="")
-    if kind in TOGETHER and all(f and replace(f, name="") == blank for f in frames):
-        return Carrier(range(len(frames)), _same, blank)
     if kind in POINTWISE or (kind == "BatchNormalization" and given.get("spatial", 1)):
         return Carrier([0], _same, blank)
     if kind in SOFTMAXES and given.get("axis") == 1 and opset >= SOFTMAX_OF_ONE_AXIS:
@@ -73,6 +81,50 @@ def carrier(node: onnx.NodeProto, frames: Sequence[Frames | None], opset: int) -
     if kind == "GlobalAveragePool":
         return Carrier([0], _global_average, None)
     return None
+
+
+def _together(
+    node: onnx.NodeProto, frames: Sequence[Frames | None], constants: Sequence[Constant | None]
+) -> Carrier | None:
+    data = [i for i, x in enumerate(frames) if x]
+    alike = {replace(x, name="") for x in frames if x}
+    if len(alike) != 1:
+        return None
+    [out] = alike
+    others = {i: _of_channels(constants[i], out.channels) for i in range(len(frames)) if i not in data}
+    known = {i: values for i, values in others.items() if values is not None}
+    if len(known) < len(others):
+        return None
+    if node.op_type == "PRelu" and 1 in known and known[1].size == 1:
+        return Carrier(data, partial(_leaky, float(known[1].item())), out)
+    return Carrier(data, partial(_combined, known), out)
+
+
+def _of_channels(constant: Constant | None, channels: int) -> NDArray[Any] | None:
+    """A constant that is one number, or one for each channel, as images take it; None for others."""
+    if constant is None or len(constant.shape) > AXES:
+        return None
+    if math.prod(constant.shape) == 1:
+        return constant.read().reshape(())
+    by_channel = constant.shape[-AXES + 1 :] == (channels, 1, 1, 1) and math.prod(constant.shape) == channels
+    return constant.read().reshape(channels, 1, 1) if by_channel else None
+
+
+def _combined(
+    constants: Mapping[int, NDArray[Any]],
+    writer: Writer,
+    node: onnx.NodeProto,
+    frames: Sequence[Frames],
+    output: str,
+) -> None:
+    data = (x.name for x in frames)
+    inputs = [writer.constant(constants[i]) if i in constants else next(data) for i in range(len(node.input))]
+    _copy(writer, node, inputs, output)
+
+
+def _leaky(slope: float, writer: Writer, node: onnx.NodeProto, frames: Sequence[Frames], output: str) -> None:
+    """A PRelu of one slope, for which onnxruntime takes several times as long."""
+    writer.add("LeakyRelu", frames[0].name, output=output, alpha=slope)
 
 
 def _same(writer: Writer, node: onnx.NodeProto, frames: Sequence[Frames], output: str) -> None:

@@ -84,7 +84,10 @@ def lay_out(context: Context, labels: Collection[str], names: Names) -> Layout:
             needed.update(node.input[1:])
             continue
         alone = is_main(place) and context.seen.isdisjoint(node.input)
-        found = carrier(node, [made.get(name) for name in node.input], context.opset) if alone else None
+        found = None
+        if alone and not made.keys().isdisjoint(node.input):
+            constants = [context.constant(place, i) for i in range(len(node.input))]
+            found = carrier(node, [made.get(name) for name in node.input], constants, context.opset)
         if found is None:
             needed.update(node.input)
             continue

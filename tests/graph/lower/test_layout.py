@@ -72,13 +72,20 @@ def test_functions_of_one_value_are_carried(op: str) -> None:
 
 @pytest.mark.parametrize("op", sorted(TOGETHER))
 def test_functions_of_values_alike_are_carried(op: str) -> None:
-    made = network(helper.make_node(op, ["a", "c"], ["m"]))
+    positive = [helper.make_node("Exp", ["a"], ["p"])] if op == "Pow" else []
+    made = network(*positive, helper.make_node(op, ["p" if positive else "a", "c"], ["m"]))
     assert transposes(lowered(made)) == 2
 
 
 NODES: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
     "clip": (helper.make_node("Clip", ["a", "low", "high"], ["m"]), {"low": np.float32(-0.5), "high": np.float32(0.5)}),
     "leaky": (helper.make_node("LeakyRelu", ["a"], ["m"], alpha=0.3), {}),
+    "slope": (helper.make_node("PRelu", ["a", "s"], ["m"]), {"s": noise(1, 1, 1, 1)}),
+    "slopes": (helper.make_node("PRelu", ["a", "s"], ["m"]), {"s": noise(4, 1, 1, 1)}),
+    "add to all": (helper.make_node("Add", ["a", "s"], ["m"]), {"s": noise(1, 4, 1, 1, 1)}),
+    "from one": (helper.make_node("Sub", ["s", "a"], ["m"]), {"s": np.float32(1)}),
+    "squares": (helper.make_node("Pow", ["a", "s"], ["m"]), {"s": np.array([2])}),
+    "sum of all": (helper.make_node("Sum", ["s", "a", "c", "t"], ["m"]), {"s": noise(1), "t": noise(4, 1, 1, 1)}),
     "softmax": (helper.make_node("Softmax", ["a"], ["m"], axis=1), {}),
     "concat": (helper.make_node("Concat", ["a", "c"], ["m"], axis=1), {}),
     "concat from behind": (helper.make_node("Concat", ["a", "c"], ["m"], axis=-4), {}),
@@ -98,8 +105,8 @@ def test_other_nodes_that_are_carried(kind: str) -> None:
 OTHERS: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
     "softmax over frames": (helper.make_node("Softmax", ["a"], ["m"], axis=2), {}),
     "concat of frames": (helper.make_node("Concat", ["a", "a"], ["m"], axis=2), {}),
-    "add to all": (helper.make_node("Add", ["a", "s"], ["m"]), {"s": noise(1, 4, 1, 1, 1)}),
-    "slopes": (helper.make_node("PRelu", ["a", "s"], ["m"]), {"s": noise(4, 1, 1, 1)}),
+    "add to columns": (helper.make_node("Add", ["a", "s"], ["m"]), {"s": noise(1, 1, 1, 1, SIZE[2])}),
+    "slopes of frames": (helper.make_node("PRelu", ["a", "s"], ["m"]), {"s": noise(1, SIZE[0], 1, 1)}),
     "rounded up": (
         helper.make_node("MaxPool", ["a"], ["m"], kernel_shape=[3] * 3, strides=[3] * 3, ceil_mode=1),
         {},
