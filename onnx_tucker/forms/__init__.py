@@ -102,7 +102,7 @@ def _fits_plane(stages: Sequence[Stage], size: tuple[int, ...] | None) -> bool:
 def _fits_depthwise(stages: Sequence[Stage], size: tuple[int, ...]) -> bool:
     stage, window = stages[0], stages[0].window
     alone = len(stages) == 1 and stage.inp == stage.out == 1 and stage.groups > 1
-    return alone and not window.transposed and window.strides[0] == 1 and min(window.output_size(size)) > 0
+    return alone and not window.transposed and min(window.output_size(size)) > 0
 
 
 def _flat(stage: Stage) -> bool:

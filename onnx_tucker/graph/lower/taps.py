@@ -31,7 +31,7 @@ def convolve(writer: Writer, x: str, stage: Stage, weight: str, bias: str, size:
     Args:
         writer: takes the nodes.
         x: the value that goes in.
-        stage: a depthwise one, of stride 1 in time.
+        stage: a depthwise one.
         weight: name of the weight, as `stored` gives it.
         bias: name of the bias, or empty.
         size: frames, height, width of the input.
@@ -40,7 +40,7 @@ def convolve(writer: Writer, x: str, stage: Stage, weight: str, bias: str, size:
     window, channels = stage.window.explicit(size), stage.groups
     layer = _Layer(writer, window, channels, size, weight)
     frames = writer.reshape(x, -1, channels, size[0], math.prod(size[1:]))
-    smaller = max(window.strides) > 1
+    smaller = max(window.strides) > window.strides[0] == 1
     y = (layer.shifted if smaller else layer.shifting)(frames, Temporal.of(window, size), bias)
     writer.reshape(y, -1, channels, *window.output_size(size), output=output)
 
@@ -67,12 +67,12 @@ class _Layer:
         """Each tap on the frames that it sees, between frames of zeros."""
         write, count = self.writer, self._aligned(temporal.outputs)
         first, last = self._late(temporal.taps[0]), self._late(temporal.taps[-1])
-        before = max(0, -first)
-        padded = write.pad(x, 2, before, max(0, last + count - self.size[0]))
+        before, reach = max(0, -first), (count - 1) * temporal.stride + 1
+        padded = write.pad(x, 2, before, max(0, last + reach - self.size[0]))
         parts = []
         for tap in temporal.taps:
-            start = self._late(tap) + before
-            parts.append(self._convolved(write.slice(padded, 2, start, start + count), tap, count, bias))
+            seen = self._every(padded, self._late(tap) + before, reach, temporal.stride)
+            parts.append(self._convolved(seen, tap, count, bias))
             bias = ""
         y = self._frames(reduce(lambda a, b: write.add("Add", a, b), parts), count)  # as onnxruntime merges these
         return y if count == temporal.outputs else write.slice(y, 2, 0, temporal.outputs)
@@ -88,8 +88,14 @@ class _Layer:
             parts.append(write.pad(y, 2, -late, temporal.outputs + late - count))
         return reduce(lambda a, b: write.add("Add", a, b), parts)
 
+    def _every(self, x: str, start: int, reach: int, stride: int) -> str:
+        """The frames that a tap sees, of those that it reaches."""
+        if stride == 1:
+            return self.writer.slice(x, 2, start, start + reach)
+        return self.writer.add("Gather", x, self.writer.constant(np.arange(start, start + reach, stride)), axis=2)
+
     def _late(self, tap: int) -> int:
-        """How many frames behind that of an output a tap sees."""
+        """Which frame a tap sees for the first output."""
         return tap * self.window.dilations[0] - self.window.pads[0]
 
     def _aligned(self, frames: int) -> int:
