@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -31,14 +31,14 @@ from onnx_tucker.planning.tuning import Tuner
 from onnx_tucker.planning.ways import alike, quick
 from onnx_tucker.rank.budget import Budget
 from onnx_tucker.runtime.batches import evenly
-from onnx_tucker.search.aim import Aimed, aim
+from onnx_tucker.search.aim import NEAR, Aimed, aim
 from onnx_tucker.search.allocation import SLOW, Allocation, reach, within
 from onnx_tucker.search.budgets import UNTIMED
 from onnx_tucker.search.counted import Counted
 from onnx_tucker.search.curve import Curve
 from onnx_tucker.search.curves import curves
 from onnx_tucker.search.law import CHANGES, CLEARLY, Law, best
-from onnx_tucker.search.timed import arranged, timed
+from onnx_tucker.search.timed import arranged, refined, timed
 from onnx_tucker.types import Candidate
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ class Allocator:
         self._tuner = Tuner(job) if "time" in quantities else None
         groups = [group for group in sharing(job).values() if group[0].is_site]
         self._groups = groups
-        self._found = list(self._curves(blind=False))
+        self._untimed = self._curves(blind=False)
+        self._found = self._with_times(self._untimed)
         self.rough: Rough = before.rough if before else Rough(job)
         self._law: Law | None = (before._law if before else None) if trust.usable(job) else Law()
         self._lawful: Sequence[Curve] | None = None if self._law is None else self._law.of(self._found)
@@ -88,20 +89,25 @@ class Allocator:
     @cached_property
     def _blind(self) -> Sequence[Curve] | None:
         """The curves without regard to the data, where there is little of it."""
-        return list(self._curves(blind=True)) if trust.few(self._job) else None
+        return self._with_times(self._curves(blind=True)) if trust.few(self._job) else None
 
-    def _curves(self, *, blind: bool) -> Iterator[Curve]:
+    def _curves(self, *, blind: bool) -> list[Curve]:
         quantities = list(dict.fromkeys([*self._quantities, "flops"] if self._tuner else self._quantities))
         made = []
         for i, curve in enumerate(curves(self._job, quantities, self._groups, blind=blind)):
             self._job.progress("measuring errors of nodes", i + 1, len(self._groups))
             made.append(curve)
+        return made
+
+    def _with_times(self, curves_: list[Curve]) -> list[Curve]:
+        """The same curves; with a budget of time, some points of each and their times."""
         if self._tuner is None:
-            yield from made
-            return
-        for i, curve in enumerate(made):
-            self._job.progress("timing points", i + 1, len(made))
-            yield timed(self._job, self._tuner, curve, self._quantities)
+            return curves_
+        made = []
+        for i, curve in enumerate(curves_):
+            self._job.progress("timing points", i + 1, len(curves_))
+            made.append(timed(self._job, self._tuner, curve, self._quantities))
+        return made
 
     def allocation(self, budgets: Sequence[Budget]) -> Allocation:
         """A point for every group of nodes, such that the budgets are held and the model loses least.
@@ -116,7 +122,7 @@ class Allocator:
         if self._lawful is None:
             limits = self.counted.limits(shares)
             if self._tuner is not None:  # what the layers may take is known from then on
-                limits["time"] = self._within(Law().of(self._found), shares).used
+                limits["time"] = self._near_time(shares).used
             self._lawful = self._best(limits)
         try:
             return self._within(self._lawful, shares)
@@ -216,6 +222,24 @@ class Allocator:
     def roughly(self, allocation: Allocation) -> Factorised:
         """The model with an allocation, fitted roughly, or where there are few samples, made from its weights."""
         return self.rough.made(self._candidates(allocation))[1]
+
+    def _near_time(self, shares: Mapping[str, float]) -> Allocation:
+        """An allocation for budgets; more points are timed where those there are do not lead near that of time."""
+        allocation = self._within(Law().of(self._found), shares)
+        if self._share_of_time(allocation) >= NEAR * shares["time"]:
+            return allocation
+        self._found = self._finer(allocation)
+        return self._within(Law().of(self._found), shares)
+
+    def _finer(self, allocation: Allocation) -> list[Curve]:
+        """The curves with further timed points around those of an allocation."""
+        assert self._tuner is not None
+        _, whole = reach(self._found, "time")
+        made = []
+        for i, (curve, known, (_, point)) in enumerate(zip(self._untimed, self._found, allocation, strict=True)):
+            self._job.progress("timing points", i + 1, len(allocation))
+            made.append(refined(self._job, self._tuner, curve, known, point, whole, self._quantities))
+        return made
 
     def _within(self, curves_: Sequence[Curve], shares: Mapping[str, float]) -> Allocation:
         """The allocation of some curves that holds all budgets, that of time by measurement."""

@@ -20,6 +20,11 @@ from onnx_tucker.types import Candidate
 
 TIMED = 12
 """Points of a curve, at most, that are timed, and half of them when the time for that is over."""
+REFINED, NOTICED = 6, 0.05
+"""Points that are timed besides, at most, around the one that a budget leads to, and how much of the time of all layers
+those next to it have to be apart for that. A network of which one layer takes nearly all of the time was otherwise left
+with .37 of it where .5 was allowed, and agreed with the original on 41 % of its inputs instead of 66 %.
+"""
 
 
 def timed(job: Job, tuner: Tuner, curve: Curve, quantities: Sequence[str]) -> Curve:
@@ -33,9 +38,45 @@ def timed(job: Job, tuner: Tuner, curve: Curve, quantities: Sequence[str]) -> Cu
         curve: its points have other costs.
         quantities: the costs to keep besides "time".
     """
-    kept, *chains = curve.filled(BLOCKS[0]).points
-    chains = _thinned(chains, TIMED // 2 if tuner.hurried else TIMED)
-    stage = curve.group[0].site.stage
+    chains = _thinned(curve.filled(BLOCKS[0]).points[1:], TIMED // 2 if tuner.hurried else TIMED)
+    return _measured(job, tuner, curve, chains, quantities)
+
+
+def refined(
+    job: Job, tuner: Tuner, curve: Curve, known: Curve, point: Point, whole: float, quantities: Sequence[str]
+) -> Curve:
+    """A timed curve with further points between those next to one of them.
+
+    Args:
+        job: the run.
+        tuner: measures.
+        curve: with all points.
+        known: the same as `timed` made it.
+        point: of that, but for what its error counts.
+        whole: milliseconds that all layers take.
+        quantities: the costs to keep besides "time".
+    """
+    ordered = sorted(known.points, key=lambda p: p.costs["time"])
+    i = [(p.method, p.ranks) for p in ordered].index((point.method, point.ranks))
+    cheaper, dearer = ordered[max(i - 1, 0)], ordered[min(i + 1, len(ordered) - 1)]
+    if tuner.hurried or dearer.costs["time"] - cheaper.costs["time"] <= NOTICED * whole:
+        return known
+    between = [p for p in curve.filled(BLOCKS[0]).points[1:] if dearer.error < p.error < cheaper.error]
+    chains = _thinned([p for p in between if (p.method, p.ranks) != (point.method, point.ranks)], REFINED)
+    if not chains:
+        return known
+    further = _measured(job, tuner, curve, chains, quantities)
+    pace = known.points[0].costs["time"] / (
+        further.points[0].costs["time"] or math.inf
+    )  # the machine may be slower now
+    options = [replace(option, ms=pace * option.ms) for option in further.options if option.candidate.method]
+    points = [replace(p, costs={**p.costs, "time": pace * p.costs["time"]}) for p in further.points[1:]]
+    return replace(known, points=undominated([*known.points, *points]), options=[*known.options, *options])
+
+
+def _measured(job: Job, tuner: Tuner, curve: Curve, chains: Sequence[Point], quantities: Sequence[str]) -> Curve:
+    """The curve of some of its points, with their times."""
+    kept, stage = curve.points[0], curve.group[0].site.stage
     made = [Candidate(p.method, p.ranks, METHODS[p.method or ""].stages(stage, p.ranks or ())) for p in chains]
     lower = job.settings.lower and not excluded(job.settings, curve.group)
     options = tuner.survey(curve.group, made, lower=lower)
