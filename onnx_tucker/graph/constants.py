@@ -141,6 +141,11 @@ class Constants:
         constant = self._constant(value) if value is not None else None
         return constant if constant is None or constant.arranged or constant.readable else None
 
+    def fixed(self, name: str, scope: Scope) -> Constant | None:
+        """The same, if it can be read and callers cannot give another."""
+        constant = self.find(name, scope)
+        return None if constant is None or self.overridable(constant) or not constant.readable else constant
+
     def _constant(self, value: Value) -> Constant | None:
         """The constant that a value is, be it readable or not, after all those that it is made of."""
 

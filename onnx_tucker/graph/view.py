@@ -52,8 +52,7 @@ class View(NamedTuple):
     def constant(self, name: str) -> Constant | None:
         """The constant that a value is, if it can be read and callers cannot give another; None for anything else."""
         constants = self.context.constants
-        constant = constants.find(name, constants.main)
-        return None if constant is None or constants.overridable(constant) or not constant.readable else constant
+        return constants.fixed(name, constants.main)
 
     def number(self, name: str) -> NDArray[Any] | None:
         """The constant of one element that a value is, as an array; None for anything else."""

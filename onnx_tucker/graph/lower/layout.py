@@ -86,7 +86,7 @@ def lay_out(context: Context, labels: Collection[str], names: Names) -> Layout:
         alone = is_main(place) and context.seen.isdisjoint(node.input)
         found = None
         if alone and not made.keys().isdisjoint(node.input):
-            constants = [context.constant(place, i) for i in range(len(node.input))]
+            constants = [context.constants.fixed(name, place.scope) if name else None for name in node.input]
             found = carrier(node, [made.get(name) for name in node.input], constants, context.opset)
         if found is None:
             needed.update(node.input)

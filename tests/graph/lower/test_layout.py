@@ -125,6 +125,15 @@ def test_what_does_not_work_on_frames_is_left_alone(kind: str) -> None:
     assert node in result.graph.node
 
 
+@pytest.mark.parametrize("op", ["PRelu", "Mul"])
+def test_a_constant_that_callers_may_replace_is_none(op: str) -> None:
+    made = network(helper.make_node(op, ["a", "s"], ["m"]), s=noise(4, 1, 1, 1))
+    made.graph.input.append(helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, [4, 1, 1, 1]))
+    result, x = lowered(made), noise(2, 3, *SIZE)
+    given = {"x": x, "s": noise(4, 1, 1, 1, seed=7)}
+    assert relative(run(made, **given)[0], run(result, **given)[0]) < 1e-5
+
+
 @st.composite
 def pools(draw: st.DrawFn) -> onnx.ModelProto:
     op = draw(st.sampled_from(["MaxPool", "AveragePool"]))
