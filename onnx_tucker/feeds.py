@@ -223,7 +223,8 @@ def counted(session: ort.InferenceSession, ran: Inputs, known: shapes.Shapes, se
     """
     part = dict(ran.fit.feeds[0])
     for name, size in ((name, known[name][0]) for name in part if known.get(name)):
-        part[name] = part[name][number * size : (number + 1) * size]
+        start = number * size if name in ran.fit.along else 0  # what is the same for all samples stays
+        part[name] = part[name][start : start + size]
     if any(array.shape != known.get(name, array.shape) for name, array in part.items()):
         try:
             return noise.drawn(session, known, seed, 1).fit.feeds[0]
