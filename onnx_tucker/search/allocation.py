@@ -30,7 +30,7 @@ class Allocation(tuple[tuple[Curve, Point], ...]):
     @property
     def recipes(self) -> object:
         """What tells allocations apart."""
-        return tuple((point.method, point.ranks) for _, point in self)
+        return tuple(point.recipe for _, point in self)
 
     @property
     def lost(self) -> float:

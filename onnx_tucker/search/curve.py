@@ -29,6 +29,11 @@ class Point:
     method: str | None = None
     ranks: Ranks | None = None
 
+    @property
+    def recipe(self) -> tuple[str | None, Ranks | None]:
+        """What tells it from other points of its curve, and its chain from others."""
+        return self.method, self.ranks
+
     def beats(self, other: Point) -> bool:
         """Whether it is no worse in anything, and better in something."""
         cheaper = all(self.costs[quantity] <= cost for quantity, cost in other.costs.items())

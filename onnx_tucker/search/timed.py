@@ -57,17 +57,19 @@ def refined(
         quantities: the costs to keep besides "time".
     """
     ordered = sorted(known.points, key=lambda p: p.costs["time"])
-    i = [(p.method, p.ranks) for p in ordered].index((point.method, point.ranks))
+    i = [other.recipe for other in ordered].index(point.recipe)
     cheaper, dearer = ordered[max(i - 1, 0)], ordered[min(i + 1, len(ordered) - 1)]
     if tuner.hurried or dearer.costs["time"] - cheaper.costs["time"] <= NOTICED * whole:
         return known
     between = [p for p in curve.filled(BLOCKS[0]).points[1:] if dearer.error < p.error < cheaper.error]
-    chains = _thinned([p for p in between if (p.method, p.ranks) != (point.method, point.ranks)], REFINED)
+    chains = _thinned([p for p in between if p.recipe != point.recipe], REFINED)
     if not chains:
         return known
     further = _measured(job, tuner, curve, chains, quantities)
+    if not further.options:
+        return known
     before, now = (one.points[0].costs["time"] for one in (known, further))
-    pace = before / now if now else 0.0  # the machine may be slower than it was
+    pace = before / now  # the machine may be slower than it was
     options = [replace(option, ms=pace * option.ms) for option in further.options if option.candidate.method]
     points = [replace(p, costs={**p.costs, "time": pace * p.costs["time"]}) for p in further.points[1:]]
     return replace(known, points=undominated([*known.points, *points]), options=[*known.options, *options])
@@ -85,10 +87,10 @@ def _measured(job: Job, tuner: Tuner, curve: Curve, chains: Sequence[Point], qua
         least[recipe] = min(least.get(recipe, math.inf), option.ms)
 
     def costing(point: Point) -> Point:
-        ms = least.get((point.method, point.ranks), 0.0)
+        ms = least.get(point.recipe, 0.0)
         return replace(point, costs={**{q: point.costs[q] for q in quantities}, "time": ms})
 
-    known = [costing(p) for p in (kept, *chains) if p is kept or (p.method, p.ranks) in least]
+    known = [costing(p) for p in (kept, *chains) if p is kept or p.recipe in least]
     return replace(curve, points=undominated(known), options=options)
 
 
@@ -119,6 +121,6 @@ def arranged(
 
 def _menu(curve: Curve, point: Point) -> Menu:
     """What nodes become if a point is taken: its chain in all forms, or their weight as it is in all forms."""
-    recipes = [(None, None), (point.method, point.ranks)]
+    recipes = [(None, None), point.recipe]
     options = [o for o in curve.options if (o.candidate.method, o.candidate.ranks) in recipes]
     return Menu(curve.group, "", [o.candidate for o in options if o.candidate.method], options)
